@@ -1,0 +1,3 @@
+module iked
+
+go 1.26
