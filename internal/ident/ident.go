@@ -8,15 +8,15 @@ type Type uint8
 
 // ID types.
 const (
-	Any     Type = 0
-	IPv4    Type = 1
-	FQDN    Type = 2
-	RFC822  Type = 3
-	IPv6    Type = 5
-	DERDN   Type = 9
-	DERGN   Type = 10
-	KeyID   Type = 11
-	NullID  Type = 13
+	Any    Type = 0
+	IPv4   Type = 1
+	FQDN   Type = 2
+	RFC822 Type = 3
+	IPv6   Type = 5
+	DERDN  Type = 9
+	DERGN  Type = 10
+	KeyID  Type = 11
+	NullID Type = 13
 )
 
 // ID is an identity. Data holds the raw octets of the ID payload's
