@@ -1,0 +1,570 @@
+// Package ikev2 is the IKEv2 state machine of RFC 7296: bytes and a time go in,
+// values come out. It knows no socket, clock, goroutine, logger or file.
+//
+// One SA is driven by exactly one goroutine:
+//
+//	sa.Receive / sa.Start / sa.Resume / sa.Advance
+//	for out := range sa.Outputs() { … }
+//	wake up again at sa.NextDeadline()
+//
+// Slow or outside work leaves as a Request and comes back through Resume; the SA
+// goes on answering in between.
+package ikev2
+
+import (
+	"net/netip"
+	"time"
+
+	"iked/crypto/suite"
+	"iked/internal/ident"
+	"iked/internal/secret"
+	"iked/internal/trace"
+	"iked/sad"
+	"iked/spd"
+)
+
+// SPI is an IKE SPI (RFC 7296, Section 3.1).
+type SPI uint64
+
+// Datagram is one IKE message without the non-ESP marker. NATT tells whether it
+// came or goes on the NAT traversal port (RFC 7296, Section 2.23), where the
+// transport puts the marker.
+type Datagram struct {
+	Local, Remote netip.AddrPort
+	NATT          bool
+	Data          []byte
+}
+
+// AuthClass is a class of authentication methods.
+type AuthClass uint8
+
+// Classes.
+const (
+	AuthAny    AuthClass = iota // remote only: whatever the peer proves with a configured credential
+	AuthPSK                     // shared key message integrity code
+	AuthPubkey                  // certificates: RSA, ECDSA, digital signature
+)
+
+// AuthConfig is one side's authentication.
+type AuthConfig struct {
+	Class AuthClass
+	ID    ident.ID // local: own identity, zero: the certificate's subject or the address. remote: expected, may be %any or a wildcard pattern
+	// Ref is opaque to the state machine and handed to Sign and Verify: the
+	// certificates and constraints that the configuration names.
+	Ref any
+}
+
+// Selector is a configured traffic selector. Dynamic stands for the address of
+// that side's host or its virtual address.
+type Selector struct {
+	spd.TS
+	Dynamic bool
+}
+
+// Lifetime is a limit with its jitter; zero means none.
+type Lifetime struct {
+	Rekey, Hard, Jitter time.Duration
+}
+
+// ChildConfig is a configured CHILD_SA.
+type ChildConfig struct {
+	Name          string
+	Proposals     []suite.Proposal // ESP or AH
+	Local, Remote []Selector
+	Mode          spd.Mode
+	ModeRequired  bool // refuse a peer that falls back to tunnel mode
+	ReqID         uint32
+	Time          Lifetime
+	// Bytes and packets are counted by the backend, which reports Expire.
+	SoftBytes, HardBytes, SoftPackets, HardPackets uint64
+	BytesJitter, PacketsJitter                     uint64
+	ReplayWindow                                   uint32
+	TFCPadding                                     uint32
+	SHA256_96                                      bool
+	DF                                             sad.DF
+	DSCP                                           sad.DSCP
+	NoECN                                          bool
+	// Inactivity closes the CHILD_SA when it carried nothing for that long.
+	Inactivity time.Duration
+	// Ref is opaque: the engine's own record.
+	Ref any
+}
+
+// Fragmentation is the swanctl key of that name.
+type Fragmentation uint8
+
+// Fragmentation choices (RFC 7383).
+const (
+	FragYes    Fragmentation = iota // announce and use
+	FragAccept                      // announce, never send fragments
+	FragNo
+)
+
+// Config is a configured IKE SA. It is immutable once handed over.
+type Config struct {
+	Name          string
+	Proposals     []suite.Proposal
+	Local, Remote AuthConfig
+	Children      []*ChildConfig
+	Fragmentation Fragmentation
+	FragmentSize  int // largest IKE datagram including IP and UDP headers; 0: 1280 (v6) and 576… as RFC 7383, Section 2.5.1 says
+	ForceEncap    bool
+	SendCertReq   bool
+	SendCert      SendCert
+	// VIPs asks for virtual addresses as initiator: an unspecified address of a
+	// family asks for any of that family.
+	VIPs []netip.Addr
+	// Pools names pools from which a responder gives virtual addresses and
+	// attributes.
+	Pools     []string
+	DPDDelay  time.Duration
+	Rekey     Lifetime      // IKE SA rekeying
+	Reauth    Lifetime      // reauthentication: reported by Event ReauthDue, done by the engine
+	KeepAlive time.Duration // NAT keepalive interval, 0: 20 s
+	// InitialContact: whether the initiator may send it (RFC 7296, Section 2.4).
+	InitialContact bool
+	Retransmit     Retransmit
+	// HalfOpen is how long an unauthenticated responder SA may live; 0: 30 s.
+	HalfOpen time.Duration
+	Ref      any
+}
+
+// SendCert is the swanctl key send_cert.
+type SendCert uint8
+
+// SendCert choices.
+const (
+	CertIfAsked SendCert = iota
+	CertAlways
+	CertNever
+)
+
+// Retransmit is the schedule of RFC 7296, Section 2.4: the n-th wait is
+// Timeout × Base^n, capped by Max, varied by Jitter percent; after Tries waits
+// the SA is dead. Zero values: 2 s (doc'd default), 1.8, 5, 0 (no cap), 10.
+type Retransmit struct {
+	Timeout time.Duration
+	Base    float64
+	Tries   int
+	Max     time.Duration
+	Jitter  int
+}
+
+// Env is what an SA needs from outside; its methods answer at once.
+type Env interface {
+	// Candidates are the configurations that may answer a peer, best first
+	// (RFC 4301, Section 4.4.3): by the addresses only.
+	Candidates(local, remote netip.Addr) []*Config
+	// PSK finds the shared secret of two identities.
+	PSK(local, remote ident.ID) (secret.Bytes, bool)
+	// CertRequests are the CERTREQ hashes (20 octets each, concatenated) of the
+	// trust anchors for a configuration.
+	CertRequests(cfg *Config) []byte
+	// NewSPI returns an unused random SPI for a new IKE SA.
+	NewSPI() SPI
+	// NextChildID numbers CHILD_SA objects, NextIKEID IKE SA objects; never reused.
+	NextChildID() uint32
+	NextIKEID() uint32
+	// Random fills b with octets fit for keys and nonces.
+	Random(b []byte)
+}
+
+// RequestID pairs a Request with its Resume.
+type RequestID uint64
+
+// Output is what an SA wants done; see the types below.
+type Output interface{ output() }
+
+// Send puts a datagram on the wire. Several in a row are one flight.
+type Send struct{ Datagram }
+
+// Request is work whose result must come back through Resume.
+type Request struct {
+	ID   RequestID
+	Work Work
+}
+
+// Event reports what happened.
+type Event struct{ Event SAEvent }
+
+// Closed: the SA is over; nothing may be called any more. Its children are
+// already deleted by outputs before this one.
+type Closed struct {
+	Reason  CloseReason
+	Failure *trace.Failure // nil when it was asked for
+}
+
+func (Send) output()    {}
+func (Request) output() {}
+func (Event) output()   {}
+func (Closed) output()  {}
+
+// CloseReason tells the engine whether and how to come back.
+type CloseReason uint8
+
+// Close reasons.
+const (
+	CloseAsked       CloseReason = iota // Start(Delete) of our own
+	ClosePeerDeleted                    // the peer sent a Delete
+	CloseFailed                         // negotiation failed
+	CloseTimeout                        // the peer does not answer: retransmission or DPD
+	CloseRekeyed                        // replaced by a rekeyed SA
+	CloseExpired                        // hard lifetime
+	CloseHalfOpen                       // never authenticated
+	CloseReplaced                       // uniqueness policy, decided by the engine
+	CloseInternal                       // a bug was contained
+)
+
+// Work is one of the kinds below.
+type Work interface{ work() }
+
+// Compute is pure computation (a key exchange): Run may be called on any
+// goroutine, once. Cheap work should run at once.
+type Compute struct {
+	Cheap bool
+	Run   func() Reply
+}
+
+// AllocSPI asks the backend for an inbound SPI. Reply: SPIReply.
+type AllocSPI struct {
+	Proto suite.Protocol
+	Local netip.Addr
+}
+
+// FreeSPI gives a reserved SPI back; no reply.
+type FreeSPI struct {
+	Proto suite.Protocol
+	Local netip.Addr
+	SPI   uint32
+}
+
+// Sign makes our AUTH payload with a private key (RFC 7296, Section 2.15; RFC
+// 7427). Reply: SignReply.
+type Sign struct {
+	Config *Config
+	Octets []byte // the signed octets
+	// PeerHashes are the hash algorithms of the peer's SIGNATURE_HASH_ALGORITHMS,
+	// nil when it sent none: then only the classic methods may be used.
+	PeerHashes []uint16
+	// CertRequests are the peer's CERTREQ hashes, 20 octets each.
+	CertRequests []byte
+}
+
+// Verify checks the peer's certificate chain, identity and AUTH payload. Reply:
+// VerifyReply.
+type Verify struct {
+	Config *Config
+	ID     ident.ID
+	Method uint8
+	Auth   []byte
+	Octets []byte
+	Certs  []Cert
+}
+
+// ChooseIdentity asks for the own identity and certificates before AUTH can be
+// computed: the identity is part of the signed octets. Reply: IdentityReply.
+type ChooseIdentity struct {
+	Config       *Config
+	Local        netip.Addr
+	CertRequests []byte
+}
+
+// Cert is a CERT payload (RFC 7296, Section 3.6).
+type Cert struct {
+	Encoding uint8
+	Data     []byte
+}
+
+// AssignAddress asks for virtual addresses and attributes for an authenticated
+// peer (RFC 7296, Section 3.15). Reply: AddressReply.
+type AssignAddress struct {
+	Config *Config
+	Peer   ident.ID
+	// Wanted addresses; unspecified ones ask for any of that family.
+	Wanted []netip.Addr
+	// Attrs are other attribute types that the peer asked for.
+	Attrs []uint16
+}
+
+// ReleaseAddress ends a lease; no reply.
+type ReleaseAddress struct {
+	Config *Config
+	Peer   ident.ID
+	Addrs  []netip.Addr
+}
+
+// UseAddress asks to put the virtual addresses that we were given on an
+// interface, or to take them away again; name servers included. No reply.
+type UseAddress struct {
+	Config *Config
+	Remove bool
+	Addrs  []netip.Prefix
+	DNS    []netip.Addr
+}
+
+// InstallChild puts SAs of a child into the backend. In and Out say which
+// directions; Policies whether its selectors enter the SPD. Reply: DoneReply.
+type InstallChild struct {
+	Child   *Child
+	In, Out bool
+}
+
+// MoveChild changes the outer addresses of a child; no reply.
+type MoveChild struct{ Child *Child }
+
+// RemoveChild takes SAs of a child out of the backend; no reply. When both
+// directions are gone, its policies go, unless another child serves them.
+type RemoveChild struct {
+	Child   *Child
+	In, Out bool
+}
+
+// LastInbound asks when a CHILD_SA last carried an inbound packet. Reply:
+// TimeReply. It saves liveness checks (RFC 7296, Section 2.4).
+type LastInbound struct{ Children []*Child }
+
+func (Compute) work()        {}
+func (AllocSPI) work()       {}
+func (FreeSPI) work()        {}
+func (Sign) work()           {}
+func (Verify) work()         {}
+func (ChooseIdentity) work() {}
+func (AssignAddress) work()  {}
+func (ReleaseAddress) work() {}
+func (UseAddress) work()     {}
+func (InstallChild) work()   {}
+func (MoveChild) work()      {}
+func (RemoveChild) work()    {}
+func (LastInbound) work()    {}
+
+// Reply is the result of a Work.
+type Reply interface{ reply() }
+
+// SPIReply answers AllocSPI.
+type SPIReply struct {
+	SPI uint32
+	Err error
+}
+
+// SignReply answers Sign.
+type SignReply struct {
+	Method uint8
+	Auth   []byte
+	Err    error
+}
+
+// IdentityReply answers ChooseIdentity. Certs has the leaf first.
+type IdentityReply struct {
+	ID    ident.ID
+	Certs []Cert
+	Err   error
+}
+
+// VerifyReply answers Verify. Failure is set when the peer is refused.
+type VerifyReply struct{ Failure *trace.Failure }
+
+// AddressReply answers AssignAddress.
+type AddressReply struct {
+	Addrs  []netip.Prefix
+	DNS    []netip.Addr
+	Others []Attribute
+	Err    error
+}
+
+// Attribute is a configuration attribute (RFC 7296, Section 3.15.1).
+type Attribute struct {
+	Type  uint16
+	Value []byte
+}
+
+// DoneReply answers InstallChild.
+type DoneReply struct{ Err error }
+
+// TimeReply answers LastInbound.
+type TimeReply struct{ At time.Time }
+
+// KEReply answers a Compute of this package.
+type KEReply struct {
+	Value any
+	Err   error
+}
+
+func (SPIReply) reply()      {}
+func (SignReply) reply()     {}
+func (IdentityReply) reply() {}
+func (VerifyReply) reply()   {}
+func (AddressReply) reply()  {}
+func (DoneReply) reply()     {}
+func (TimeReply) reply()     {}
+func (KEReply) reply()       {}
+
+// Task is something to initiate.
+type Task interface{ task() }
+
+// StartInit begins IKE_SA_INIT; with Child the first CHILD_SA follows in
+// IKE_AUTH. Flow, when set, is the packet that asked for it: its selectors go
+// first (RFC 7296, Section 2.9).
+type StartInit struct {
+	Child *ChildConfig
+	Flow  *spd.Flow
+}
+
+// CreateChild makes another CHILD_SA.
+type CreateChild struct {
+	Child *ChildConfig
+	Flow  *spd.Flow
+}
+
+// RekeyChild replaces a CHILD_SA, named by its inbound SPI.
+type RekeyChild struct{ SPI uint32 }
+
+// DeleteChild closes a CHILD_SA, named by its inbound SPI. Expired tells that
+// the backend dropped it at its hard limit.
+type DeleteChild struct {
+	SPI     uint32
+	Expired bool
+}
+
+// RekeyIKE replaces the IKE SA.
+type RekeyIKE struct{}
+
+// Delete closes the IKE SA; Force does not wait for an answer. Why ends up in
+// Closed.
+type Delete struct {
+	Force bool
+	Why   CloseReason
+}
+
+// Liveness checks the peer now (RFC 7296, Section 2.4).
+type Liveness struct{}
+
+// PeerMoved: authenticated ESP packets come from another address (RFC 7296,
+// Section 2.23).
+type PeerMoved struct{ Remote netip.AddrPort }
+
+// LocalMoved is for mobility, later: the own address changed.
+type LocalMoved struct{ Local netip.AddrPort }
+
+func (StartInit) task()   {}
+func (CreateChild) task() {}
+func (RekeyChild) task()  {}
+func (DeleteChild) task() {}
+func (RekeyIKE) task()    {}
+func (Delete) task()      {}
+func (Liveness) task()    {}
+func (PeerMoved) task()   {}
+func (LocalMoved) task()  {}
+
+// Child is one CHILD_SA: a pair of SAs.
+type Child struct {
+	UniqueID      uint32
+	Config        *ChildConfig
+	State         ChildState
+	Proto         suite.Protocol
+	Mode          spd.Mode
+	SPIIn, SPIOut uint32
+	// Encr, Integ, KE are the chosen transforms; KE is zero when no key exchange
+	// was done for this SA.
+	Encr, Integ, KE suite.Transform
+	ESN             bool
+	// Keys of this direction pair, from this system's point of view.
+	EncrIn, IntegIn, EncrOut, IntegOut secret.Bytes
+	Local, Remote                      []spd.TS
+	// LocalAddr and RemoteAddr are the outer addresses; Encap their ports when UDP
+	// encapsulation is used.
+	LocalAddr, RemoteAddr netip.AddrPort
+	Encap                 bool
+	// NoTFC: the peer sent ESP_TFC_PADDING_NOT_SUPPORTED.
+	NoTFC     bool
+	Initiator bool // of the exchange that made it
+	Installed time.Time
+	RekeyAt   time.Time // zero: never
+	ExpireAt  time.Time // zero: never
+	// Replaces is the unique id of the CHILD_SA that this one rekeys, 0 none.
+	Replaces uint32
+}
+
+// ChildState is the state of a CHILD_SA, with the names that VICI uses.
+type ChildState uint8
+
+// Child states.
+const (
+	ChildCreated ChildState = iota
+	ChildInstalling
+	ChildInstalled
+	ChildUpdating
+	ChildRekeying
+	ChildRekeyed
+	ChildDeleting
+	ChildDeleted
+)
+
+// SAState is the state of an IKE SA, with the names that VICI uses.
+type SAState uint8
+
+// IKE SA states.
+const (
+	Created SAState = iota
+	Connecting
+	Established
+	Rekeying
+	Rekeyed
+	Deleting
+	Destroying
+)
+
+// SAEvent is one of the kinds below.
+type SAEvent interface{ saEvent() }
+
+// Log is a record for people; the engine completes its fixed fields.
+type Log struct{ trace.Record }
+
+// Failed is a negotiation that failed while the IKE SA may live on.
+type Failed struct {
+	Failure *trace.Failure
+	Child   *ChildConfig // nil: the IKE SA
+}
+
+// Up: the IKE SA is authenticated. InitialContact: the peer said it has no other
+// SA with us (RFC 7296, Section 2.4), and was authenticated.
+type Up struct{ InitialContact bool }
+
+// ChildUp, ChildDown: a CHILD_SA came or went other than by rekeying.
+type ChildUp struct{ Child *Child }
+
+// ChildDown carries why: Peer when the peer deleted it.
+type ChildDown struct {
+	Child *Child
+	Peer  bool
+}
+
+// ChildReplaced: Old was rekeyed, New took its place.
+type ChildReplaced struct{ Old, New *Child }
+
+// NewSA: this IKE SA was rekeyed and Successor took over its children. The
+// engine must drive it from now on; this SA closes by itself.
+type NewSA struct {
+	Successor *SA
+	// Redundant: it lost a simultaneous rekeying and will close without children.
+	Redundant bool
+}
+
+// ReauthDue: the reauthentication time came (RFC 7296, Section 2.8.3).
+type ReauthDue struct{}
+
+// Moved: the addresses of the IKE SA changed.
+type Moved struct{}
+
+// Count adds one to a counter; Reason is a label such as "bad-icv".
+type Count struct{ Counter, Reason string }
+
+func (Log) saEvent()           {}
+func (Failed) saEvent()        {}
+func (Up) saEvent()            {}
+func (ChildUp) saEvent()       {}
+func (ChildDown) saEvent()     {}
+func (ChildReplaced) saEvent() {}
+func (NewSA) saEvent()         {}
+func (ReauthDue) saEvent()     {}
+func (Moved) saEvent()         {}
+func (Count) saEvent()         {}
