@@ -1,0 +1,30 @@
+package backend
+
+import (
+	"errors"
+	"net/netip"
+)
+
+// Errors that callers tell apart with errors.Is; what a backend returns wraps
+// them with the SA or the address it is about.
+var (
+	// ErrNotFound: the SA does not exist.
+	ErrNotFound = errors.New("no such SA")
+	// ErrExists: an SA with this ID is already installed.
+	ErrExists = errors.New("SA exists")
+	// ErrClosed: the backend was closed.
+	ErrClosed = errors.New("backend is closed")
+	// ErrUnsupported: the SA has a property that the backend cannot carry.
+	ErrUnsupported = errors.New("not supported by this backend")
+	// ErrInvalid: the SA or the policy contradicts itself.
+	ErrInvalid = errors.New("invalid")
+)
+
+// AddressInstaller is implemented by a backend that can put a virtual address
+// (RFC 7296, Section 2.19) on its own device. Both methods may be called more
+// than once with the same address; RemoveAddress takes it away when it was
+// called as often as AddAddress.
+type AddressInstaller interface {
+	AddAddress(p netip.Prefix) error
+	RemoveAddress(p netip.Prefix) error
+}
