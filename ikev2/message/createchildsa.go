@@ -60,14 +60,14 @@ func ParseCreateChildSARequest(m *Message) (*CreateChildSARequest, error) {
 	k.need(v.SA != nil, TypeSA)
 	k.need(v.Nonce != nil, TypeNonce)
 	if k.err != nil {
-		return v, k.done()
+		return finished(v, k)
 	}
 	k.offer(v.SA)
 	if v.SA.Proposals[0].Protocol == suite.ProtoIKE {
 		v.Kind = RekeyIKE
 		k.need(v.KE != nil, TypeKE)
 		k.protocols(v.SA, false, 8)
-		return v, k.done()
+		return finished(v, k)
 	}
 	v.Kind = NewChild
 	k.child(v.SA, v.TSi, v.TSr)
@@ -84,7 +84,7 @@ func ParseCreateChildSARequest(m *Message) (*CreateChildSARequest, error) {
 		}
 		v.Kind, v.RekeyProtocol, v.RekeySPI = RekeyChild, n.Protocol, spi
 	}
-	return v, k.done()
+	return finished(v, k)
 }
 
 // CreateChildSAResponse is a response of CREATE_CHILD_SA.
@@ -125,16 +125,16 @@ func ParseCreateChildSAResponse(m *Message) (*CreateChildSAResponse, error) {
 	k.need(v.SA != nil, TypeSA)
 	k.need(v.Nonce != nil, TypeNonce)
 	if k.err != nil {
-		return v, k.done()
+		return finished(v, k)
 	}
 	k.choice(v.SA)
 	if v.SA.Proposals[0].Protocol == suite.ProtoIKE {
 		v.Kind = RekeyIKE
 		k.need(v.KE != nil, TypeKE)
 		k.protocols(v.SA, false, 8)
-		return v, k.done()
+		return finished(v, k)
 	}
 	v.Kind = NewChild
 	k.child(v.SA, v.TSi, v.TSr)
-	return v, k.done()
+	return finished(v, k)
 }

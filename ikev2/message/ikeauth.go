@@ -80,7 +80,7 @@ func ParseIKEAuthRequest(m *Message) (*IKEAuthRequest, error) {
 	default:
 		k.need(false, TypeIDi)
 	}
-	return v, k.done()
+	return finished(v, k)
 }
 
 // child checks that SA, TSi and TSr come together, and that they are about a
@@ -148,5 +148,5 @@ func ParseIKEAuthResponse(m *Message) (*IKEAuthResponse, error) {
 	}
 	k.child(v.SA, v.TSi, v.TSr)
 	k.choice(v.SA)
-	return v, k.done()
+	return finished(v, k)
 }

@@ -31,7 +31,7 @@ func ParseIKESAInitRequest(m *Message) (*IKESAInitRequest, error) {
 	k.need(v.Nonce != nil, TypeNonce)
 	k.offer(v.SA)
 	k.protocols(v.SA, false, 0)
-	return v, k.done()
+	return finished(v, k)
 }
 
 // IKESAInitResponse is the second message.
@@ -76,5 +76,5 @@ func ParseIKESAInitResponse(m *Message) (*IKESAInitResponse, error) {
 	}
 	k.choice(v.SA)
 	k.protocols(v.SA, false, 0)
-	return v, k.done()
+	return finished(v, k)
 }

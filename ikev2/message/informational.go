@@ -24,5 +24,5 @@ func ParseInformational(m *Message) (*Informational, error) {
 		Notifies: m.Notifies(), Deletes: collect[*Delete](m.Payloads), CP: pick[*CP](k, TypeCP),
 		VendorIDs: collect[*VendorID](m.Payloads),
 	}
-	return v, k.done()
+	return finished(v, k)
 }

@@ -41,8 +41,14 @@ func (k *picker) fail(err error) {
 	}
 }
 
-// done is the first fault, with the action that the message's protection allows.
-func (k *picker) done() error { return finish(k.err, k.m.Protected) }
+// finished is the view, or the first fault with the action that the message's
+// protection allows.
+func finished[V any](v *V, k *picker) (*V, error) {
+	if k.err != nil {
+		return nil, finish(k.err, k.m.Protected)
+	}
+	return v, nil
+}
 
 // expect checks that the message is what the view reads. The fault is the
 // caller's or the peer's state machine; nothing is answered.
