@@ -1,0 +1,430 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/strongswan/govici/vici"
+)
+
+// print writes v as JSON, under its name and with the schema version, or calls
+// show for text.
+func (a *app) print(name string, v any, show func(io.Writer)) error {
+	if a.output == "text" {
+		show(a.out)
+		return nil
+	}
+	doc := map[string]any{"schema_version": schemaVersion, name: v}
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(doc)
+}
+
+func (a *app) sas(c *cobra.Command, s *vici.Session) ([]saView, error) {
+	events, err := stream(c.Context(), s, "list-sas", "list-sa", message("noblock", "yes"))
+	if err != nil {
+		return nil, err
+	}
+	all := []saView{}
+	for _, e := range events {
+		all = append(all, saViews(e)...)
+	}
+	return all, nil
+}
+
+func (a *app) conns(c *cobra.Command, s *vici.Session) ([]connView, error) {
+	events, err := stream(c.Context(), s, "list-conns", "list-conn", nil)
+	if err != nil {
+		return nil, err
+	}
+	all := []connView{}
+	for _, e := range events {
+		all = append(all, connViews(e)...)
+	}
+	return all, nil
+}
+
+// statusView is the whole picture: the daemon, what is configured, what is up.
+type statusView struct {
+	Daemon      string     `json:"daemon"`
+	Version     string     `json:"version"`
+	Backend     string     `json:"backend"`
+	BackendInfo string     `json:"backend_detail"`
+	Since       string     `json:"since"`
+	IKESAs      uint64     `json:"ike_sas"`
+	HalfOpen    uint64     `json:"half_open"`
+	Connections []connView `json:"connections"`
+	SAs         []saView   `json:"sas"`
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "What is configured, what is up, and what carries it", Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			ver, err := call(c.Context(), s, "version", nil)
+			if err != nil {
+				return err
+			}
+			stats, err := call(c.Context(), s, "stats", nil)
+			if err != nil {
+				return err
+			}
+			v := statusView{
+				Daemon: text(ver, "daemon"), Version: text(ver, "version"),
+				Backend:     text(section(stats, "backend"), "name"),
+				BackendInfo: text(section(stats, "backend"), "detail"),
+				Since:       text(section(stats, "uptime"), "since"),
+				IKESAs:      number(section(stats, "ikesas"), "total"),
+				HalfOpen:    number(section(stats, "ikesas"), "half-open"),
+			}
+			if v.Connections, err = a.conns(c, s); err != nil {
+				return err
+			}
+			if v.SAs, err = a.sas(c, s); err != nil {
+				return err
+			}
+			markUp(v.Connections, v.SAs)
+			return a.print("status", v, func(w io.Writer) { showStatus(w, v) })
+		},
+	}
+}
+
+func showStatus(w io.Writer, v statusView) {
+	fmt.Fprintf(w, "%s %s, up since %s\n", v.Daemon, v.Version, v.Since)
+	fmt.Fprintf(w, "backend: %s (%s)\n", v.Backend, v.BackendInfo)
+	fmt.Fprintf(w, "IKE SAs: %d, of which half-open: %d\n", v.IKESAs, v.HalfOpen)
+	if len(v.Connections) == 0 {
+		fmt.Fprintln(w, "\nno connection is configured")
+	}
+	for _, c := range v.Connections {
+		fmt.Fprintf(w, "\n%s: %s, %s <-> %s\n", c.Name, upDown(c.Up), strings.Join(c.LocalAddrs, " "), strings.Join(c.RemoteAddrs, " "))
+		for _, k := range c.Children {
+			fmt.Fprintf(w, "  %s: %s, %s, %s === %s\n", k.Name, upDown(k.Up), strings.ToLower(k.Mode), strings.Join(k.LocalTS, " "), strings.Join(k.RemoteTS, " "))
+		}
+	}
+	if len(v.SAs) > 0 {
+		fmt.Fprintln(w)
+		showSAs(w, v.SAs)
+	}
+}
+
+func upDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "DOWN"
+}
+
+func (a *app) sasCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "sas", Short: "The IKE SAs and their CHILD_SAs", Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			all, err := a.sas(c, s)
+			if err != nil {
+				return err
+			}
+			return a.print("sas", all, func(w io.Writer) { showSAs(w, all) })
+		},
+	}
+}
+
+func showSAs(w io.Writer, all []saView) {
+	for i, v := range all {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		mine, theirs := "", "*"
+		if v.Initiator {
+			mine, theirs = "*", ""
+		}
+		fmt.Fprintf(w, "%s: #%d, %s, IKEv%s, %s_i%s %s_r%s\n", v.Name, v.ID, v.State, v.Version, v.SPIInitiator, mine, v.SPIResponder, theirs)
+		fmt.Fprintf(w, "  local  '%s' @ %s[%s]%s%s\n", v.Local.ID, v.Local.Address, v.Local.Port, note(v.NATLocal, " behind NAT"), vips(v.LocalVIPs))
+		fmt.Fprintf(w, "  remote '%s' @ %s[%s]%s%s\n", v.Remote.ID, v.Remote.Address, v.Remote.Port, note(v.NATRemote, " behind NAT"), vips(v.RemoteVIPs))
+		if v.Proposal.Encryption != "" {
+			fmt.Fprintf(w, "  %s\n", v.Proposal)
+		}
+		if v.Established != nil {
+			fmt.Fprintf(w, "  established %s ago%s%s\n", span(*v.Established), in("rekeying", v.RekeyIn), in("reauthentication", v.ReauthIn))
+		}
+		if len(v.TasksQueued)+len(v.TasksActive) > 0 {
+			fmt.Fprintf(w, "  tasks: active %s, queued %s\n", strings.Join(v.TasksActive, " "), strings.Join(v.TasksQueued, " "))
+		}
+		for _, k := range v.Children {
+			showChild(w, k)
+		}
+	}
+}
+
+func showChild(w io.Writer, k childView) {
+	encap := ""
+	if k.UDPEncap {
+		encap = " in UDP"
+	}
+	fmt.Fprintf(w, "  %s: #%d, reqid %d, %s, %s%s, %s:%s%s\n", k.Name, k.ID, k.ReqID, k.State, k.Mode, encap, k.Protocol, k.Algorithms, note(k.Algorithms.ESN, ", ESN"))
+	mtu := ""
+	if k.MTU != nil {
+		mtu = fmt.Sprintf(", inner MTU %d", *k.MTU)
+	}
+	if k.Installed != nil {
+		fmt.Fprintf(w, "    installed %s ago%s%s%s\n", span(*k.Installed), in("rekeying", k.RekeyIn), in("expires", k.ExpiresIn), mtu)
+	}
+	fmt.Fprintf(w, "    in  %s %s\n    out %s %s\n", k.SPIIn, k.In, k.SPIOut, k.Out)
+	fmt.Fprintf(w, "    %s === %s\n", strings.Join(k.LocalTS, " "), strings.Join(k.RemoteTS, " "))
+}
+
+// String is the algorithms as encryption/integrity/PRF/key exchange.
+func (v algView) String() string {
+	s := v.Encryption
+	if v.EncryptionBits != "" {
+		s += "-" + v.EncryptionBits
+	}
+	for _, x := range []string{v.Integrity, v.PRF, v.KE} {
+		if x != "" {
+			s += "/" + x
+		}
+	}
+	return s
+}
+
+// String is the traffic of one direction.
+func (v trafView) String() string {
+	s := fmt.Sprintf("%6d bytes, %5d packets", v.Bytes, v.Packets)
+	if v.LastUse != nil {
+		s += fmt.Sprintf(", %s ago", span(*v.LastUse))
+	}
+	return s
+}
+
+func note(b bool, s string) string {
+	if b {
+		return s
+	}
+	return ""
+}
+
+func vips(l []string) string {
+	if len(l) == 0 {
+		return ""
+	}
+	return " [" + strings.Join(l, " ") + "]"
+}
+
+func in(what string, seconds *int64) string {
+	if seconds == nil {
+		return ""
+	}
+	return fmt.Sprintf(", %s in %s", what, span(*seconds))
+}
+
+func span(seconds int64) string { return (time.Duration(seconds) * time.Second).String() }
+
+func (a *app) policiesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "policies", Short: "The policies: traps, what is bypassed, what is dropped", Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			events, err := stream(c.Context(), s, "list-policies", "list-policy", message("trap", "yes", "drop", "yes", "pass", "yes"))
+			if err != nil {
+				return err
+			}
+			all := []policyView{}
+			for _, e := range events {
+				all = append(all, policyViews(e)...)
+			}
+			return a.print("policies", all, func(w io.Writer) {
+				for _, p := range all {
+					fmt.Fprintf(w, "%s, %s%s\n  local:  %s\n  remote: %s\n", p.Name, p.Mode, reqid(p.ReqID), strings.Join(p.LocalTS, " "), strings.Join(p.RemoteTS, " "))
+				}
+			})
+		},
+	}
+}
+
+func reqid(s string) string {
+	if s == "" {
+		return ""
+	}
+	return ", reqid " + s
+}
+
+func (a *app) connectionsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "connections", Aliases: []string{"conns"}, Short: "The configured connections", Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			all, err := a.conns(c, s)
+			if err != nil {
+				return err
+			}
+			sas, err := a.sas(c, s)
+			if err != nil {
+				return err
+			}
+			markUp(all, sas)
+			return a.print("connections", all, func(w io.Writer) {
+				for _, v := range all {
+					fmt.Fprintf(w, "%s: %s, %s\n", v.Name, v.Version, upDown(v.Up))
+					fmt.Fprintf(w, "  local:  %s, %s, id %s\n", strings.Join(v.LocalAddrs, " "), orUnset(v.LocalAuth), orUnset(v.LocalID))
+					fmt.Fprintf(w, "  remote: %s, %s, id %s\n", strings.Join(v.RemoteAddrs, " "), orUnset(v.RemoteAuth), orUnset(v.RemoteID))
+					for _, k := range v.Children {
+						fmt.Fprintf(w, "  %s: %s, %s, %s === %s\n", k.Name, upDown(k.Up), k.Mode, strings.Join(k.LocalTS, " "), strings.Join(k.RemoteTS, " "))
+					}
+				}
+			})
+		},
+	}
+}
+
+func orUnset(s string) string {
+	if s == "" {
+		return "unset"
+	}
+	return s
+}
+
+func (a *app) explainCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "explain [PEER]", Short: "Why the last negotiations failed, and what to change",
+		Long: "Why the last negotiations failed, newest last. PEER is a connection name, an address or an identity.",
+		Args: atMost(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			peer := ""
+			if len(args) == 1 {
+				peer = args[0]
+			}
+			events, err := stream(c.Context(), s, "explain", "failure", message("peer", peer))
+			if err != nil {
+				return err
+			}
+			all := []failureView{}
+			for _, e := range events {
+				all = append(all, failureOf(e))
+			}
+			return a.print("failures", all, func(w io.Writer) {
+				if len(all) == 0 {
+					fmt.Fprintln(w, "no negotiation has failed since the daemon started"+note(peer != "", " with "+peer))
+				}
+				for _, f := range all {
+					showFailure(w, f)
+				}
+			})
+		},
+	}
+}
+
+func showFailure(w io.Writer, f failureView) {
+	name := f.Conn
+	if name == "" {
+		name = "(no connection)"
+	}
+	if f.Child != "" {
+		name += "/" + f.Child
+	}
+	role := "responder"
+	if f.Initiator {
+		role = "initiator"
+	}
+	fmt.Fprintf(w, "%s  %s  %s -> %s  as %s, at %s\n", f.At, name, f.Local, f.Remote, role, f.Stage)
+	fmt.Fprintf(w, "  %s\n", f.Sentence)
+	for _, e := range f.Evidence {
+		fmt.Fprintf(w, "    %s\n", e)
+	}
+	if f.Advice != "" {
+		fmt.Fprintf(w, "  What to do: %s\n", f.Advice)
+	}
+}
+
+func (a *app) countersCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "counters", Short: "What happened how often: messages, drops by reason", Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			m, err := call(c.Context(), s, "get-counters", nil)
+			if err != nil {
+				return err
+			}
+			type set struct {
+				name   string
+				values *vici.Message
+			}
+			sets := []set{{"ike", section(section(m, "counters"), "")}, {"drops", section(m, "drops")}, {"datapath", section(m, "datapath")}}
+			doc := map[string]map[string]uint64{}
+			for _, s := range sets {
+				doc[s.name] = map[string]uint64{}
+				for _, k := range s.values.Keys() {
+					doc[s.name][k] = number(s.values, k)
+				}
+			}
+			return a.print("counters", doc, func(w io.Writer) {
+				for _, s := range sets {
+					fmt.Fprintf(w, "%s:\n", s.name)
+					for _, k := range s.values.Keys() {
+						fmt.Fprintf(w, "  %-28s %d\n", k, number(s.values, k))
+					}
+				}
+			})
+		},
+	}
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "The versions of ikectl and of the daemon", Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			type versions struct {
+				Client string `json:"ikectl"`
+				Daemon string `json:"iked"`
+			}
+			v := versions{Client: version}
+			s, err := a.dial()
+			if err == nil {
+				defer s.Close()
+				var m *vici.Message
+				if m, err = call(c.Context(), s, "version", nil); err == nil {
+					v.Daemon = text(m, "version")
+				}
+			}
+			if perr := a.print("version", v, func(w io.Writer) {
+				fmt.Fprintln(w, "ikectl", v.Client)
+				if v.Daemon != "" {
+					fmt.Fprintln(w, "iked", v.Daemon)
+				}
+			}); perr != nil {
+				return perr
+			}
+			return err
+		},
+	}
+}

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/strongswan/govici/vici"
+)
+
+// The views are what ikectl shows: the same values as text and as JSON. Times
+// are seconds; a pointer is null where nothing is known.
+
+type saView struct {
+	Name         string      `json:"name"`
+	ID           uint64      `json:"id"`
+	Version      string      `json:"version"`
+	State        string      `json:"state"`
+	Local        endView     `json:"local"`
+	Remote       endView     `json:"remote"`
+	Initiator    bool        `json:"initiator"`
+	SPIInitiator string      `json:"spi_initiator"`
+	SPIResponder string      `json:"spi_responder"`
+	NATLocal     bool        `json:"nat_local"`
+	NATRemote    bool        `json:"nat_remote"`
+	NATFake      bool        `json:"nat_forced"`
+	Proposal     algView     `json:"algorithms"`
+	Established  *int64      `json:"established_seconds"`
+	RekeyIn      *int64      `json:"rekey_in_seconds"`
+	ReauthIn     *int64      `json:"reauth_in_seconds"`
+	LocalVIPs    []string    `json:"local_vips"`
+	RemoteVIPs   []string    `json:"remote_vips"`
+	TasksQueued  []string    `json:"tasks_queued"`
+	TasksActive  []string    `json:"tasks_active"`
+	Children     []childView `json:"children"`
+}
+
+type endView struct {
+	Address string `json:"address"`
+	Port    string `json:"port"`
+	ID      string `json:"id"`
+}
+
+type algView struct {
+	Encryption     string `json:"encryption,omitempty"`
+	EncryptionBits string `json:"encryption_bits,omitempty"`
+	Integrity      string `json:"integrity,omitempty"`
+	PRF            string `json:"prf,omitempty"`
+	KE             string `json:"key_exchange,omitempty"`
+	ESN            bool   `json:"esn"`
+}
+
+type childView struct {
+	Name       string   `json:"name"`
+	ID         uint64   `json:"id"`
+	ReqID      uint64   `json:"reqid"`
+	State      string   `json:"state"`
+	Mode       string   `json:"mode"`
+	Protocol   string   `json:"protocol"`
+	UDPEncap   bool     `json:"udp_encap"`
+	SPIIn      string   `json:"spi_in"`
+	SPIOut     string   `json:"spi_out"`
+	Algorithms algView  `json:"algorithms"`
+	In         trafView `json:"in"`
+	Out        trafView `json:"out"`
+	MTU        *int64   `json:"mtu"`
+	RekeyIn    *int64   `json:"rekey_in_seconds"`
+	ExpiresIn  *int64   `json:"expires_in_seconds"`
+	Installed  *int64   `json:"installed_seconds"`
+	LocalTS    []string `json:"local_ts"`
+	RemoteTS   []string `json:"remote_ts"`
+}
+
+type trafView struct {
+	Bytes   uint64 `json:"bytes"`
+	Packets uint64 `json:"packets"`
+	LastUse *int64 `json:"last_use_seconds_ago"`
+}
+
+type connView struct {
+	Name        string          `json:"name"`
+	Version     string          `json:"version"`
+	LocalAddrs  []string        `json:"local_addrs"`
+	RemoteAddrs []string        `json:"remote_addrs"`
+	LocalID     string          `json:"local_id"`
+	RemoteID    string          `json:"remote_id"`
+	LocalAuth   string          `json:"local_auth"`
+	RemoteAuth  string          `json:"remote_auth"`
+	Up          bool            `json:"up"`
+	Children    []connChildView `json:"children"`
+}
+
+type connChildView struct {
+	Name     string   `json:"name"`
+	Mode     string   `json:"mode"`
+	Start    string   `json:"start,omitempty"`
+	LocalTS  []string `json:"local_ts"`
+	RemoteTS []string `json:"remote_ts"`
+	Up       bool     `json:"up"`
+}
+
+type policyView struct {
+	Name     string   `json:"name"`
+	Child    string   `json:"child"`
+	Conn     string   `json:"connection"`
+	Mode     string   `json:"mode"`
+	ReqID    string   `json:"reqid,omitempty"`
+	LocalTS  []string `json:"local_ts"`
+	RemoteTS []string `json:"remote_ts"`
+}
+
+type failureView struct {
+	At        string   `json:"at"`
+	Stage     string   `json:"stage"`
+	Conn      string   `json:"connection"`
+	Child     string   `json:"child,omitempty"`
+	Local     string   `json:"local"`
+	Remote    string   `json:"remote"`
+	LocalID   string   `json:"local_id,omitempty"`
+	RemoteID  string   `json:"remote_id,omitempty"`
+	Initiator bool     `json:"initiator"`
+	Times     string   `json:"times,omitempty"`
+	Sentence  string   `json:"sentence"`
+	Evidence  []string `json:"evidence"`
+	Advice    string   `json:"advice"`
+}
+
+func number(m *vici.Message, key string) uint64 {
+	v, _ := strconv.ParseUint(text(m, key), 10, 64)
+	return v
+}
+
+func maybe(m *vici.Message, key string) *int64 {
+	v, err := strconv.ParseInt(text(m, key), 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &v
+}
+
+func yes(m *vici.Message, key string) bool { return text(m, key) == "yes" }
+
+func algorithms(m *vici.Message) algView {
+	return algView{
+		Encryption:     text(m, "encr-alg"),
+		EncryptionBits: text(m, "encr-keysize"),
+		Integrity:      text(m, "integ-alg"),
+		PRF:            text(m, "prf-alg"),
+		KE:             text(m, "dh-group"),
+		ESN:            text(m, "esn") == "1",
+	}
+}
+
+// saViews reads a list-sa event: one section per IKE SA.
+func saViews(m *vici.Message) []saView {
+	var out []saView
+	for _, name := range m.Keys() {
+		s := section(m, name)
+		v := saView{
+			Name:         name,
+			ID:           number(s, "uniqueid"),
+			Version:      text(s, "version"),
+			State:        text(s, "state"),
+			Local:        endView{text(s, "local-host"), text(s, "local-port"), text(s, "local-id")},
+			Remote:       endView{text(s, "remote-host"), text(s, "remote-port"), text(s, "remote-id")},
+			Initiator:    yes(s, "initiator"),
+			SPIInitiator: text(s, "initiator-spi"),
+			SPIResponder: text(s, "responder-spi"),
+			NATLocal:     yes(s, "nat-local"),
+			NATRemote:    yes(s, "nat-remote"),
+			NATFake:      yes(s, "nat-fake"),
+			Proposal:     algorithms(s),
+			Established:  maybe(s, "established"),
+			RekeyIn:      maybe(s, "rekey-time"),
+			ReauthIn:     maybe(s, "reauth-time"),
+			LocalVIPs:    list(s, "local-vips"),
+			RemoteVIPs:   list(s, "remote-vips"),
+			TasksQueued:  list(s, "tasks-queued"),
+			TasksActive:  list(s, "tasks-active"),
+			Children:     []childView{},
+		}
+		kids := section(s, "child-sas")
+		for _, k := range kids.Keys() {
+			v.Children = append(v.Children, childOf(section(kids, k)))
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func childOf(c *vici.Message) childView {
+	return childView{
+		Name:       text(c, "name"),
+		ID:         number(c, "uniqueid"),
+		ReqID:      number(c, "reqid"),
+		State:      text(c, "state"),
+		Mode:       text(c, "mode"),
+		Protocol:   text(c, "protocol"),
+		UDPEncap:   yes(c, "encap"),
+		SPIIn:      text(c, "spi-in"),
+		SPIOut:     text(c, "spi-out"),
+		Algorithms: algorithms(c),
+		In:         trafView{number(c, "bytes-in"), number(c, "packets-in"), maybe(c, "use-in")},
+		Out:        trafView{number(c, "bytes-out"), number(c, "packets-out"), maybe(c, "use-out")},
+		MTU:        maybe(c, "mtu"),
+		RekeyIn:    maybe(c, "rekey-time"),
+		ExpiresIn:  maybe(c, "life-time"),
+		Installed:  maybe(c, "install-time"),
+		LocalTS:    list(c, "local-ts"),
+		RemoteTS:   list(c, "remote-ts"),
+	}
+}
+
+// connViews reads a list-conn event.
+func connViews(m *vici.Message) []connView {
+	var out []connView
+	for _, name := range m.Keys() {
+		s := section(m, name)
+		local, remote := section(s, "local-1"), section(s, "remote-1")
+		v := connView{
+			Name:        name,
+			Version:     text(s, "version"),
+			LocalAddrs:  list(s, "local_addrs"),
+			RemoteAddrs: list(s, "remote_addrs"),
+			LocalID:     text(local, "id"),
+			RemoteID:    text(remote, "id"),
+			LocalAuth:   text(local, "class"),
+			RemoteAuth:  text(remote, "class"),
+			Children:    []connChildView{},
+		}
+		kids := section(s, "children")
+		for _, k := range kids.Keys() {
+			c := section(kids, k)
+			v.Children = append(v.Children, connChildView{
+				Name: k, Mode: text(c, "mode"), Start: text(c, "start"),
+				LocalTS: list(c, "local-ts"), RemoteTS: list(c, "remote-ts"),
+			})
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func policyViews(m *vici.Message) []policyView {
+	var out []policyView
+	for _, name := range m.Keys() {
+		s := section(m, name)
+		out = append(out, policyView{
+			Name: name, Child: text(s, "child"), Conn: text(s, "ike"), Mode: text(s, "mode"), ReqID: text(s, "reqid"),
+			LocalTS: list(s, "local-ts"), RemoteTS: list(s, "remote-ts"),
+		})
+	}
+	return out
+}
+
+func failureOf(m *vici.Message) failureView {
+	return failureView{
+		At: text(m, "at"), Stage: text(m, "stage"), Conn: text(m, "conn"), Child: text(m, "child"),
+		Local: text(m, "local"), Remote: text(m, "remote"),
+		LocalID: text(m, "local-id"), RemoteID: text(m, "remote-id"),
+		Initiator: yes(m, "initiator"), Times: text(m, "times"),
+		Sentence: text(m, "sentence"), Evidence: list(m, "evidence"), Advice: text(m, "advice"),
+	}
+}
+
+// markUp fills in which connections and children have SAs.
+func markUp(conns []connView, sas []saView) {
+	type key struct{ conn, child string }
+	up := map[key]bool{}
+	for _, sa := range sas {
+		if sa.State != "ESTABLISHED" && sa.State != "REKEYING" {
+			continue
+		}
+		up[key{sa.Name, ""}] = true
+		for _, c := range sa.Children {
+			if c.State == "INSTALLED" || c.State == "REKEYING" {
+				up[key{sa.Name, c.Name}] = true
+			}
+		}
+	}
+	for i := range conns {
+		conns[i].Up = up[key{conns[i].Name, ""}]
+		for j := range conns[i].Children {
+			conns[i].Children[j].Up = up[key{conns[i].Name, conns[i].Children[j].Name}]
+		}
+	}
+}
