@@ -69,9 +69,6 @@ type Global struct {
 	FragmentSize int
 	// MinRSABits is the smallest RSA key that is accepted in a certificate chain.
 	MinRSABits int
-	// MakeBeforeBreak: reauthentication sets up the new IKE SA before the old one
-	// is deleted.
-	MakeBeforeBreak bool
 }
 
 // Log is how the daemon logs; the command line wins.
@@ -96,13 +93,12 @@ type Datapath struct {
 	Table      int    // routing table of the remote selectors
 	RulePrio   int    // priority of the rule that looks at that table
 	Mark       uint32 // firewall mark of the daemon's own packets
-	DF         DF     // don't-fragment bit of the tunnel header
 	HopLimit   uint8  // of the tunnel header; 0: 64
 	FragMemory uint64 // octets for reassembly
 }
 
 // DF is what the tunnel header's don't-fragment bit is made from (RFC 4301,
-// Section 8.1).
+// Section 8.1); keys df and copy_df.
 type DF uint8
 
 // DF choices.
@@ -334,7 +330,7 @@ type Child struct {
 	TFCPadding    uint32 // octets, or TFCToMTU
 	ReplayWindow  uint32
 	SHA256_96     bool
-	CopyDF        bool
+	DF            DF // of the tunnel header
 	CopyECN       bool
 	CopyDSCP      CopyDSCP
 	pos           Pos
