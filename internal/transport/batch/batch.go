@@ -1,0 +1,71 @@
+// Package batch reads and writes many datagrams with one system call: UDP
+// sockets with segmentation offload in both directions, and raw sockets for the
+// protocols of IPsec. It does not allocate per packet.
+package batch
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"os"
+)
+
+// Packet is one datagram, received or to be sent.
+type Packet struct {
+	// Data is the UDP payload. On raw sockets it is a whole IP packet when sent;
+	// when received, a whole packet for IPv4 and what follows the IP header for
+	// IPv6, as the kernel gives it.
+	Data []byte
+	// Local and Remote are the ends; ports are 0 on raw sockets. When sent, an
+	// invalid Local leaves the choice of the source to the kernel.
+	Local, Remote netip.AddrPort
+	// TOS is DSCP and ECN; TTL, the hop limit, is for sending only and 0 leaves
+	// it to the kernel; DF is for sending over IPv4 only. A raw packet carries
+	// its own.
+	TOS, TTL uint8
+	DF       bool
+}
+
+// Config describes a socket.
+type Config struct {
+	Local netip.AddrPort // the unspecified address of the family; port 0 is any
+	// Mark is set on every packet (SO_MARK); 0 none.
+	Mark uint32
+	// ReusePort makes the socket one of a group.
+	ReusePort bool
+	// GRO asks for coalesced datagrams, GSO lets the kernel split big ones.
+	GRO, GSO bool
+	// Buffer is the size of the kernel's buffers; 0 its default.
+	Buffer int
+}
+
+// Conn is a socket. Reading is for one goroutine, writing for any.
+type Conn struct {
+	f   *os.File
+	rc  syscall.RawConn
+	v6  bool
+	raw bool
+	// port is the local port, 0 on raw sockets.
+	port uint16
+	gro  bool
+	gso  atomic.Bool
+	mu   sync.Mutex // one writer at a time
+	df   bool       // what the socket does at the moment, guarded by mu
+	// Marked tells that SO_MARK was accepted.
+	Marked bool
+}
+
+// Port is the local port.
+func (c *Conn) Port() uint16 { return c.port }
+
+// GSO tells whether sends use UDP_SEGMENT; it turns false when the kernel
+// refuses.
+func (c *Conn) GSO() bool { return c.gso.Load() }
+
+// GRO tells whether the kernel coalesces received datagrams.
+func (c *Conn) GRO() bool { return c.gro }
+
+// Close ends the reader with os.ErrClosed.
+func (c *Conn) Close() error { return c.f.Close() }

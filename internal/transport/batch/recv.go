@@ -1,0 +1,100 @@
+package batch
+
+import (
+	"net/netip"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Reader reads batches from one socket.
+type Reader struct {
+	c       *Conn
+	hdrs    []mmsghdr
+	iovs    []unix.Iovec
+	bufs    [][]byte
+	names   [][sockaddrSize]byte
+	oobs    [][oobSize]byte
+	packets []Packet
+
+	n     int // result of the last call
+	errno unix.Errno
+	call  func(fd uintptr) bool
+}
+
+// NewReader makes a reader of up to n datagrams of up to size octets per call;
+// coalesced datagrams count once.
+func NewReader(c *Conn, n, size int) *Reader {
+	r := &Reader{c: c,
+		hdrs: make([]mmsghdr, n), iovs: make([]unix.Iovec, n), bufs: make([][]byte, n),
+		names: make([][sockaddrSize]byte, n), oobs: make([][oobSize]byte, n),
+		packets: make([]Packet, 0, n),
+	}
+	if c.gro {
+		r.packets = make([]Packet, 0, n*64)
+	}
+	for i := range r.hdrs {
+		r.bufs[i] = make([]byte, size)
+		r.iovs[i].Base = &r.bufs[i][0]
+		r.iovs[i].SetLen(size)
+		h := &r.hdrs[i].hdr
+		h.Name = &r.names[i][0]
+		h.Iov = &r.iovs[i]
+		h.SetIovlen(1)
+		h.Control = &r.oobs[i][0]
+	}
+	r.call = r.recv
+	return r
+}
+
+func (r *Reader) recv(fd uintptr) bool {
+	for i := range r.hdrs {
+		h := &r.hdrs[i].hdr
+		h.Namelen = sockaddrSize
+		h.SetControllen(oobSize)
+		h.Flags = 0
+	}
+	for {
+		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		if e == unix.EINTR {
+			continue
+		}
+		r.n, r.errno = int(n), e
+		return e != unix.EAGAIN
+	}
+}
+
+// Read waits for datagrams. They and their buffers are valid until the next
+// call. An error is os.ErrClosed or an errno that the socket reported; the
+// socket remains usable after the latter.
+func (r *Reader) Read() ([]Packet, error) {
+	if err := r.c.rc.Read(r.call); err != nil {
+		return nil, os.ErrClosed
+	}
+	if r.errno != 0 {
+		return nil, r.errno
+	}
+	r.packets = r.packets[:0]
+	for i := range r.hdrs[:r.n] {
+		h := &r.hdrs[i]
+		if h.hdr.Flags&unix.MSG_TRUNC != 0 {
+			continue
+		}
+		ctl := parseControl(r.oobs[i][:h.hdr.Controllen])
+		p := Packet{
+			Local:  netip.AddrPortFrom(ctl.local, r.c.port),
+			Remote: sockaddr(r.names[i][:]),
+			TOS:    ctl.tos,
+		}
+		data := r.bufs[i][:h.n]
+		for ctl.segment > 0 && len(data) > ctl.segment {
+			p.Data = data[:ctl.segment:ctl.segment]
+			r.packets = append(r.packets, p)
+			data = data[ctl.segment:]
+		}
+		p.Data = data
+		r.packets = append(r.packets, p)
+	}
+	return r.packets, nil
+}

@@ -1,0 +1,201 @@
+package batch
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ListenUDP opens a UDP socket of one address family. Its packets carry no DF
+// bit unless one asks for it.
+func ListenUDP(cfg Config) (*Conn, error) {
+	c, fd, err := open(cfg, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	if err != nil {
+		return nil, fmt.Errorf("UDP socket on %v: %w", cfg.Local, err)
+	}
+	if err := c.bindUDP(fd, cfg); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("UDP socket on %v: %w", cfg.Local, err)
+	}
+	return c.finish(fd)
+}
+
+// OpenRaw opens a raw socket that receives a protocol. What is sent is whole IP
+// packets. cfg.Local names the family by its unspecified address.
+func OpenRaw(cfg Config, proto int) (*Conn, error) {
+	c, fd, err := open(cfg, unix.SOCK_RAW, proto)
+	if err != nil {
+		return nil, fmt.Errorf("raw socket for protocol %d: %w", proto, err)
+	}
+	c.raw = true
+	level, opt := unix.IPPROTO_IP, unix.IP_HDRINCL
+	if c.v6 {
+		level, opt = unix.IPPROTO_IPV6, unix.IPV6_HDRINCL
+	}
+	if err := unix.SetsockoptInt(fd, level, opt, 1); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("raw socket for protocol %d: own headers: %w", proto, err)
+	}
+	return c.finish(fd)
+}
+
+func open(cfg Config, typ, proto int) (*Conn, int, error) {
+	c := &Conn{v6: cfg.Local.Addr().Is6()}
+	family := unix.AF_INET
+	if c.v6 {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
+	if err != nil {
+		return nil, -1, err
+	}
+	if cfg.Mark != 0 {
+		c.Marked = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(cfg.Mark)) == nil
+	}
+	if cfg.Buffer > 0 {
+		for _, o := range [...][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+			// The forced form needs CAP_NET_ADMIN of the initial namespace.
+			if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], cfg.Buffer) != nil {
+				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], cfg.Buffer)
+			}
+		}
+	}
+	opts := [][2]int{{unix.IP_PKTINFO, 1}, {unix.IP_RECVTOS, 1}}
+	level := unix.IPPROTO_IP
+	if c.v6 {
+		level = unix.IPPROTO_IPV6
+		opts = [][2]int{{unix.IPV6_RECVPKTINFO, 1}, {unix.IPV6_RECVTCLASS, 1}}
+		if typ == unix.SOCK_DGRAM {
+			opts = append(opts, [2]int{unix.IPV6_V6ONLY, 1})
+		}
+	}
+	for _, o := range opts {
+		if err := unix.SetsockoptInt(fd, level, o[0], o[1]); err != nil {
+			unix.Close(fd)
+			return nil, -1, fmt.Errorf("socket option %d: %w", o[0], err)
+		}
+	}
+	return c, fd, nil
+}
+
+func (c *Conn) bindUDP(fd int, cfg Config) error {
+	if err := c.setDF(fd, false); err != nil {
+		return fmt.Errorf("path MTU discovery: %w", err)
+	}
+	if cfg.ReusePort {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return fmt.Errorf("SO_REUSEPORT: %w", err)
+		}
+	}
+	if c.v6 {
+		// RFC 6935: a tunnel may send zero checksums over IPv6.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_NO_CHECK6_RX, 1)
+	}
+	if cfg.GRO {
+		c.gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
+	}
+	if cfg.GSO {
+		// A kernel that can read the option back has it.
+		_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+		c.gso.Store(err == nil)
+	}
+	var sa unix.Sockaddr
+	if c.v6 {
+		sa = &unix.SockaddrInet6{Port: int(cfg.Local.Port()), Addr: cfg.Local.Addr().As16()}
+	} else {
+		sa = &unix.SockaddrInet4{Port: int(cfg.Local.Port()), Addr: cfg.Local.Addr().As4()}
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		return err
+	}
+	got, err := unix.Getsockname(fd)
+	if err != nil {
+		return err
+	}
+	switch a := got.(type) {
+	case *unix.SockaddrInet4:
+		c.port = uint16(a.Port)
+	case *unix.SockaddrInet6:
+		c.port = uint16(a.Port)
+	}
+	return nil
+}
+
+// setDF sets what IPv4 packets of the socket say about fragmentation. Without
+// DF the kernel fragments a datagram that is too big; with it such a send fails
+// with EMSGSIZE.
+func (c *Conn) setDF(fd int, df bool) error {
+	level, opt, v := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT
+	if df {
+		v = unix.IP_PMTUDISC_DO
+	}
+	if c.v6 {
+		level, opt, v = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT
+		if df {
+			v = unix.IPV6_PMTUDISC_DO
+		}
+	}
+	err := unix.SetsockoptInt(fd, level, opt, v)
+	if err == nil {
+		c.df = df
+	}
+	return err
+}
+
+// finish hands the descriptor to the runtime's poller.
+func (c *Conn) finish(fd int) (*Conn, error) {
+	c.f = os.NewFile(uintptr(fd), "socket")
+	rc, err := c.f.SyscallConn()
+	if err != nil {
+		c.f.Close()
+		return nil, err
+	}
+	c.rc = rc
+	return c, nil
+}
+
+// PathMTU asks the kernel for the MTU of the way from src to dst for packets
+// with this mark: that of the route or what ICMP has taught. src may be invalid.
+func PathMTU(src, dst netip.Addr, mark uint32) (int, error) {
+	family := unix.AF_INET
+	if dst.Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("path MTU to %v: %w", dst, err)
+	}
+	defer unix.Close(fd)
+	if mark != 0 {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark))
+	}
+	// Port 9 is discard; nothing is sent.
+	var mtu int
+	if dst.Is6() {
+		if src.IsValid() {
+			err = unix.Bind(fd, &unix.SockaddrInet6{Addr: src.As16(), ZoneId: zoneID(src)})
+		}
+		if err == nil {
+			err = unix.Connect(fd, &unix.SockaddrInet6{Port: 9, Addr: dst.As16(), ZoneId: zoneID(dst)})
+		}
+		if err == nil {
+			mtu, err = unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU)
+		}
+	} else {
+		if src.IsValid() {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Addr: src.As4()})
+		}
+		if err == nil {
+			err = unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: dst.As4()})
+		}
+		if err == nil {
+			mtu, err = unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU)
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("path MTU to %v: %w", dst, err)
+	}
+	return mtu, nil
+}
