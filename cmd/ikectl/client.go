@@ -7,19 +7,26 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
-	"github.com/strongswan/govici/vici"
+	"iked/vici/client"
+	"iked/vici/wire"
 )
 
+// dialTimeout bounds the connection to a daemon that accepts nothing.
+const dialTimeout = 5 * time.Second
+
 // dial connects to the daemon.
-func (a *app) dial() (*vici.Session, error) {
+func (a *app) dial(ctx context.Context) (*client.Client, error) {
 	network, addr, err := splitURI(a.control)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	s, err := vici.NewSession(vici.WithAddr(network, addr))
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, err := client.Dial(ctx, network, addr)
 	if err == nil {
-		return s, nil
+		return c, nil
 	}
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -51,72 +58,54 @@ func splitURI(uri string) (network, addr string, err error) {
 
 // call runs one command and returns its reply; a refusal is an error with the
 // daemon's own words.
-func call(ctx context.Context, s *vici.Session, cmd string, in *vici.Message) (*vici.Message, error) {
-	if in == nil {
-		in = vici.NewMessage()
-	}
-	out, err := s.Call(ctx, cmd, in)
-	if err == nil {
-		return out, nil
-	}
-	if out != nil {
-		if why := text(out, "errmsg"); why != "" {
-			return out, errors.New(why)
-		}
-	}
-	if ctx.Err() != nil {
-		return nil, errors.New("interrupted")
-	}
-	return out, fmt.Errorf("%s: %w", cmd, err)
+func call(ctx context.Context, c *client.Client, cmd string, in wire.Message, on client.OnEvent) (wire.Message, error) {
+	m, err := c.Call(ctx, cmd, in, on)
+	return m, reachable(ctx, err)
 }
 
 // stream collects the events of a list command.
-func stream(ctx context.Context, s *vici.Session, cmd, event string, in *vici.Message) ([]*vici.Message, error) {
-	if in == nil {
-		in = vici.NewMessage()
+func stream(ctx context.Context, c *client.Client, cmd, event string, in wire.Message) ([]wire.Message, error) {
+	var all []wire.Message
+	err := c.Stream(ctx, cmd, event, in, func(m wire.Message) { all = append(all, m) })
+	return all, reachable(ctx, err)
+}
+
+func reachable(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return errors.New("interrupted")
+	case errors.Is(err, client.ErrGone):
+		return unreachableError{err}
 	}
-	var all []*vici.Message
-	for m, err := range s.CallStreaming(ctx, cmd, event, in) {
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", cmd, err)
-		}
-		all = append(all, m)
-	}
-	return all, nil
+	return err
 }
 
 // message builds a request from pairs of key and value; empty values are left
 // out.
-func message(pairs ...string) *vici.Message {
-	m := vici.NewMessage()
+func message(pairs ...string) wire.Message {
+	var m wire.Message
 	for i := 0; i+1 < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			// Set fails only for values of a type that VICI cannot carry.
-			if err := m.Set(pairs[i], pairs[i+1]); err != nil {
-				panic(err)
-			}
-		}
+		m.SetIf(pairs[i], pairs[i+1])
 	}
 	return m
 }
 
-func text(m *vici.Message, key string) string {
-	s, _ := m.Get(key).(string)
+func text(m wire.Message, key string) string {
+	s, _ := m.Text(key)
 	return s
 }
 
-func list(m *vici.Message, key string) []string {
-	l, _ := m.Get(key).([]string)
-	if l == nil {
-		l = []string{}
+func list(m wire.Message, key string) []string {
+	l := []string{}
+	for _, it := range m.List(key) {
+		l = append(l, string(it))
 	}
 	return l
 }
 
-func section(m *vici.Message, key string) *vici.Message {
-	s, _ := m.Get(key).(*vici.Message)
-	if s == nil {
-		s = vici.NewMessage()
-	}
+func section(m wire.Message, key string) wire.Message {
+	s, _ := m.Section(key)
 	return s
 }

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/strongswan/govici/vici"
+
+	"iked/vici/client"
+	"iked/vici/wire"
 )
 
 // print writes v as JSON, under its name and with the schema version, or calls
@@ -25,7 +27,7 @@ func (a *app) print(name string, v any, show func(io.Writer)) error {
 	return enc.Encode(doc)
 }
 
-func (a *app) sas(c *cobra.Command, s *vici.Session) ([]saView, error) {
+func (a *app) sas(c *cobra.Command, s *client.Client) ([]saView, error) {
 	events, err := stream(c.Context(), s, "list-sas", "list-sa", message("noblock", "yes"))
 	if err != nil {
 		return nil, err
@@ -37,7 +39,7 @@ func (a *app) sas(c *cobra.Command, s *vici.Session) ([]saView, error) {
 	return all, nil
 }
 
-func (a *app) conns(c *cobra.Command, s *vici.Session) ([]connView, error) {
+func (a *app) conns(c *cobra.Command, s *client.Client) ([]connView, error) {
 	events, err := stream(c.Context(), s, "list-conns", "list-conn", nil)
 	if err != nil {
 		return nil, err
@@ -66,16 +68,16 @@ func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "What is configured, what is up, and what carries it", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
 			defer s.Close()
-			ver, err := call(c.Context(), s, "version", nil)
+			ver, err := call(c.Context(), s, "version", nil, nil)
 			if err != nil {
 				return err
 			}
-			stats, err := call(c.Context(), s, "stats", nil)
+			stats, err := call(c.Context(), s, "stats", nil, nil)
 			if err != nil {
 				return err
 			}
@@ -129,7 +131,7 @@ func (a *app) sasCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "sas", Short: "The IKE SAs and their CHILD_SAs", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
@@ -237,7 +239,7 @@ func (a *app) policiesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "policies", Short: "The policies: traps, what is bypassed, what is dropped", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
@@ -270,7 +272,7 @@ func (a *app) connectionsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "connections", Aliases: []string{"conns"}, Short: "The configured connections", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
@@ -311,7 +313,7 @@ func (a *app) explainCommand() *cobra.Command {
 		Long: "Why the last negotiations failed, newest last. PEER is a connection name, an address or an identity.",
 		Args: atMost(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
@@ -366,32 +368,32 @@ func (a *app) countersCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "counters", Short: "What happened how often: messages, drops by reason", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
 			defer s.Close()
-			m, err := call(c.Context(), s, "get-counters", nil)
+			m, err := call(c.Context(), s, "get-counters", nil, nil)
 			if err != nil {
 				return err
 			}
 			type set struct {
 				name   string
-				values *vici.Message
+				values wire.Message
 			}
 			sets := []set{{"ike", section(section(m, "counters"), "")}, {"drops", section(m, "drops")}, {"datapath", section(m, "datapath")}}
 			doc := map[string]map[string]uint64{}
 			for _, s := range sets {
 				doc[s.name] = map[string]uint64{}
-				for _, k := range s.values.Keys() {
-					doc[s.name][k] = number(s.values, k)
+				for _, n := range s.values {
+					doc[s.name][n.Name] = number(s.values, n.Name)
 				}
 			}
 			return a.print("counters", doc, func(w io.Writer) {
 				for _, s := range sets {
 					fmt.Fprintf(w, "%s:\n", s.name)
-					for _, k := range s.values.Keys() {
-						fmt.Fprintf(w, "  %-28s %d\n", k, number(s.values, k))
+					for _, n := range s.values {
+						fmt.Fprintf(w, "  %-28s %d\n", n.Name, number(s.values, n.Name))
 					}
 				}
 			})
@@ -408,11 +410,11 @@ func (a *app) versionCommand() *cobra.Command {
 				Daemon string `json:"iked"`
 			}
 			v := versions{Client: version}
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err == nil {
 				defer s.Close()
-				var m *vici.Message
-				if m, err = call(c.Context(), s, "version", nil); err == nil {
+				var m wire.Message
+				if m, err = call(c.Context(), s, "version", nil, nil); err == nil {
 					v.Daemon = text(m, "version")
 				}
 			}

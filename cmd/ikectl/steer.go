@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/strongswan/govici/vici"
+
+	"iked/vici/client"
+	"iked/vici/wire"
 )
 
 // verdictView is the JSON of a command that steers.
@@ -25,27 +27,21 @@ type verdictView struct {
 
 // operate runs one command that steers and tells its verdict. With progress the
 // daemon's records of the operation are shown as they come, in text output.
-func (a *app) operate(c *cobra.Command, cmd string, in *vici.Message, progress bool) error {
-	s, err := a.dial()
+func (a *app) operate(c *cobra.Command, cmd string, in wire.Message, progress bool) error {
+	s, err := a.dial(c.Context())
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	var on client.OnEvent
 	if progress && a.output == "text" {
-		stop, err := a.follow(s, "control-log")
-		if err != nil {
-			return err
+		if err := s.Register(c.Context(), "control-log", nil); err != nil {
+			return reachable(c.Context(), err)
 		}
-		defer stop()
+		on = func(_ string, m wire.Message) { a.logLine(time.Now(), m) }
 	}
-	m, err := call(c.Context(), s, cmd, in)
-	v := verdictView{Command: c.Name(), Success: err == nil, Plan: nil}
-	if m != nil {
-		v.Matches = maybe(m, "matches")
-		if p := list(m, "plan"); len(p) > 0 {
-			v.Plan = p
-		}
-	}
+	m, err := call(c.Context(), s, cmd, in, on)
+	v := verdictView{Command: c.Name(), Success: err == nil, Matches: maybe(m, "matches"), Plan: list(m, "plan")}
 	if err != nil {
 		v.Reason = err.Error()
 	}
@@ -60,63 +56,32 @@ func (a *app) operate(c *cobra.Command, cmd string, in *vici.Message, progress b
 	return errors.Join(err, perr)
 }
 
-// follow prints log events until stop is called, which waits for those that
-// were already received.
-func (a *app) follow(s *vici.Session, event string) (stop func(), err error) {
-	events := make(chan vici.Event, 256)
-	s.NotifyEvents(events)
-	if err := s.Subscribe(event); err != nil {
-		return nil, fmt.Errorf("%s: %w", event, err)
-	}
-	quit := make(chan struct{})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case e := <-events:
-				if e.Message != nil {
-					a.logLine(e)
-				}
-			case <-quit:
-				for {
-					select {
-					case e := <-events:
-						if e.Message != nil {
-							a.logLine(e)
-						}
-					default:
-						return
-					}
-				}
-			}
-		}
-	}()
-	return func() {
-		close(quit)
-		<-done
-		s.StopEvents(events)
-	}, nil
+// logRecord is the JSON of one record of the log, one document a line.
+type logRecord struct {
+	SchemaVersion int    `json:"schema_version"`
+	At            string `json:"at"`
+	Group         string `json:"group"`
+	Level         uint64 `json:"level"`
+	Connection    string `json:"connection,omitempty"`
+	ID            uint64 `json:"id,omitempty"`
+	Message       string `json:"message"`
 }
 
-func (a *app) logLine(e vici.Event) {
-	m := e.Message
+func (a *app) logLine(at time.Time, m wire.Message) {
+	r := logRecord{
+		SchemaVersion: schemaVersion, At: at.UTC().Format(time.RFC3339Nano),
+		Group: text(m, "group"), Level: number(m, "level"),
+		Connection: text(m, "ikesa-name"), ID: number(m, "ikesa-uniqueid"), Message: text(m, "msg"),
+	}
 	if a.output == "json" {
-		rec := map[string]any{
-			"schema_version": schemaVersion, "at": e.Timestamp.UTC().Format(time.RFC3339Nano),
-			"group": text(m, "group"), "level": number(m, "level"), "message": text(m, "msg"),
-		}
-		if n := text(m, "ikesa-name"); n != "" {
-			rec["connection"], rec["id"] = n, number(m, "ikesa-uniqueid")
-		}
-		json.NewEncoder(a.out).Encode(rec)
+		json.NewEncoder(a.out).Encode(r)
 		return
 	}
 	name := ""
-	if n := text(m, "ikesa-name"); n != "" {
-		name = fmt.Sprintf(" %s #%s:", n, text(m, "ikesa-uniqueid"))
+	if r.Connection != "" {
+		name = fmt.Sprintf(" %s #%d:", r.Connection, r.ID)
 	}
-	fmt.Fprintf(a.out, "[%s]%s %s\n", text(m, "group"), name, text(m, "msg"))
+	fmt.Fprintf(a.out, "%s [%s]%s %s\n", at.Format("15:04:05.000"), r.Group, name, r.Message)
 }
 
 // target splits "connection/child" or takes the name of either.
@@ -134,7 +99,7 @@ func (t *target) flags(c *cobra.Command) {
 // resolve says which keys select what the user named: "conn/child", a
 // connection, or a child. Without a flag the daemon's configuration decides; a
 // number with # is a unique id of an IKE SA.
-func (t *target) resolve(ctx context.Context, s *vici.Session, name string) (ike, child string, err error) {
+func (t *target) resolve(ctx context.Context, s *client.Client, name string) (ike, child string, err error) {
 	if conn, kid, ok := strings.Cut(name, "/"); ok && !t.ike && !t.child {
 		return conn, kid, nil
 	}
@@ -178,7 +143,7 @@ func (a *app) upCommand() *cobra.Command {
 			if t.timeout <= 0 {
 				return usageError{fmt.Errorf("timeout %s: expected more than 0", t.timeout)}
 			}
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
@@ -202,7 +167,7 @@ func (a *app) upCommand() *cobra.Command {
 
 // upAll brings up every child of a connection, or only its IKE SA when it has
 // none.
-func (a *app) upAll(c *cobra.Command, s *vici.Session, conn string, timeout time.Duration) error {
+func (a *app) upAll(c *cobra.Command, s *client.Client, conn string, timeout time.Duration) error {
 	events, err := stream(c.Context(), s, "list-conns", "list-conn", message("ike", conn))
 	if err != nil {
 		return err
@@ -255,9 +220,7 @@ func (a *app) downCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.steer(c, &t, args[0], func(ike, child string) error {
 				in := message("ike", ike, "child", child, "timeout", millis(t.timeout), "loglevel", "1")
-				if force {
-					in.Set("force", "yes")
-				}
+				in.SetYes("force", force)
 				return a.operate(c, "terminate", in, true)
 			})
 		},
@@ -276,9 +239,7 @@ func (a *app) rekeyCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.steer(c, &t, args[0], func(ike, child string) error {
 				in := message("ike", ike, "child", child)
-				if reauth {
-					in.Set("reauth", "yes")
-				}
+				in.SetYes("reauth", reauth)
 				return a.operate(c, "rekey", in, false)
 			})
 		},
@@ -290,7 +251,7 @@ func (a *app) rekeyCommand() *cobra.Command {
 
 // steer finds out what NAME means and calls do.
 func (a *app) steer(c *cobra.Command, t *target, name string, do func(ike, child string) error) error {
-	s, err := a.dial()
+	s, err := a.dial(c.Context())
 	if err != nil {
 		return err
 	}
@@ -308,9 +269,7 @@ func (a *app) reloadCommand() *cobra.Command {
 		Use: "reload", Short: "Read the configuration again and apply what changed", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			in := message()
-			if dry {
-				in.Set("dry-run", "yes")
-			}
+			in.SetYes("dry-run", dry)
 			return a.operate(c, "reload", in, false)
 		},
 	}
@@ -323,53 +282,37 @@ func (a *app) logCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "log", Short: "The daemon's log as it is written (-f: until interrupted)", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := a.dial()
+			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
 			defer s.Close()
 			if !forever {
 				events, err := stream(c.Context(), s, "recent-log", "recent-log", nil)
-				if err != nil {
-					return err
-				}
 				for _, m := range events {
-					a.logLine(vici.Event{Message: m, Timestamp: stamp(m)})
+					a.logLine(stamp(m), m)
 				}
-				return nil
-			}
-			stop, err := a.follow(s, "log")
-			if err != nil {
 				return err
 			}
-			defer stop()
-			return a.untilGone(c.Context(), s)
+			if err := s.Register(c.Context(), "log", nil); err != nil {
+				return reachable(c.Context(), err)
+			}
+			err = s.Events(c.Context(), func(_ string, m wire.Message) { a.logLine(time.Now(), m) })
+			if err != nil {
+				return unreachableError{errors.New("the daemon ended")}
+			}
+			return nil
 		},
 	}
 	c.Flags().BoolVarP(&forever, "follow", "f", false, "go on until interrupted")
 	return c
 }
 
-func stamp(m *vici.Message) time.Time {
+// stamp is the time of a record of the past.
+func stamp(m wire.Message) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, text(m, "at"))
 	if err != nil {
 		return time.Time{}
 	}
 	return t
-}
-
-// untilGone waits for an interrupt, and notices when the daemon ends.
-func (a *app) untilGone(ctx context.Context, s *vici.Session) error {
-	tick := time.NewTicker(2 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if _, err := call(ctx, s, "version", nil); err != nil && ctx.Err() == nil {
-				return unreachableError{errors.New("the daemon ended")}
-			}
-		}
-	}
 }

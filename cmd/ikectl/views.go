@@ -3,7 +3,7 @@ package main
 import (
 	"strconv"
 
-	"github.com/strongswan/govici/vici"
+	"iked/vici/wire"
 )
 
 // The views are what ikectl shows: the same values as text and as JSON. Times
@@ -123,12 +123,12 @@ type failureView struct {
 	Advice    string   `json:"advice"`
 }
 
-func number(m *vici.Message, key string) uint64 {
+func number(m wire.Message, key string) uint64 {
 	v, _ := strconv.ParseUint(text(m, key), 10, 64)
 	return v
 }
 
-func maybe(m *vici.Message, key string) *int64 {
+func maybe(m wire.Message, key string) *int64 {
 	v, err := strconv.ParseInt(text(m, key), 10, 64)
 	if err != nil {
 		return nil
@@ -136,9 +136,9 @@ func maybe(m *vici.Message, key string) *int64 {
 	return &v
 }
 
-func yes(m *vici.Message, key string) bool { return text(m, key) == "yes" }
+func yes(m wire.Message, key string) bool { return text(m, key) == "yes" }
 
-func algorithms(m *vici.Message) algView {
+func algorithms(m wire.Message) algView {
 	return algView{
 		Encryption:     text(m, "encr-alg"),
 		EncryptionBits: text(m, "encr-keysize"),
@@ -150,10 +150,10 @@ func algorithms(m *vici.Message) algView {
 }
 
 // saViews reads a list-sa event: one section per IKE SA.
-func saViews(m *vici.Message) []saView {
+func saViews(m wire.Message) []saView {
 	var out []saView
-	for _, name := range m.Keys() {
-		s := section(m, name)
+	for _, n := range m {
+		name, s := n.Name, n.Sub
 		v := saView{
 			Name:         name,
 			ID:           number(s, "uniqueid"),
@@ -178,15 +178,15 @@ func saViews(m *vici.Message) []saView {
 			Children:     []childView{},
 		}
 		kids := section(s, "child-sas")
-		for _, k := range kids.Keys() {
-			v.Children = append(v.Children, childOf(section(kids, k)))
+		for _, k := range kids {
+			v.Children = append(v.Children, childOf(k.Sub))
 		}
 		out = append(out, v)
 	}
 	return out
 }
 
-func childOf(c *vici.Message) childView {
+func childOf(c wire.Message) childView {
 	return childView{
 		Name:       text(c, "name"),
 		ID:         number(c, "uniqueid"),
@@ -210,10 +210,10 @@ func childOf(c *vici.Message) childView {
 }
 
 // connViews reads a list-conn event.
-func connViews(m *vici.Message) []connView {
+func connViews(m wire.Message) []connView {
 	var out []connView
-	for _, name := range m.Keys() {
-		s := section(m, name)
+	for _, n := range m {
+		name, s := n.Name, n.Sub
 		local, remote := section(s, "local-1"), section(s, "remote-1")
 		v := connView{
 			Name:        name,
@@ -227,10 +227,10 @@ func connViews(m *vici.Message) []connView {
 			Children:    []connChildView{},
 		}
 		kids := section(s, "children")
-		for _, k := range kids.Keys() {
-			c := section(kids, k)
+		for _, k := range kids {
+			c := k.Sub
 			v.Children = append(v.Children, connChildView{
-				Name: k, Mode: text(c, "mode"), Start: text(c, "start"),
+				Name: k.Name, Mode: text(c, "mode"), Start: text(c, "start"),
 				LocalTS: list(c, "local-ts"), RemoteTS: list(c, "remote-ts"),
 			})
 		}
@@ -239,10 +239,10 @@ func connViews(m *vici.Message) []connView {
 	return out
 }
 
-func policyViews(m *vici.Message) []policyView {
+func policyViews(m wire.Message) []policyView {
 	var out []policyView
-	for _, name := range m.Keys() {
-		s := section(m, name)
+	for _, n := range m {
+		name, s := n.Name, n.Sub
 		out = append(out, policyView{
 			Name: name, Child: text(s, "child"), Conn: text(s, "ike"), Mode: text(s, "mode"), ReqID: text(s, "reqid"),
 			LocalTS: list(s, "local-ts"), RemoteTS: list(s, "remote-ts"),
@@ -251,7 +251,7 @@ func policyViews(m *vici.Message) []policyView {
 	return out
 }
 
-func failureOf(m *vici.Message) failureView {
+func failureOf(m wire.Message) failureView {
 	return failureView{
 		At: text(m, "at"), Stage: text(m, "stage"), Conn: text(m, "conn"), Child: text(m, "child"),
 		Local: text(m, "local"), Remote: text(m, "remote"),
