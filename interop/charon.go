@@ -42,14 +42,15 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
 		o.LogLevel = 1
 	}
 	c := &Charon{Dir: dir, Control: Control{Socket: filepath.Join(dir, "charon.vici")}}
-	for _, sub := range []string{"x509", "x509ca", "private"} {
+	// swanctl complains about each of its folders that is not there.
+	for _, sub := range []string{"x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "private", "rsa", "ecdsa", "bliss", "pkcs8", "pkcs12"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
 	conf := filepath.Join(dir, "strongswan.conf")
 	text := fmt.Sprintf(`charon {
-  load = random nonce aes des sha1 sha2 md5 hmac kdf gcm ctr ccm chapoly openssl curve25519 gmp pem pkcs1 pkcs8 x509 pubkey constraints revocation socket-default kernel-libipsec kernel-netlink vici updown
+  load = random nonce aes sha1 sha2 md5 hmac kdf gcm ctr ccm chapoly openssl curve25519 gmp pem pkcs1 pkcs8 x509 pubkey constraints revocation socket-default kernel-libipsec kernel-netlink vici updown
   user =
   install_virtual_ip = yes
   filelog { stderr { default = %d
@@ -101,9 +102,13 @@ func (c *Charon) Swanctl(ctx context.Context, args ...string) (string, error) {
 
 // Swanctl runs Debian's swanctl in a namespace against the daemon at socket.
 func Swanctl(ctx context.Context, ns *testnet.Namespace, socket string, args ...string) (string, error) {
+	conf := filepath.Join(filepath.Dir(socket), "swanctl-settings.conf")
+	if err := os.WriteFile(conf, []byte("# The defaults.\n"), 0o600); err != nil {
+		return "", err
+	}
 	return ns.RunCommand(ctx, testnet.Command{
 		Args: append(append([]string{"swanctl"}, args...), "--uri", "unix://"+socket),
-		Env:  []string{"STRONGSWAN_CONF=/dev/null"},
+		Env:  []string{"STRONGSWAN_CONF=" + conf},
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 )
 
 // TB is the part of testing.TB that is used here.
@@ -38,11 +39,15 @@ func RequireTUN(t TB) {
 	}
 }
 
-// RequireCommand does the same for a program of a Debian package. An absolute
-// path is taken as it is.
+// RequireCommand does the same for a program of a Debian package; an absolute path
+// may be any file.
 func RequireCommand(t TB, program, debianPackage string) {
 	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
+	_, err := exec.LookPath(program)
+	if filepath.IsAbs(program) {
+		_, err = os.Stat(program)
+	}
+	if err != nil {
 		leaveOut(t, fmt.Sprintf("%s is missing: install the Debian package %s", program, debianPackage))
 	}
 }
