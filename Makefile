@@ -1,0 +1,51 @@
+# iked: build, test and install. See README.md.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+SYSCONFDIR ?= /etc
+UNITDIR ?= /lib/systemd/system
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo devel)
+GOBUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+
+.PHONY: all build test demo bench install uninstall fmt vet fuzz clean
+
+all: build
+
+build:
+	$(GOBUILD) -o bin/iked ./cmd/iked
+	$(GOBUILD) -o bin/ikectl ./cmd/ikectl
+
+test:
+	tools/test.sh
+
+# KEEP=1 leaves the network up until Ctrl-C.
+demo: build
+	$(GOBUILD) -o bin/demo ./tools/demo
+	bin/demo -iked bin/iked -ikectl bin/ikectl $(if $(KEEP),-keep)
+
+bench: build
+	tools/bench.sh
+
+install: build
+	install -D -m 0755 bin/iked $(DESTDIR)$(PREFIX)/sbin/iked
+	install -D -m 0755 bin/ikectl $(DESTDIR)$(PREFIX)/bin/ikectl
+	install -d -m 0700 $(DESTDIR)$(SYSCONFDIR)/iked
+	install -d -m 0755 $(DESTDIR)$(UNITDIR)
+	sed 's|@SBINDIR@|$(PREFIX)/sbin|g' packaging/iked.service > $(DESTDIR)$(UNITDIR)/iked.service
+	chmod 0644 $(DESTDIR)$(UNITDIR)/iked.service
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/iked $(DESTDIR)$(PREFIX)/bin/ikectl $(DESTDIR)$(UNITDIR)/iked.service
+
+fmt:
+	gofmt -w $$(git ls-files '*.go')
+
+vet:
+	go vet ./...
+	cd tools/bench && go vet ./...
+
+fuzz:
+	tools/fuzz.sh
+
+clean:
+	rm -rf bin

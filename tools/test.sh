@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Runs every test: packages, format, vet, then the phases of tools/runtests.
+# Without root it runs what needs none and says what it left out.
+# PHASES=unit (or unit,race,interop) limits the phases.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools/packages.sh gcc libc6-dev nftables \
+	strongswan-charon strongswan-swanctl libcharon-extra-plugins \
+	libstrongswan-extra-plugins libstrongswan-standard-plugins
+
+unformatted=$(gofmt -l $(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))
+if [ -n "$unformatted" ]; then
+	printf 'not formatted (run make fmt):\n%s\n' "$unformatted" >&2
+	exit 1
+fi
+go vet ./...
+mkdir -p bin
+exec go run ./tools/runtests -summary bin/test-summary -phases "${PHASES:-unit,race,interop}"
