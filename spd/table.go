@@ -27,10 +27,19 @@ type Table struct {
 	txn    uint64
 }
 
-// entry is a policy with its place in the order.
+// entry is a policy with its place in the order. The common case of a single
+// selector on each side lies in the entry itself: one place in memory to fetch.
 type entry struct {
 	no  uint64 // age
+	ts  [2]TS
 	pol Policy
+}
+
+func newEntry(p *Policy) *entry {
+	e := &entry{pol: *p}
+	e.pol.Remote = append(e.ts[:0:1], p.Remote...)
+	e.pol.Local = append(e.ts[1:1:2], p.Local...)
+	return e
 }
 
 // before is the order of the SPD: priority, then age.
@@ -73,6 +82,8 @@ type bucket struct {
 	list  []*entry
 	local *bart.Table[*leaf] // instead of list when there are many
 	n     int
+	// ownLocal: local was made by transaction txn, no reader has it.
+	ownLocal bool
 }
 
 // leaf holds the policies of one pair of remote and local prefix.
@@ -148,6 +159,12 @@ func (b *bucket) lookup(f *Flow, best *entry) *entry {
 	if best != nil && best.before(b.first) {
 		return best
 	}
+	if b.n == 1 && b.local == nil {
+		if b.first.matches(f) {
+			return b.first
+		}
+		return best
+	}
 	if b.local == nil {
 		return first(b.list, f, best)
 	}
@@ -173,11 +190,19 @@ func first(list []*entry, f *Flow, best *entry) *entry {
 		if best != nil && best.before(e) {
 			break
 		}
-		if f.MatchRemote(e.pol.Remote) && f.MatchLocal(e.pol.Local) {
+		if e.matches(f) {
 			return e
 		}
 	}
 	return best
+}
+
+func (e *entry) matches(f *Flow) bool {
+	if len(e.pol.Remote) == 1 && len(e.pol.Local) == 1 {
+		return e.ts[0].match(f.Remote, f.Proto, f.RemotePort, f.HasPorts) &&
+			e.ts[1].match(f.Local, f.Proto, f.LocalPort, f.HasPorts)
+	}
+	return f.Match(e.pol.Local, e.pol.Remote)
 }
 
 // Apply removes and adds policies in one step: a Lookup sees the table before
@@ -208,8 +233,7 @@ func (t *Table) Apply(remove []uint64, add []Policy) error {
 		}
 	}
 	for i := range add {
-		e := &entry{pol: add[i]}
-		e.pol.Local, e.pol.Remote = slices.Clone(add[i].Local), slices.Clone(add[i].Remote)
+		e := newEntry(&add[i])
 		if o := t.byID[e.pol.ID]; o != nil {
 			x.remove(o)
 			e.no = o.no

@@ -130,12 +130,12 @@ func parsePorts(proto uint8, s string) (from, to uint16, err error) {
 
 // parsePort gives the first and last port value that one number stands for.
 func parsePort(proto uint8, s string) (from, to uint16, err error) {
-	if proto == protoICMP || proto == protoICMPv6 {
+	if typed(proto) {
 		if t, c, ok := strings.Cut(s, "("); ok {
 			typ, err1 := strconv.ParseUint(t, 0, 8)
 			code, err2 := strconv.ParseUint(strings.TrimSuffix(c, ")"), 0, 8)
 			if err1 != nil || err2 != nil || !strings.HasSuffix(c, ")") {
-				return 0, 0, fmt.Errorf("%q is not an ICMP type(code), each up to 255", s)
+				return 0, 0, fmt.Errorf("%q is not a type(code), each up to 255", s)
 			}
 			v := uint16(typ)<<8 | uint16(code)
 			return v, v, nil
@@ -211,8 +211,12 @@ func (t TS) portText() string {
 			return strconv.Itoa(int(from>>8)) + "-" + strconv.Itoa(int(to>>8))
 		}
 		return icmpText(from) + "-" + icmpText(to)
-	case t.Proto == protoMH && from&0xff == 0 && to&0xff == 0:
-		if from == to {
+	case t.Proto == protoMH:
+		// The type alone is in the high octet (RFC 4301, Section 4.4.1.1).
+		switch {
+		case (from|to)&0xff != 0:
+			return icmpText(from) + "-" + icmpText(to)
+		case from == to:
 			return strconv.Itoa(int(from >> 8))
 		}
 		return strconv.Itoa(int(from>>8)) + "-" + strconv.Itoa(int(to>>8))

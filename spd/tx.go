@@ -58,11 +58,8 @@ func (x *tx) own(b *bucket) *bucket {
 		return b
 	}
 	c := *b
-	c.txn, c.list = x.id, slices.Clone(b.list)
-	if b.local != nil {
-		// Persistent changes follow, so the new table may share nodes with the old.
-		c.local = b.local
-	}
+	// The local table is shared with b and changed persistently only.
+	c.txn, c.list, c.ownLocal = x.id, slices.Clone(b.list), false
 	return &c
 }
 
@@ -92,7 +89,7 @@ func (x *tx) put(p netip.Prefix, local []netip.Prefix, e *entry) {
 // split files the list of a bucket by local prefixes.
 func (x *tx) split(b *bucket, is4 bool) {
 	list := b.list
-	b.list, b.local = nil, new(bart.Table[*leaf])
+	b.list, b.local, b.ownLocal = nil, new(bart.Table[*leaf]), true
 	for _, e := range list {
 		local := keys(e.pol.Local, is4)
 		if len(local) > maxLocalKeys {
@@ -115,7 +112,11 @@ func (x *tx) putLocal(b *bucket, local []netip.Prefix, e *entry) {
 			n.list = slices.Clone(l.list)
 		}
 		n.list = insertSorted(n.list, e)
-		b.local = b.local.InsertPersist(p, n)
+		if b.ownLocal {
+			b.local.Insert(p, n)
+		} else {
+			b.local = b.local.InsertPersist(p, n)
+		}
 	}
 }
 
@@ -143,6 +144,7 @@ func (x *tx) take(p netip.Prefix, local []netip.Prefix, e *entry) {
 		switch {
 		case !ok:
 		case len(l.list) == 1:
+			// Persistent even in an own table: rare within one transaction.
 			b.local = b.local.DeletePersist(lp)
 		case l.txn == x.id:
 			l.list = removeSorted(l.list, e)
