@@ -19,6 +19,16 @@ const (
 	NullID Type = 13
 )
 
+// Types that are patterns only and never sent in IKEv2; the numbers and the
+// layout of the data are those of the IPsec DOI (RFC 2407, Section 4.6.2): address
+// and mask, or first and last address.
+const (
+	IPv4Subnet Type = 4
+	IPv6Subnet Type = 6
+	IPv4Range  Type = 7
+	IPv6Range  Type = 8
+)
+
 // ID is an identity. Data holds the raw octets of the ID payload's
 // "Identification Data". It is comparable; the zero value is %any.
 type ID struct {
@@ -30,4 +40,31 @@ type ID struct {
 // AUTH calculation covers (RFC 7296, Section 2.15).
 func (id ID) Body() []byte {
 	return append([]byte{byte(id.Type), 0, 0, 0}, id.Data...)
+}
+
+// IsAny tells whether this is %any.
+func (id ID) IsAny() bool { return id.Type == Any }
+
+// IsPattern tells whether the identity matches more than itself, so that it
+// cannot be an own identity.
+func (id ID) IsPattern() bool {
+	switch id.Type {
+	case Any, IPv4Subnet, IPv6Subnet, IPv4Range, IPv6Range:
+		return true
+	case FQDN, RFC822:
+		return wildcard(id.Data) || isRegexp(id.Data)
+	case DERDN:
+		rdns, err := decodeDN([]byte(id.Data))
+		if err != nil {
+			return false
+		}
+		for _, rdn := range rdns {
+			for _, a := range rdn {
+				if a.wildcard() {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
