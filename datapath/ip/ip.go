@@ -106,6 +106,9 @@ type Info struct {
 	TotalLen int
 	// HeaderLen is the offset of the next layer header.
 	HeaderLen int
+	// FragStart is the offset of the data that was cut into fragments: behind
+	// the IPv4 header, or behind the fragment header of IPv6, 0 without one.
+	FragStart int
 	Src, Dst  netip.Addr
 	// SrcPort and DstPort are ports; for ICMP both hold type<<8|code, for the
 	// mobility header type<<8, as in spd.Flow.
@@ -162,7 +165,7 @@ func parse4(b []byte, info *Info) Fault {
 		Version: 4, TOS: b[1], TTL: b[8], Proto: b[9],
 		DF: frag&0x4000 != 0, MoreFrag: more, Fragmented: more || off != 0,
 		FragOffset: off, FragID: uint32(binary.BigEndian.Uint16(b[4:])),
-		TotalLen: total, HeaderLen: hl,
+		TotalLen: total, HeaderLen: hl, FragStart: hl,
 		Src: netip.AddrFrom4([4]byte(b[12:16])), Dst: netip.AddrFrom4([4]byte(b[16:20])),
 	}
 	info.ports(b[hl:total])
@@ -184,13 +187,19 @@ func parse6(b []byte, info *Info) Fault {
 	if total > len(b) {
 		return BadTotalLength
 	}
+	return walk6(b[:total], total, true, info)
+}
+
+// walk6 reads the headers of b, total octets of a packet. whole is false for
+// the start of a packet that an ICMP error quotes: the payload's length is then
+// not known.
+func walk6(b []byte, total int, whole bool, info *Info) Fault {
 	w := binary.BigEndian.Uint32(b)
 	*info = Info{
 		Version: 6, TOS: uint8(w >> 20), TTL: b[7], Proto: b[6], FlowLabel: w & 0xfffff,
 		TotalLen: total, HeaderLen: IPv6HeaderLen,
 		Src: netip.AddrFrom16([16]byte(b[8:24])), Dst: netip.AddrFrom16([16]byte(b[24:40])),
 	}
-	b = b[:total]
 	fragment := false
 	for n := 0; ; n++ {
 		at := info.HeaderLen
@@ -208,6 +217,7 @@ func parse6(b []byte, info *Info) Fault {
 			}
 			fragment = true
 			size = FragHeaderLen
+			info.FragStart = at + size
 			f := binary.BigEndian.Uint16(b[at+2:])
 			info.FragOffset, info.MoreFrag = f&^7, f&1 != 0
 			info.FragID = binary.BigEndian.Uint32(b[at+4:])
@@ -215,7 +225,7 @@ func parse6(b []byte, info *Info) Fault {
 			// datagram (RFC 6946).
 			info.Fragmented = info.FragOffset != 0 || info.MoreFrag
 			payload := total - at - size
-			if int(info.FragOffset)+payload > 65535 || info.MoreFrag && payload%8 != 0 || info.Fragmented && payload == 0 {
+			if whole && (int(info.FragOffset)+payload > 65535 || info.MoreFrag && payload%8 != 0 || info.Fragmented && payload == 0) {
 				return BadFragment
 			}
 		default:
