@@ -69,3 +69,6 @@ func (c *Conn) GRO() bool { return c.gro }
 
 // Close ends the reader with os.ErrClosed.
 func (c *Conn) Close() error { return c.f.Close() }
+
+// DisableGSO makes a socket send every datagram by itself.
+func DisableGSO(c *Conn) { c.gso.Store(false) }
