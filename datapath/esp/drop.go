@@ -4,31 +4,31 @@ package esp
 // drop allocates: names are counter labels.
 type Drop uint8
 
-// Drops of the inbound side, of the outbound side, and of both.
+// Drops. Pass is none.
 const (
 	Pass Drop = iota
 	// Dummy is no fault: next header 59 (RFC 4303, Section 2.6), counted and
 	// dropped after authentication and the update of the window.
 	Dummy
-	ESPTooShort
-	ESPBadLength
-	ReplayOld
-	ReplayDuplicate
-	ReplayInvalid
-	BadICV
-	BadPadding
-	BadNextHeader
-	InnerInvalid
-	InnerVersion
-	InnerECN
-	SelectorMismatch
-	InnerFragment
-	OuterFragment
-	SequenceOverflow
-	LifetimeOver
-	TooBig
-	NoRoom
-	OutboundInvalid
+	ESPTooShort      // no room for header, IV, trailer and ICV
+	ESPBadLength     // ciphertext is not a multiple of the block
+	ReplayOld        // behind the window
+	ReplayDuplicate  // seen
+	ReplayInvalid    // number 0 or before the first packet
+	BadICV           // not authentic
+	BadPadding       // longer than the packet, or not 1, 2, 3 ...
+	BadNextHeader    // none that the mode of the SA allows
+	InnerInvalid     // no valid IP packet inside
+	InnerVersion     // its version is not what the next header says
+	InnerECN         // RFC 6040: congestion signalled to a Not-ECT packet
+	SelectorMismatch // outside of the selectors of the SA (RFC 4301, Section 5.2)
+	InnerFragment    // a non-initial fragment on an SA with port selectors
+	OuterFragment    // a fragment reached ESP (RFC 4303, Section 3.4.1); for callers
+	SequenceOverflow // no sequence number left
+	LifetimeOver     // a hard limit is reached
+	TooBig           // no datagram holds the result
+	NoRoom           // the buffer has not Headroom and Tailroom
+	OutboundInvalid  // no valid IP packet to protect; for callers
 	numDrops
 )
 

@@ -10,12 +10,20 @@
 // Outbound.Seal writes from the SPI to the ICV, Outbound.Encapsulate what is
 // before it. Inbound.Open takes a packet from its SPI on and gives back the inner
 // packet, a slice of the same buffer.
+//
+// What a mode does to the headers around the payload is in mode.go, apart from
+// the protection itself in seal.go and open.go.
 package esp
 
 import (
+	"crypto/rand"
+	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
+	"iked/crypto/aead"
+	"iked/crypto/suite"
 	"iked/datapath/ip"
 	"iked/sad"
 	"iked/spd"
@@ -36,6 +44,40 @@ const (
 	Tailroom = 16 + 2 + 32
 )
 
+// trailerLen is pad length and next header.
+const trailerLen = 2
+
+// defaultTTL is the TTL or hop limit of tunnel headers (RFC 4301, Section
+// 5.1.2: constructed).
+const defaultTTL = 64
+
+// Floors of the path MTU: what an unauthenticated ICMP message may lower it to.
+const (
+	floorMTU4 = 576
+	floorMTU6 = ip.MinMTU6
+)
+
+// Scratch is the working memory of one goroutine. The zero value is ready.
+type Scratch struct {
+	aead   aead.Scratch
+	random [1024]byte
+	left   int // octets of random that were not used yet
+}
+
+// fill writes random octets.
+func (w *Scratch) fill(b []byte) {
+	for len(b) > 0 {
+		if w.left == 0 {
+			rand.Read(w.random[:]) // never fails
+			w.left = len(w.random)
+		}
+		at := len(w.random) - w.left
+		n := copy(b, w.random[at:])
+		clear(w.random[at : at+n])
+		b, w.left = b[n:], w.left-n
+	}
+}
+
 // Sealed is the result of Seal: where ESP lies in the buffer and what the outer
 // header must say.
 type Sealed struct {
@@ -47,7 +89,7 @@ type Sealed struct {
 	TOS uint8
 	TTL uint8
 	DF  bool
-	// Expiry tells that this packet reached a soft limit of the SA.
+	// Expiry tells that the SA reached a soft limit.
 	Expiry sad.Expiry
 }
 
@@ -56,77 +98,155 @@ type Opened struct {
 	// Packet is the inner packet, a slice of the buffer that was opened.
 	Packet []byte
 	Info   ip.Info
-	// Flow is the inner packet's as the SPD sees it.
+	// Flow is the inner packet's as the SPD sees it; of a SelectorMismatch too.
 	Flow spd.Flow
 	Seq  uint64
 	// Newest tells that this packet moved the replay window forward: only such
-	// a packet may say where the peer is now (RFC 7296, Section 2.23).
+	// a packet may say where the peer is now (RFC 7296, Section 2.23). It and
+	// Seq are valid for every drop after authentication.
 	Newest bool
+	// Expiry tells that the SA reached a soft limit.
 	Expiry sad.Expiry
 }
 
-// Path is the outside of an SA, replaced as a whole when a peer moves.
+// Path is the outside of an SA, replaced as a whole when a peer moves. It must
+// not be changed after SetPath.
 type Path struct {
 	Src, Dst netip.Addr
 	Encap    *sad.Encap
-	// MTU is the path MTU, outer IP header included.
+	// MTU is the path MTU, outer IP header included; outbound SAs only.
 	MTU int
+	// inner is the largest inner packet that fits.
+	inner int
 }
 
-// NewOutbound prepares an outbound SA; path MTU mtu is that of the way to the
-// peer (1500 when unknown). The error says which property cannot be carried.
-func NewOutbound(sa *sad.SA, mtu int, now time.Time) (*Outbound, error) { panic("being written") }
+// common is what both directions of an SA have.
+type common struct {
+	sa     *sad.SA
+	cipher *aead.Cipher
+	path   atomic.Pointer[Path]
+	meter  sad.Meter
+	// align is what the plaintext's length must be a multiple of: the block of
+	// the cipher, and 4 (RFC 4303, Section 2.4).
+	align int
+}
+
+func (c *common) init(sa *sad.SA, now time.Time) error {
+	switch {
+	case sa.Proto != suite.ProtoESP:
+		return fmt.Errorf("SA %08x of %s: protocol %v, expected ESP", sa.SPI, sa.Name, sa.Proto)
+	case sa.SPI < sad.MinSPI:
+		return fmt.Errorf("SA %08x of %s: SPIs below %d are reserved (RFC 4303, Section 2.1)", sa.SPI, sa.Name, sad.MinSPI)
+	case sa.Mode != spd.Tunnel:
+		return fmt.Errorf("SA %08x of %s: the userspace datapath carries tunnel mode only, the SA has mode %d", sa.SPI, sa.Name, sa.Mode)
+	case !sa.Src.IsValid() || !sa.Dst.IsValid() || sa.Src.Is4() != sa.Dst.Is4():
+		return fmt.Errorf("SA %08x of %s: outer addresses %s and %s, expected two of one family", sa.SPI, sa.Name, sa.Src, sa.Dst)
+	case len(sa.Local) == 0 || len(sa.Remote) == 0:
+		return fmt.Errorf("SA %08x of %s: %d local and %d remote selectors, expected at least one of each", sa.SPI, sa.Name, len(sa.Local), len(sa.Remote))
+	}
+	var err error
+	c.cipher, err = aead.New(sa.Encr, sa.Integ, sa.EncrKey.Reveal(), sa.IntegKey.Reveal())
+	if err != nil {
+		return fmt.Errorf("SA %08x of %s: %w", sa.SPI, sa.Name, err)
+	}
+	c.sa, c.align = sa, max(c.cipher.Block(), 4)
+	c.meter.Init(sa.Limits, now)
+	return nil
+}
+
+// SA is the record that the object was made from. It must not be changed, and
+// its outer addresses are not followed: see Path.
+func (c *common) SA() *sad.SA { return c.sa }
+
+// Path is the current outside.
+func (c *common) Path() *Path { return c.path.Load() }
+
+// CheckTime tells which limit of the SA has been reached at now, the hardest
+// first; bytes and packets are looked at as well.
+func (c *common) CheckTime(now time.Time) sad.Expiry { return c.meter.Check(now) }
+
+// Touch records a use at now; once per batch is enough.
+func (c *common) Touch(now time.Time) { c.meter.Touch(now) }
 
 // Outbound carries packets of one outbound SA. All methods are safe for
-// concurrent use.
-type Outbound struct{}
-
-// Seal protects the packet in buf[off:off+n] in place. info is what ip.Parse
-// said of it. It needs Headroom octets before and Tailroom behind. After any
-// Drop the packet is garbage unless the drop is TooBig.
-func (o *Outbound) Seal(buf []byte, off, n int, info *ip.Info, out *Sealed) Drop {
-	panic("being written")
+// concurrent use, each goroutine with its own Scratch.
+type Outbound struct {
+	common
+	seq sad.Counter
 }
 
-// SealDummy makes a dummy packet with n octets of random payload (RFC 4303,
-// Section 2.6) in buf, whose ESP header starts so that Headroom stays free.
-func (o *Outbound) SealDummy(buf []byte, n int, out *Sealed) Drop { panic("being written") }
+// NewOutbound prepares an outbound SA; mtu is the MTU of the path to the peer,
+// 1500 when unknown. The error says which property cannot be carried.
+func NewOutbound(sa *sad.SA, mtu int, now time.Time) (*Outbound, error) {
+	o := new(Outbound)
+	if err := o.init(sa, now); err != nil {
+		return nil, err
+	}
+	o.seq.Init(sa.ESN)
+	o.SetPath(Path{Src: sa.Src, Dst: sa.Dst, Encap: sa.Encap, MTU: mtu})
+	return o, nil
+}
 
-// Encapsulate writes the outer IP header and, when the SA says so, the UDP
-// header in front of a sealed packet; start is the first octet of the outer
-// header, udp that of the UDP header or of ESP.
-func (o *Outbound) Encapsulate(buf []byte, s *Sealed) (start, payload int) { panic("being written") }
+// SetPath replaces the outside; the inner MTU follows.
+func (o *Outbound) SetPath(p Path) {
+	p.MTU = max(p.MTU, floor(p.Dst))
+	p.inner = innerMTU(p.MTU, outerLen(&p), o.cipher.IVLen(), o.cipher.ICVLen(), o.align)
+	o.path.Store(&p)
+}
 
-// InnerMTU is the largest inner packet that fits the path MTU.
-func (o *Outbound) InnerMTU() int { panic("being written") }
-
-// Path is the current outside; SetPath replaces it.
-func (o *Outbound) Path() *Path    { panic("being written") }
-func (o *Outbound) SetPath(p Path) { panic("being written") }
-
-// SA is the record it was made from.
-func (o *Outbound) SA() *sad.SA { panic("being written") }
+// LowerMTU takes a smaller path MTU that an ICMP message reported, not below
+// the floor: 576 for IPv4, 1280 for IPv6 (RFC 4301, Section 8.2.1). It tells
+// whether that changed anything.
+func (o *Outbound) LowerMTU(mtu int) bool {
+	for {
+		old := o.path.Load()
+		p := *old
+		p.MTU = max(mtu, floor(p.Dst))
+		if p.MTU >= old.MTU {
+			return false
+		}
+		p.inner = innerMTU(p.MTU, outerLen(&p), o.cipher.IVLen(), o.cipher.ICVLen(), o.align)
+		if o.path.CompareAndSwap(old, &p) {
+			return true
+		}
+	}
+}
 
 // Usage is what is known of the SA at the moment.
-func (o *Outbound) Usage() sad.Usage { panic("being written") }
+func (o *Outbound) Usage() sad.Usage {
+	u := o.meter.Usage()
+	u.Seq, u.MTU = o.seq.Last(), o.InnerMTU()
+	return u
+}
 
-// CheckTime tells whether a time limit has passed at now.
-func (o *Outbound) CheckTime(now time.Time) sad.Expiry { panic("being written") }
+// SkipSequence passes over n sequence numbers (a copy of an SA that another
+// process used before goes on behind it).
+func (o *Outbound) SkipSequence(n uint64) { o.seq.Skip(n) }
 
 // Inbound carries packets of one inbound SA. All methods are safe for
-// concurrent use.
-type Inbound struct{}
+// concurrent use, each goroutine with its own Scratch.
+type Inbound struct {
+	common
+	replay sad.Replay
+}
 
 // NewInbound prepares an inbound SA.
-func NewInbound(sa *sad.SA, now time.Time) (*Inbound, error) { panic("being written") }
+func NewInbound(sa *sad.SA, now time.Time) (*Inbound, error) {
+	i := new(Inbound)
+	if err := i.init(sa, now); err != nil {
+		return nil, err
+	}
+	i.replay.Init(sa.ReplayWindow, sa.ESN)
+	i.SetPath(Path{Src: sa.Src, Dst: sa.Dst, Encap: sa.Encap})
+	return i, nil
+}
 
-// Open authenticates and decrypts the ESP packet in b, SPI to ICV, in place;
-// tos is DSCP and ECN of the outer header.
-func (i *Inbound) Open(b []byte, tos uint8, out *Opened) Drop { panic("being written") }
+// SetPath replaces the outside.
+func (i *Inbound) SetPath(p Path) { i.path.Store(&p) }
 
-// SA, Path, SetPath, Usage and CheckTime are as those of Outbound.
-func (i *Inbound) SA() *sad.SA                        { panic("being written") }
-func (i *Inbound) Path() *Path                        { panic("being written") }
-func (i *Inbound) SetPath(p Path)                     { panic("being written") }
-func (i *Inbound) Usage() sad.Usage                   { panic("being written") }
-func (i *Inbound) CheckTime(now time.Time) sad.Expiry { panic("being written") }
+// Usage is what is known of the SA at the moment.
+func (i *Inbound) Usage() sad.Usage {
+	u := i.meter.Usage()
+	u.Seq = i.replay.Top()
+	return u
+}

@@ -58,12 +58,12 @@ type fragKey struct {
 type fragSet struct {
 	key        fragKey
 	next, prev *fragSet
-	until  time.Time
-	header []byte // of the first fragment, up to the fragment header in IPv6
-	end    int    // length of the payload, -1 unknown
-	have   int
-	pieces []piece // sorted
-	bad    bool    // refused; the rest of it is swallowed until the time is over
+	until      time.Time
+	header     []byte // of the first fragment, up to the fragment header in IPv6
+	end        int    // length of the payload, -1 unknown
+	have       int
+	pieces     []piece // sorted
+	bad        bool    // refused; the rest of it is swallowed until the time is over
 }
 
 type piece struct {

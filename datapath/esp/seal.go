@@ -1,0 +1,89 @@
+package esp
+
+import (
+	"encoding/binary"
+
+	"iked/crypto/aead"
+	"iked/datapath/ip"
+	"iked/sad"
+)
+
+// Seal protects the packet at buf[off:] in place; info is what ip.Parse said of
+// it. There must be Headroom octets before and Tailroom behind it; with less
+// room behind, TFC padding is shortened. The size is not held against the path
+// MTU: Fit does that. After a Drop nothing must be sent.
+func (o *Outbound) Seal(w *Scratch, buf []byte, off int, info *ip.Info, out *Sealed) Drop {
+	if off < Headroom || len(buf)-off < info.TotalLen+Tailroom {
+		return NoRoom
+	}
+	p := o.path.Load()
+	return o.seal(w, buf, p, o.wrapTunnel(p, off, info, out), out)
+}
+
+// SealDummy makes a dummy packet with n random octets (RFC 4303, Section 2.6);
+// the ESP header starts so that Encapsulate has its room.
+func (o *Outbound) SealDummy(w *Scratch, buf []byte, n int, out *Sealed) Drop {
+	if n < 0 || len(buf) < Headroom+n+Tailroom {
+		return NoRoom
+	}
+	w.fill(buf[Headroom : Headroom+n])
+	out.TOS, out.TTL, out.DF = 0, defaultTTL, false
+	return o.seal(w, buf, o.path.Load(), payload{off: Headroom, n: n, nextHeader: ip.ProtoNoNext}, out)
+}
+
+// seal is RFC 4303, Section 3.3.2 to 3.3.4: padding, number, encryption, ICV.
+func (o *Outbound) seal(w *Scratch, buf []byte, p *Path, pl payload, out *Sealed) Drop {
+	iv, icv := o.cipher.IVLen(), o.cipher.ICVLen()
+	n := pl.n
+	if pl.pad && o.sa.TFCPadding != 0 {
+		n = o.tfc(buf, p, pl)
+	}
+	pad := -(n + trailerLen) & (o.align - 1)
+	text := n + pad + trailerLen
+	start := pl.off - iv - HeaderLen
+	size := HeaderLen + iv + text + icv
+	if size+outerLen(p) > 65535 {
+		return TooBig
+	}
+	// Bytes are what the algorithm processes, padding included (RFC 4301,
+	// Section 4.4.2.1).
+	out.Expiry = o.meter.Add(text)
+	if out.Expiry.Hard() {
+		return LifetimeOver
+	}
+	seq, ok := o.seq.Next()
+	if !ok {
+		return SequenceOverflow
+	}
+	b := buf[start : start+size]
+	binary.BigEndian.PutUint32(b, o.sa.SPI)
+	binary.BigEndian.PutUint32(b[4:], uint32(seq))
+	if o.cipher.RandomIV() {
+		w.fill(b[HeaderLen : HeaderLen+iv])
+	} else {
+		aead.PutIV(b[HeaderLen:HeaderLen+iv], seq)
+	}
+	t := b[HeaderLen+iv+n : HeaderLen+iv+text]
+	for i := range pad {
+		t[i] = byte(i + 1) // RFC 4303, Section 2.4
+	}
+	t[pad], t[pad+1] = byte(pad), pl.nextHeader
+	o.cipher.Seal(&w.aead, b, HeaderLen, uint32(seq>>32), o.sa.ESN)
+	out.Off, out.Len, out.Seq = start, size, seq
+	return Pass
+}
+
+// tfc zeroes the traffic flow confidentiality padding behind the payload and
+// gives the padded length (RFC 4303, Section 2.7).
+func (o *Outbound) tfc(buf []byte, p *Path, pl payload) int {
+	n := p.inner
+	if o.sa.TFCPadding != sad.TFCToMTU {
+		n = min(n, int(o.sa.TFCPadding))
+	}
+	n = min(n, len(buf)-pl.off-Tailroom)
+	if n <= pl.n {
+		return pl.n
+	}
+	clear(buf[pl.off+pl.n : pl.off+n])
+	return n
+}
