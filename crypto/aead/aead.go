@@ -34,8 +34,8 @@ var (
 type mode uint8
 
 const (
-	combined mode = iota // AEAD with the whole tag that the library checks
-	shortTag             // AES-GCM with an 8-octet ICV
+	combined mode = iota // AEAD with a 16-octet ICV, which the library checks
+	shortTag             // AES-GCM with an ICV of 8 or 12 octets
 	gmac                 // AES-GMAC: nothing encrypted, all authenticated
 	cbc
 	ctr
@@ -57,7 +57,7 @@ func lookUp(t suite.Transform) (params, error) {
 		case suite.EncrAESGCM8: // RFC 4106, Sections 3, 6, 8.1
 			return params{mode: shortTag, key: key + 4, salt: 4, iv: 8, icv: 8, block: 1}, nil
 		case suite.EncrAESGCM12:
-			return params{mode: combined, key: key + 4, salt: 4, iv: 8, icv: 12, block: 1}, nil
+			return params{mode: shortTag, key: key + 4, salt: 4, iv: 8, icv: 12, block: 1}, nil
 		case suite.EncrAESGCM16:
 			return params{mode: combined, key: key + 4, salt: 4, iv: 8, icv: 16, block: 1}, nil
 		case suite.EncrNullAESGMAC: // RFC 4543, Section 3
@@ -179,9 +179,7 @@ func (c *Cipher) setKey(encr suite.Transform, key []byte) (err error) {
 		return err
 	}
 	switch c.mode {
-	case combined:
-		c.aead, err = cipher.NewGCMWithTagSize(c.blk, c.icv)
-	case shortTag, gmac:
+	case combined, shortTag, gmac:
 		c.aead, err = cipher.NewGCM(c.blk)
 	case cbc:
 		zero := make([]byte, c.iv)
@@ -240,9 +238,7 @@ func (c *Cipher) Seal(w *Scratch, b []byte, hdr int, seqHi uint32, esn bool) {
 		c.aead.Seal(text[:0], c.nonce(w, b, hdr), text, w.header(b, hdr, seqHi, esn))
 		return
 	case shortTag:
-		nonce, aad := c.nonce(w, b, hdr), w.header(b, hdr, seqHi, esn)
-		out := c.aead.Seal(w.grow(len(text) + 16)[:0], nonce, text, aad)
-		copy(b[start:], out[:len(text)+c.icv])
+		c.sealShort(w, b, hdr, seqHi, esn)
 		return
 	case gmac:
 		c.aead.Seal(b[n:n], c.nonce(w, b, hdr), nil, w.whole(b[:n], seqHi, esn))

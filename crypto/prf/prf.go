@@ -94,7 +94,8 @@ func (p PRF) keyed(key []byte) hash.Hash {
 	}
 	if len(key) != blockmac.Size {
 		var fixed [blockmac.Size]byte
-		if len(key) < blockmac.Size {
+		// RFC 4434, Section 2, pads a short key; RFC 4615, Section 3, does not.
+		if len(key) < blockmac.Size && p.id == suite.PRFAESXCBC {
 			copy(fixed[:], key)
 		} else {
 			h := p.mustBlock(fixed[:])
