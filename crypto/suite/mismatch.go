@@ -97,10 +97,10 @@ func (p *PairMismatch) advice() string {
 	for _, o := range p.OurList {
 		for _, t := range p.TheirList {
 			switch {
-			case o == t && p.Type == INTEG:
-				return "the cipher carries its own integrity, so it must stand in a proposal without an integrity algorithm on both sides"
 			case o == t && o.ID >= firstPrivateID:
 				return fmt.Sprintf("%v has a private number, which is accepted only from peers of known make; choose a standard algorithm", o)
+			case o == t && p.Type == INTEG:
+				return "the cipher carries its own integrity, so it must stand in a proposal without an integrity algorithm on both sides"
 			case o.ID == t.ID && o.KeyBits != t.KeyBits:
 				return fmt.Sprintf("key lengths must be equal: add %v here or %v at the peer", t, o)
 			}
