@@ -1,11 +1,11 @@
 package interop
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"iked/internal/testnet"
@@ -366,15 +366,12 @@ var cases = []testCase{
 	{group: "Fragmentation", name: "large certificates over IPv6", outer: 6, pki: certificates(ECDSA256, CertOptions{Padding: 4000}, false), edit: byCertificate, then: fragmented},
 }
 
-// Each case has a name of its own, since the name is its line in the matrix.
-var _ = func() bool {
+func TestCasesHaveNamesOfTheirOwn(t *testing.T) {
 	seen := map[string]bool{}
 	for _, c := range cases {
-		key := c.group + "/" + c.name
-		if seen[key] {
-			panic(fmt.Sprintf("two cases are called %s", key))
+		if seen[c.group+"/"+c.name] {
+			t.Errorf("two lines of the matrix are called %s/%s", c.group, c.name)
 		}
-		seen[key] = true
+		seen[c.group+"/"+c.name] = true
 	}
-	return true
-}()
+}
