@@ -229,7 +229,7 @@ func PutIV(iv []byte, counter uint64) {
 func (c *Cipher) Seal(w *Scratch, b []byte, hdr int, seqHi uint32, esn bool) {
 	n := len(b) - c.icv
 	start := hdr + c.iv
-	if hdr < 0 || n < start || (n-start)%c.block != 0 || esn && hdr != 8 {
+	if hdr < 0 || hdr > len(b) || n < start || (n-start)%c.block != 0 || esn && hdr != 8 {
 		panic(fmt.Sprintf("aead: Seal of %d octets with header %d, IV %d, ICV %d, block %d, ESN %v", len(b), hdr, c.iv, c.icv, c.block, esn))
 	}
 	text := b[start:n]
@@ -260,7 +260,7 @@ func (c *Cipher) Seal(w *Scratch, b []byte, hdr int, seqHi uint32, esn bool) {
 func (c *Cipher) Open(w *Scratch, b []byte, hdr int, seqHi uint32, esn bool) ([]byte, error) {
 	n := len(b) - c.icv
 	start := hdr + c.iv
-	if hdr < 0 || n < start || (n-start)%c.block != 0 || esn && hdr != 8 {
+	if hdr < 0 || hdr > len(b) || n < start || (n-start)%c.block != 0 || esn && hdr != 8 {
 		return nil, ErrLength
 	}
 	text := b[start:n]
