@@ -467,3 +467,35 @@ func TestNotEncrypted(t *testing.T) {
 		wantError(t, err, Drop, NoNotify, ReasonNotEncrypted)
 	}
 }
+
+// What the counts of the wire cannot hold is an error of the writer, never a
+// wrong count.
+func TestWriterRefusesWhatDoesNotFit(t *testing.T) {
+	many := selectors(false)
+	many.TS = make([]TS, 256)
+	for i := range many.TS {
+		many.TS[i] = selectors(false).TS[0]
+	}
+	family := selectors(false)
+	family.TS[0].Type = TSIPv6
+	transforms := espSA()
+	transforms.Proposals[0].Transforms = make([]suite.Transform, 256)
+	for name, p := range map[string]Payload{
+		"256 selectors":     many,
+		"no selector":       &TrafficSelectors{},
+		"selector's family": family,
+		"256 transforms":    transforms,
+		"SPI of a proposal": ikeSA(make([]byte, 256)...),
+		"no proposal":       &SA{},
+		"SPI of a notify":   &Notify{SPI: make([]byte, 256)},
+		"65,536 octets":     &VendorID{Data: make([]byte, 65532)},
+	} {
+		if _, err := AppendPayloads(nil, []Payload{p}); err == nil {
+			t.Errorf("%s: written", name)
+		}
+	}
+	many.TS = many.TS[1:]
+	if _, err := inner(t, many); err != nil {
+		t.Error(err)
+	}
+}

@@ -125,9 +125,19 @@ func (m *Message) Append(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// AppendPayloads appends a chain of payloads.
+// checker is a payload with values that its counts and lengths on the wire may
+// not hold.
+type checker interface{ check() error }
+
+// AppendPayloads appends a chain of payloads. It is an error of the caller if
+// one of them does not fit its own format.
 func AppendPayloads(b []byte, ps []Payload) ([]byte, error) {
 	for i, p := range ps {
+		if c, ok := p.(checker); ok {
+			if err := c.check(); err != nil {
+				return nil, err
+			}
+		}
 		start := len(b)
 		// RFC 7296, Section 3.2: the critical bit is zero for payloads
 		// defined there.

@@ -2,6 +2,7 @@ package message
 
 import (
 	"encoding/binary"
+	"fmt"
 	"iter"
 
 	"iked/crypto/suite"
@@ -42,6 +43,14 @@ func (p *Notify) Append(b []byte) []byte {
 	b = append(b, byte(p.Protocol), byte(len(p.SPI)))
 	b = binary.BigEndian.AppendUint16(b, uint16(p.Kind))
 	return append(append(b, p.SPI...), p.Data...)
+}
+
+// check is for the octet that counts the SPI.
+func (p *Notify) check() error {
+	if len(p.SPI) > 255 {
+		return fmt.Errorf("%v has an SPI of %d octets, at most 255 can be written", p.Kind, len(p.SPI))
+	}
+	return nil
 }
 
 // Uint16 is the data as one number, as INVALID_KE_PAYLOAD carries its group;

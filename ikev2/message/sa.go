@@ -2,6 +2,7 @@ package message
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"iked/crypto/suite"
 )
@@ -66,6 +67,19 @@ func (p *SA) Append(b []byte) []byte {
 		b = p.Proposals[i].append(b, i == len(p.Proposals)-1)
 	}
 	return b
+}
+
+// check is for the octets that count transforms and the SPI.
+func (p *SA) check() error {
+	if len(p.Proposals) == 0 {
+		return fmt.Errorf("an SA payload has at least one proposal, found none")
+	}
+	for i := range p.Proposals {
+		if x := &p.Proposals[i]; len(x.SPI) > 255 || len(x.Transforms) > 255 {
+			return fmt.Errorf("proposal %d has an SPI of %d octets and %d transforms, at most 255 of each can be written: offer less", x.Number, len(x.SPI), len(x.Transforms))
+		}
+	}
+	return nil
 }
 
 func (p *Proposal) append(b []byte, last bool) []byte {

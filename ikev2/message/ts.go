@@ -2,6 +2,7 @@ package message
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 )
 
@@ -34,10 +35,9 @@ type TS struct {
 
 // UnknownTS is a selector of a type that is not understood.
 type UnknownTS struct {
-	Type uint8
-	Body []byte // behind the four octets of type, protocol and length; starts with nothing understood
-	// Proto is the octet behind the type.
-	Proto uint8
+	Type  uint8
+	Proto uint8  // the octet behind the type
+	Body  []byte // behind type, protocol and length
 }
 
 // TrafficSelectors is a TSi or TSr payload (RFC 7296, Section 3.13).
@@ -75,6 +75,21 @@ func (p *TrafficSelectors) Append(b []byte) []byte {
 		b = append(b, u.Body...)
 	}
 	return b
+}
+
+// check is for the octet that counts selectors, and for addresses that are not
+// of the type.
+func (p *TrafficSelectors) check() error {
+	if n := len(p.TS) + len(p.Unknown); n == 0 || n > 255 {
+		return fmt.Errorf("%v has 1 to 255 selectors, found %d: propose fewer, wider ones", p.Type(), n)
+	}
+	for i, t := range p.TS {
+		is4, is6 := t.Start.Is4() && t.End.Is4(), t.Start.Is6() && t.End.Is6()
+		if !(t.Type == TSIPv4 && is4 || t.Type == TSIPv6 && is6) {
+			return fmt.Errorf("selector %d of %v has type %d and addresses %v to %v: the family is another", i+1, p.Type(), t.Type, t.Start, t.End)
+		}
+	}
+	return nil
 }
 
 func parseTrafficSelectors(b []byte, responder bool) (*TrafficSelectors, error) {
