@@ -18,6 +18,10 @@ const CharonPath = "/usr/lib/ipsec/charon"
 // CharonPackages are the Debian packages that the harness needs.
 const CharonPackages = "strongswan-charon strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins"
 
+// swanctlFolders are beside swanctl.conf; swanctl complains about each that is not
+// there.
+var swanctlFolders = []string{"x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "private", "rsa", "ecdsa", "bliss", "pkcs8", "pkcs12"}
+
 // Charon is a running strongSwan daemon with kernel-libipsec, its userspace ESP:
 // tunnel mode in UDP encapsulation only.
 type Charon struct {
@@ -42,8 +46,7 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
 		o.LogLevel = 1
 	}
 	c := &Charon{Dir: dir, Control: Control{Socket: filepath.Join(dir, "charon.vici")}}
-	// swanctl complains about each of its folders that is not there.
-	for _, sub := range []string{"x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "private", "rsa", "ecdsa", "bliss", "pkcs8", "pkcs12"} {
+	for _, sub := range swanctlFolders {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
