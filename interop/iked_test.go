@@ -541,4 +541,3 @@ func TestControlClientsCannotBlock(t *testing.T) {
 		t.Error(err)
 	}
 }
-
