@@ -112,7 +112,7 @@ type Cipher struct {
 	params
 	nonceSalt [4]byte
 
-	aead     cipher.AEAD  // combined, shortTag, gmac
+	aead     cipher.AEAD  // combined, shortTag, gmac, ctr
 	blk      cipher.Block // ctr
 	enc, dec sync.Pool    // cbc: of ivMode
 	mac      *integ.MAC   // cbc, ctr, null
@@ -131,7 +131,7 @@ type Scratch struct {
 	hi    [4]byte
 	ctr   [16]byte
 	ks    [16]byte
-	buf   []byte // shortTag and gmac with ESN
+	buf   []byte // shortTag, ctr, and gmac with ESN
 }
 
 // New makes a Cipher. encrKey ends with the salt, if the algorithm has one; both
@@ -179,7 +179,7 @@ func (c *Cipher) setKey(encr suite.Transform, key []byte) (err error) {
 		return err
 	}
 	switch c.mode {
-	case combined, shortTag, gmac:
+	case combined, shortTag, gmac, ctr:
 		c.aead, err = cipher.NewGCM(c.blk)
 	case cbc:
 		zero := make([]byte, c.iv)
@@ -249,7 +249,7 @@ func (c *Cipher) Seal(w *Scratch, b []byte, hdr int, seqHi uint32, esn bool) {
 		m.CryptBlocks(text, text)
 		c.enc.Put(m)
 	case ctr:
-		c.xorCTR(w, b[hdr:start], text)
+		c.xorCTR(w, b, hdr)
 	}
 	c.mac.Sum(b[n:], b[:n], w.tail(seqHi, esn))
 }
@@ -290,7 +290,7 @@ func (c *Cipher) Open(w *Scratch, b []byte, hdr int, seqHi uint32, esn bool) ([]
 		m.CryptBlocks(text, text)
 		c.dec.Put(m)
 	case ctr:
-		c.xorCTR(w, b[hdr:start], text)
+		c.xorCTR(w, b, hdr)
 	}
 	return text, nil
 }

@@ -2,6 +2,8 @@ package aead
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"encoding/binary"
 	"strings"
 	"testing"
@@ -156,6 +158,26 @@ func TestModes(t *testing.T) {
 		text := append(bytes.Clone(v.Msg), bytes.Repeat([]byte{byte(pad)}, pad)...)
 		if got := sealed(c, nil, v.IV, text); !bytes.Equal(got[16:], v.CT) {
 			t.Errorf("AES-CBC %d: %x, want %x", v.TcID, got[16:], v.CT)
+		}
+	}
+}
+
+// AES-CTR equals the library's stream at every length (RFC 3686, Section 4).
+func TestCTRStream(t *testing.T) {
+	key, iv := fill(3, 36), fill(4, 8)
+	c := cipherFor(t, encr(suite.EncrAESCTR, 256), integOf(suite.IntegHMACSHA256), key)
+	blk, err := aes.NewCipher(key[:32])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 300 {
+		text := fill(uint64(n), n)
+		want := make([]byte, n)
+		cipher.NewCTR(blk, bytes.Join([][]byte{key[32:], iv, {0, 0, 0, 1}}, nil)).XORKeyStream(want, text)
+		b := bytes.Join([][]byte{make([]byte, 8), iv, text, make([]byte, c.ICVLen())}, nil)
+		c.Seal(&Scratch{}, b, 8, 0, false)
+		if got := b[16 : 16+n]; !bytes.Equal(got, want) {
+			t.Fatalf("%d octets: %x, want %x", n, got, want)
 		}
 	}
 }

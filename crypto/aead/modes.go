@@ -85,14 +85,18 @@ func (c *Cipher) openShort(w *Scratch, b []byte, hdr int, seqHi uint32, esn bool
 }
 
 // xorCTR is AES-CTR with the counter block nonce | IV | 1 (RFC 3686, Section 4).
-// The library's CTR allocates for each packet, hence the loop.
-func (c *Cipher) xorCTR(w *Scratch, iv, text []byte) {
-	copy(w.ctr[:4], c.nonceSalt[:])
-	copy(w.ctr[4:12], iv)
-	for i := uint32(1); len(text) > 0; i++ {
-		binary.BigEndian.PutUint32(w.ctr[12:], i)
-		c.blk.Encrypt(w.ks[:], w.ctr[:])
-		text = text[subtle.XORBytes(text, text, w.ks[:]):]
+// The library's CTR allocates for each packet. AES-GCM over the same nonce masks
+// its tag with that first block and encrypts with the following ones (NIST SP
+// 800-38D, Section 7.1), so it gives the rest of the keystream, in working memory
+// because of its tag.
+func (c *Cipher) xorCTR(w *Scratch, b []byte, hdr int) {
+	nonce, text := c.nonce(w, b, hdr), b[hdr+c.iv:len(b)-c.icv]
+	copy(w.ctr[:], nonce)
+	binary.BigEndian.PutUint32(w.ctr[12:], 1)
+	c.blk.Encrypt(w.ctr[:], w.ctr[:])
+	rest := text[subtle.XORBytes(text, text, w.ctr[:]):]
+	if len(rest) > 0 {
+		copy(rest, c.aead.Seal(w.grow(len(rest) + 16)[:0], nonce, rest, nil)[:len(rest)])
 	}
 }
 
