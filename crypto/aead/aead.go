@@ -99,7 +99,7 @@ func KeyLens(encr, integrity suite.Transform) (encrLen, integLen int, err error)
 	case encr.AEAD():
 		return p.key, 0, nil
 	case none:
-		// RFC 4303, Section 3.3.2.1 for NULL; RFC 8221, Section 4 for the others.
+		// RFC 8221, Section 4: encryption must be authenticated.
 		return 0, 0, fmt.Errorf("%v without an integrity algorithm is not allowed", encr)
 	}
 	integLen, _, err = integ.Lens(integrity.ID)

@@ -201,7 +201,7 @@ func TestLengths(t *testing.T) {
 }
 
 // Nothing without integrity, nothing with two, nothing unknown, no key of a
-// wrong length (RFC 4303, Section 3.3.2.1; RFC 8221, Section 4; RFC 7296,
+// wrong length (RFC 8221, Section 4; RFC 7296,
 // Section 3.3).
 func TestRefusals(t *testing.T) {
 	for _, p := range []pair{

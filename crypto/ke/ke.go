@@ -95,7 +95,7 @@ func (k *KeyPair) Group() uint16 { return k.group }
 func (k *KeyPair) Public() []byte { return k.public }
 
 // Shared computes g^ir from the peer's Key Exchange Data: MODP padded to the
-// length of the prime, ECP the x coordinate only (RFC 5903, Section 9). A value
+// length of the prime, ECP the x coordinate only (RFC 5903, Section 7). A value
 // that RFC 6989 or RFC 8031 forbids is an error that wraps ErrPublic.
 func (k *KeyPair) Shared(peer []byte) (secret.Bytes, error) {
 	if want := PublicLen(k.group); len(peer) != want {
@@ -116,7 +116,7 @@ func (k *KeyPair) Shared(peer []byte) (secret.Bytes, error) {
 	if err != nil {
 		return secret.Bytes{}, fmt.Errorf("%w: %v: not a point of the curve", ErrPublic, name(k.group))
 	}
-	// RFC 8031, Section 5: ECDH refuses the all-zero result.
+	// RFC 8031: ECDH refuses the all-zero result.
 	s, err := k.ec.ECDH(pub)
 	if err != nil {
 		return secret.Bytes{}, fmt.Errorf("%w: %v: a point of low order", ErrPublic, name(k.group))

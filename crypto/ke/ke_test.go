@@ -203,7 +203,7 @@ func TestECRefusals(t *testing.T) {
 			}
 		}
 	}
-	// RFC 8031, Section 5: the all-zero secret. u = 0 and u = 1 have low order.
+	// RFC 8031: the all-zero secret. u = 0 and u = 1 have low order.
 	k := mustGenerate(t, suite.KEX25519)
 	for _, y := range [][]byte{make([]byte, 32), append([]byte{1}, make([]byte, 31)...)} {
 		if _, err := k.Shared(y); !errors.Is(err, ErrPublic) {

@@ -124,7 +124,7 @@ func completeIKE(p Proposal) (Proposal, error) {
 		prf = prfsFromInteg(integ)
 	}
 	if aead {
-		// RFC 5282, Section 8: no integrity algorithm beside a combined-mode cipher.
+		// RFC 7296, Section 3.3: no integrity algorithm beside a combined-mode cipher.
 		integ = nil
 	} else if len(integ) == 0 {
 		return p, fmt.Errorf("has no integrity algorithm, which %v needs; add one such as \"sha256\"", encr[0])
@@ -153,9 +153,9 @@ func completeESP(p Proposal) (Proposal, error) {
 	}
 	integ := p.List(INTEG)
 	if aead {
-		integ = nil // RFC 4106, Section 8.4; RFC 7634, Section 6
+		integ = nil // RFC 7296, Section 3.3
 	} else if len(integ) == 0 {
-		// RFC 4303, Section 3.3.2.1 for NULL; RFC 8221, Section 4 for the others.
+		// RFC 8221, Section 4: encryption must be authenticated.
 		return p, fmt.Errorf("encrypts with %v but has no integrity algorithm, which leaves packets forgeable; add one such as \"sha256\" or use \"aes128gcm16\"", encr[0])
 	}
 	p.Transforms = join(encr, integ, p.List(KE), snOrDefault(p))

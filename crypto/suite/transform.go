@@ -30,7 +30,7 @@ const (
 const firstPrivateID uint16 = 1024
 
 // AEAD says whether t is a combined-mode cipher, which excludes an integrity
-// transform (RFC 5282, Section 8; RFC 4543, Section 7). AES-GMAC counts: it
+// transform (RFC 7296, Section 3.3). AES-GMAC counts: it
 // authenticates on its own.
 func (t Transform) AEAD() bool {
 	if t.Type != ENCR {
