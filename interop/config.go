@@ -85,7 +85,7 @@ func (c Config) YAML() string {
 	for _, s := range c.Secrets {
 		fmt.Fprintf(&b, "  - psk: %q\n", s.PSK)
 		if len(s.IDs) > 0 {
-			fmt.Fprintf(&b, "    ids: %s\n", yamlList(s.IDs))
+			fmt.Fprintf(&b, "    id: %s\n", yamlList(s.IDs))
 		}
 	}
 	return b.String()

@@ -303,7 +303,7 @@ func TestReload(t *testing.T) {
 	if out, err := a.Ikectl(ctx, "reload"); exitCode(err) != 1 || !strings.Contains(out, "local_ts") {
 		t.Errorf("ikectl reload of a faulty file ends with 1 and names the nearest key: %v\n%s", err, out)
 	}
-	if err := a.Configure(good + "  - {psk: \"another\", ids: [someone.example]}\n"); err != nil {
+	if err := a.Configure(good + "  - {psk: \"another\", id: [someone.example]}\n"); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := a.Ikectl(ctx, "reload", "--dry-run"); err != nil {

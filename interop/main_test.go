@@ -154,7 +154,7 @@ func TestConfigurationIsTheSameForBoth(t *testing.T) {
         rekey_time: "1h"
 secrets:
   - psk: "0x12"
-    ids: ["a"]
+    id: ["a"]
 `
 	if got := c.YAML(); got != wantYAML {
 		t.Errorf("YAML for iked\n got\n%s\nwant\n%s", got, wantYAML)
