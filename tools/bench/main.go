@@ -1,0 +1,224 @@
+// Command bench measures iked side by side with wireguard-go and with strongSwan's
+// userspace ESP: two sites in network namespaces, the same traffic from host to
+// host through each of them, one after the other.
+//
+// It needs root and the Debian packages strongswan-charon, strongswan-swanctl and
+// libcharon-extra-plugins; what is missing is named in the output.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"iked/internal/testnet"
+)
+
+// result is what one contender reached; rates are of the receiver.
+type result struct {
+	name         string
+	tcp1, tcp4   float64 // bit/s, with one and four connections
+	cpuPerGB     float64 // seconds of both daemons per 10^9 bytes, at tcp1
+	udp, udpLoss float64 // bit/s, and the share of datagrams lost
+	pps, ppsLoss float64 // datagrams of 64 bytes per second
+	rtt          time.Duration
+	err          error
+}
+
+func main() {
+	seconds := flag.Duration("time", 5*time.Second, "length of each measurement")
+	only := flag.String("only", "", "contenders, separated by commas; empty: all")
+	out := flag.String("o", "", "file for the table as Markdown, besides stdout")
+	wg := flag.String("wireguard", "", "wireguard-go program")
+	iked := flag.String("iked", "", "iked program")
+	ikectl := flag.String("ikectl", "", "ikectl program")
+	rounds := flag.Int("rounds", 1, "rounds; the best of each number counts")
+	flag.Parse()
+	if err := testnet.CanBuild(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	all := contenders(*iked, *ikectl, *wg)
+	results := make([]result, 0, len(all))
+	failed := false
+	for _, c := range all {
+		if *only != "" && !strings.Contains(","+*only+",", ","+c.name+",") {
+			continue
+		}
+		best := result{name: c.name}
+		for range *rounds {
+			r := measure(ctx, c, *seconds)
+			if r.err != nil {
+				best.err = r.err
+				break
+			}
+			best.keep(r)
+		}
+		if best.err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", c.name, best.err)
+			failed = true
+		}
+		results = append(results, best)
+		if ctx.Err() != nil {
+			os.Exit(1)
+		}
+	}
+	table := markdown(results, *seconds)
+	fmt.Print(table)
+	if *out != "" {
+		if err := os.WriteFile(*out, []byte(table), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			failed = true
+		}
+	}
+	if failed {
+		os.Exit(1)
+	}
+}
+
+// keep takes over each number of r that is better.
+func (b *result) keep(r result) {
+	b.tcp1, b.tcp4 = max(b.tcp1, r.tcp1), max(b.tcp4, r.tcp4)
+	if b.cpuPerGB == 0 || r.cpuPerGB < b.cpuPerGB {
+		b.cpuPerGB = r.cpuPerGB
+	}
+	if r.udp > b.udp {
+		b.udp, b.udpLoss = r.udp, r.udpLoss
+	}
+	if r.pps > b.pps {
+		b.pps, b.ppsLoss = r.pps, r.ppsLoss
+	}
+	if b.rtt == 0 || r.rtt < b.rtt {
+		b.rtt = r.rtt
+	}
+}
+
+// measure brings one contender up and sends all traffic through it.
+func measure(ctx context.Context, c contender, d time.Duration) (r result) {
+	r.name = c.name
+	topo, err := testnet.NewTopology(testnet.TopologyOptions{})
+	if err != nil {
+		r.err = err
+		return r
+	}
+	defer func() { r.err = errors.Join(r.err, topo.Close()) }()
+	var daemons []*testnet.Process
+	if c.start != nil {
+		if daemons, r.err = c.start(ctx, topo); r.err != nil {
+			return r
+		}
+	}
+	fail := func(err error) bool {
+		if err != nil && r.err == nil {
+			r.err = err
+			for _, p := range daemons {
+				r.err = fmt.Errorf("%w\nlog of %s in %s:\n%s", r.err, p.Name, p.NS.Name, tail(p.Log(), 4000))
+			}
+		}
+		return r.err != nil
+	}
+	if _, err := topo.HostA.WaitPing(topo.HostB4, testnet.PingOptions{}, 20*time.Second); fail(err) {
+		return r
+	}
+	ping, err := topo.HostA.Ping(topo.HostB4, testnet.PingOptions{Count: 50, Interval: 2 * time.Millisecond})
+	if fail(err) {
+		return r
+	}
+	for _, x := range ping.RTT {
+		r.rtt += x / time.Duration(len(ping.RTT))
+	}
+	before, err := cpu(daemons)
+	if fail(err) {
+		return r
+	}
+	bytes, rate, err := tcp(topo, 1, d)
+	if fail(err) {
+		return r
+	}
+	r.tcp1 = rate
+	after, err := cpu(daemons)
+	if fail(err) {
+		return r
+	}
+	if bytes > 0 {
+		r.cpuPerGB = (after - before).Seconds() / (float64(bytes) / 1e9)
+	}
+	if _, r.tcp4, err = tcp(topo, 4, d); fail(err) {
+		return r
+	}
+	u, err := udp(topo, 1200, d)
+	if fail(err) {
+		return r
+	}
+	r.udp, r.udpLoss = u.rate*1200*8, u.loss
+	if u, err = udp(topo, 64, d); fail(err) {
+		return r
+	}
+	r.pps, r.ppsLoss = u.rate, u.loss
+	return r
+}
+
+func cpu(daemons []*testnet.Process) (sum time.Duration, err error) {
+	for _, p := range daemons {
+		t, err := p.CPU()
+		if err != nil {
+			return 0, err
+		}
+		sum += t
+	}
+	return sum, nil
+}
+
+func markdown(results []result, d time.Duration) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Machine: %s. Each measurement takes %v.\n\n", machine(), d)
+	b.WriteString("| through | TCP, 1 connection | TCP, 4 connections | CPU per GB | UDP 1200 bytes | UDP 64 bytes | round trip |\n|---|---|---|---|---|---|---|\n")
+	for _, r := range results {
+		if r.err != nil {
+			fmt.Fprintf(&b, "| %s | failed | | | | | |\n", r.name)
+			continue
+		}
+		cpu := "-"
+		if r.cpuPerGB > 0 {
+			cpu = fmt.Sprintf("%.2f s", r.cpuPerGB)
+		}
+		fmt.Fprintf(&b, "| %s | %.0f Mbit/s | %.0f Mbit/s | %s | %.0f Mbit/s (%.0f %% lost) | %.0f k/s (%.0f %% lost) | %v |\n",
+			r.name, r.tcp1/1e6, r.tcp4/1e6, cpu, r.udp/1e6, r.udpLoss*100, r.pps/1e3, r.ppsLoss*100, r.rtt.Round(time.Microsecond))
+	}
+	return b.String()
+}
+
+func machine() string {
+	model := runtime.GOARCH
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, ok := strings.CutPrefix(line, "model name"); ok {
+				model = strings.Trim(name, "\t :\n")
+				break
+			}
+		}
+	}
+	kernel := "?"
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	return fmt.Sprintf("%s, %d cores, Linux %s, %s", model, runtime.NumCPU(), kernel, runtime.Version())
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return s[len(s)-n:]
+	}
+	return s
+}
