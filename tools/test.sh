@@ -16,4 +16,5 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 mkdir -p bin
-exec go run ./tools/runtests -summary bin/test-summary -phases "${PHASES:-unit,race,interop}"
+go build -o bin/runtests ./tools/runtests
+exec bin/runtests -summary bin/test-summary -phases "${PHASES:-unit,race,interop}"
