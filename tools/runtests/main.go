@@ -31,7 +31,7 @@ type phase struct {
 var phases = []phase{
 	{name: "unit", args: []string{"-timeout=10m"}},
 	{name: "race", args: []string{"-race", "-timeout=15m"}},
-	{name: "interop", args: []string{"-count=1", "-timeout=15m"}, interop: true},
+	{name: "interop", args: []string{"-count=1", "-parallel=4", "-timeout=15m"}, interop: true},
 }
 
 func main() {
@@ -110,7 +110,7 @@ func run(names []string) (counts, error) {
 
 // packages lists the packages of the module, those of interop apart.
 func packages() (rest, interop []string, err error) {
-	out, err := output("go", "list", "./...")
+	out, err := output("go", "list", "iked/...")
 	if err != nil {
 		return nil, nil, err
 	}
