@@ -125,6 +125,30 @@ func Keywords() []string {
 	return out
 }
 
+// Implemented lists every algorithm that this build implements, once, without
+// key lengths, by type and number.
+func Implemented() []Transform {
+	seen := map[Transform]bool{}
+	var out []Transform
+	for _, t := range keywords() {
+		if !t.Implemented() {
+			continue
+		}
+		t.KeyBits = 0
+		if !seen[t] {
+			seen[t] = true
+			out = append(out, t)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool {
+		if out[i].Type != out[j].Type {
+			return out[i].Type < out[j].Type
+		}
+		return out[i].ID < out[j].ID
+	})
+	return out
+}
+
 // nearestKeyword is the implemented keyword with the smallest edit distance,
 // or "" if none is close.
 func nearestKeyword(word string) string {
