@@ -1,5 +1,0 @@
-//go:build !race
-
-package aead
-
-const raceEnabled = false
