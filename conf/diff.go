@@ -1,0 +1,357 @@
+package conf
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"io"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode"
+
+	"iked/internal/pki"
+	"iked/internal/secret"
+)
+
+// Changes is the difference of two snapshots: what a reload does.
+type Changes struct {
+	// Global are the keys at the top that differ; Restart those of them that a
+	// running daemon cannot take over.
+	Global, Restart []string
+	Added, Removed  []*Connection
+	Changed         []ConnChange
+	Same            []*Connection // of the new snapshot
+	// AddedSecrets and RemovedSecrets; a changed secret is in both.
+	AddedSecrets, RemovedSecrets         []*Secret
+	AddedKeys, RemovedKeys               []*Key
+	CertsChanged, CRLsChanged            bool
+	AddedPools, RemovedPools             []*Pool
+	ChangedPools                         []PoolChange
+	AddedAuthorities, RemovedAuthorities []*Authority // a changed one is in both
+}
+
+// ConnChange is a connection that both snapshots have. With IKE it is replaced:
+// all start actions are undone and done anew. Otherwise only the children that are
+// named here change.
+type ConnChange struct {
+	Old, New *Connection
+	// Keys of the connection itself that differ.
+	Keys []string
+	// IKE: Keys is not empty.
+	IKE            bool
+	Added, Removed []*Child
+	Changed        []ChildChange
+}
+
+// ChildChange is a child that differs.
+type ChildChange struct {
+	Old, New *Child
+	Keys     []string
+}
+
+// PoolChange is a pool that differs. Resized: the addresses differ, so that
+// leases are lost; otherwise only the attributes do.
+type PoolChange struct {
+	Old, New *Pool
+	Resized  bool
+}
+
+// Diff compares two snapshots; old may be nil.
+func Diff(old, new *Config) Changes {
+	if old == nil {
+		old = Empty()
+	}
+	var c Changes
+	c.Global = changedKeys(old.Global, new.Global)
+	for _, k := range c.Global {
+		if slices.Contains([]string{"port", "port_nat_t", "backend", "control", "datapath"}, k) {
+			c.Restart = append(c.Restart, k)
+		}
+	}
+	name := func(x *Connection) string { return x.Name }
+	c.Added, c.Removed = addedRemoved(old.Connections, new.Connections, name)
+	for _, n := range new.Connections {
+		i := slices.IndexFunc(old.Connections, func(o *Connection) bool { return o.Name == n.Name })
+		if i < 0 {
+			continue
+		}
+		if ch := DiffConnection(old.Connections[i], n); ch.Empty() {
+			c.Same = append(c.Same, n)
+		} else {
+			c.Changed = append(c.Changed, ch)
+		}
+	}
+	c.AddedSecrets, c.RemovedSecrets = addedRemoved(old.Secrets, new.Secrets, func(s *Secret) [32]byte { return sum(*s) })
+	c.AddedKeys, c.RemovedKeys = addedRemoved(old.Keys, new.Keys, func(k *Key) [20]byte { return k.Key.KeyID })
+	c.CertsChanged = sum(old.Certs) != sum(new.Certs)
+	c.CRLsChanged = sum(old.CRLs) != sum(new.CRLs)
+	c.AddedPools, c.RemovedPools = addedRemoved(old.Pools, new.Pools, func(p *Pool) string { return p.Name })
+	for _, n := range new.Pools {
+		for _, o := range old.Pools {
+			if o.Name == n.Name && sum(*o) != sum(*n) {
+				c.ChangedPools = append(c.ChangedPools, PoolChange{o, n, o.Base != n.Base || o.Size != n.Size})
+			}
+		}
+	}
+	c.AddedAuthorities, c.RemovedAuthorities = addedRemoved(old.Authorities, new.Authorities, func(a *Authority) [32]byte { return sum(*a) })
+	return c
+}
+
+// DiffConnection compares two connections of one name.
+func DiffConnection(old, new *Connection) ConnChange {
+	ch := ConnChange{Old: old, New: new}
+	o, n := *old, *new
+	o.Children, n.Children = nil, nil
+	ch.Keys = changedKeys(o, n)
+	ch.IKE = len(ch.Keys) > 0
+	ch.Added, ch.Removed = addedRemoved(old.Children, new.Children, func(c *Child) string { return c.Name })
+	for _, x := range new.Children {
+		for _, y := range old.Children {
+			if x.Name != y.Name {
+				continue
+			}
+			if keys := changedKeys(*y, *x); len(keys) > 0 {
+				ch.Changed = append(ch.Changed, ChildChange{y, x, keys})
+			}
+		}
+	}
+	return ch
+}
+
+// Empty tells whether nothing differs.
+func (c *ConnChange) Empty() bool {
+	return !c.IKE && len(c.Added)+len(c.Removed)+len(c.Changed) == 0
+}
+
+// Empty tells whether nothing differs.
+func (c *Changes) Empty() bool { return c.String() == "" }
+
+// String is the plan, a line for each change; "" when there is none. No secret is
+// in it.
+func (c *Changes) String() string {
+	var b strings.Builder
+	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+	for _, k := range c.Global {
+		if slices.Contains(c.Restart, k) {
+			line("~ %s: takes effect when the daemon is restarted", k)
+		} else {
+			line("~ %s", k)
+		}
+	}
+	for _, x := range c.Removed {
+		line("- connection %s: unloaded, what it started is undone", x.Name)
+	}
+	for _, x := range c.Changed {
+		if x.IKE {
+			line("~ connection %s: replaced, because of %s", x.New.Name, strings.Join(x.Keys, ", "))
+			continue
+		}
+		for _, ch := range x.Removed {
+			line("- child %s/%s: what it started is undone", x.New.Name, ch.Name)
+		}
+		for _, ch := range x.Changed {
+			line("~ child %s/%s: replaced, because of %s", x.New.Name, ch.New.Name, strings.Join(ch.Keys, ", "))
+		}
+		for _, ch := range x.Added {
+			line("+ child %s/%s: %s", x.New.Name, ch.Name, ch.startText())
+		}
+	}
+	for _, x := range c.Added {
+		line("+ connection %s", x.Name)
+		for _, ch := range x.Children {
+			line("+ child %s/%s: %s", x.Name, ch.Name, ch.startText())
+		}
+	}
+	for _, s := range c.RemovedSecrets {
+		line("- secret %s", s.label())
+	}
+	for _, s := range c.AddedSecrets {
+		line("+ secret %s", s.label())
+	}
+	for _, k := range c.RemovedKeys {
+		line("- private key %x", k.Key.KeyID)
+	}
+	for _, k := range c.AddedKeys {
+		line("+ private key %x", k.Key.KeyID)
+	}
+	if c.CertsChanged {
+		line("~ certificates")
+	}
+	if c.CRLsChanged {
+		line("~ certificate revocation lists")
+	}
+	for _, p := range c.RemovedPools {
+		line("- pool %s", p.Name)
+	}
+	for _, p := range c.ChangedPools {
+		if p.Resized {
+			line("~ pool %s: other addresses, leases end", p.New.Name)
+		} else {
+			line("~ pool %s: attributes", p.New.Name)
+		}
+	}
+	for _, p := range c.AddedPools {
+		line("+ pool %s", p.Name)
+	}
+	for _, a := range c.RemovedAuthorities {
+		line("- authority %s", a.Name)
+	}
+	for _, a := range c.AddedAuthorities {
+		line("+ authority %s", a.Name)
+	}
+	return b.String()
+}
+
+func (c *Child) startText() string {
+	switch {
+	case c.Mode == ModePass:
+		return "its traffic passes in clear"
+	case c.Mode == ModeDrop:
+		return "its traffic is dropped"
+	case c.StartAction&ActionStart != 0:
+		return "is set up now"
+	case c.StartAction&ActionTrap != 0:
+		return "is set up when traffic needs it"
+	}
+	return "waits for the peer"
+}
+
+func (s *Secret) label() string {
+	if len(s.Owners) == 0 {
+		return "of everybody"
+	}
+	var o []string
+	for _, id := range s.Owners {
+		o = append(o, id.String())
+	}
+	return "of " + strings.Join(o, ", ")
+}
+
+func addedRemoved[T any, K comparable](old, new []T, key func(T) K) (added, removed []T) {
+	has := func(list []T, k K) bool { return slices.ContainsFunc(list, func(x T) bool { return key(x) == k }) }
+	for _, x := range new {
+		if !has(old, key(x)) {
+			added = append(added, x)
+		}
+	}
+	for _, x := range old {
+		if !has(new, key(x)) {
+			removed = append(removed, x)
+		}
+	}
+	return added, removed
+}
+
+// changedKeys names the exported fields of two structs that differ, as keys.
+func changedKeys(a, b any) []string {
+	var keys []string
+	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range x.NumField() {
+		f := x.Type().Field(i)
+		if f.IsExported() && sumOf(x.Field(i)) != sumOf(y.Field(i)) {
+			k := keyOf(f.Name)
+			if c, ok := childKeys[f.Name]; ok && x.Type() == reflect.TypeFor[Child]() {
+				k = c
+			}
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "Proposals": "esp_proposals"}
+
+// keyOf is the key of a field: LocalAddrs is local_addrs.
+func keyOf(name string) string {
+	special := map[string]string{
+		"VIPs": "vips", "PortNATT": "port_nat_t", "SHA256_96": "sha256_96", "MinRSABits": "min_rsa_bits", "Time": "rekey_time, life_time or rand_time",
+		"Bytes": "rekey_bytes, life_bytes or rand_bytes", "Packets": "rekey_packets, life_packets or rand_packets",
+		"SendCertReq": "send_certreq", "KeyingTries": "keyingtries", "ReqID": "reqid", "Local": "local", "Remote": "remote",
+	}
+	if k, ok := special[name]; ok {
+		return k
+	}
+	var b strings.Builder
+	r := []rune(name)
+	for i, c := range r {
+		if unicode.IsUpper(c) && i > 0 && (unicode.IsLower(r[i-1]) || i+1 < len(r) && unicode.IsLower(r[i+1])) {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(c))
+	}
+	return b.String()
+}
+
+// sum is a hash over all that a value says; places in files do not count.
+func sum(v any) [32]byte { return sumOf(reflect.ValueOf(v)) }
+
+func sumOf(v reflect.Value) [32]byte {
+	h := sha256.New()
+	write(h, v)
+	return [32]byte(h.Sum(nil))
+}
+
+func write(h hash.Hash, v reflect.Value) {
+	number := func(n uint64) { h.Write(binary.BigEndian.AppendUint64(nil, n)) }
+	octets := func(b []byte) { number(uint64(len(b))); h.Write(b) }
+	if v.CanInterface() {
+		switch x := v.Interface().(type) {
+		case Pos:
+			return
+		case secret.Bytes:
+			octets(x.Reveal())
+			return
+		case netip.Addr:
+			octets([]byte(x.String()))
+			return
+		case *pki.Cert:
+			if x != nil {
+				octets(x.X509.Raw)
+			}
+			return
+		case *pki.CRL:
+			octets(x.List.Raw)
+			return
+		case *pki.Key:
+			octets(x.KeyID[:])
+			return
+		}
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			write(h, v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				write(h, v.Field(i))
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		number(uint64(v.Len()))
+		for i := range v.Len() {
+			write(h, v.Index(i))
+		}
+	case reflect.String:
+		io.WriteString(h, fmt.Sprintf("%d:", v.Len()))
+		io.WriteString(h, v.String())
+	case reflect.Bool:
+		if v.Bool() {
+			number(1)
+		} else {
+			number(0)
+		}
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		number(uint64(v.Int()))
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		number(v.Uint())
+	case reflect.Float32, reflect.Float64:
+		octets(fmt.Append(nil, v.Float()))
+	default:
+		panic("conf: a value of kind " + v.Kind().String() + " in the model cannot be compared")
+	}
+}
