@@ -51,7 +51,7 @@ type Datagram struct {
 // ESPHandler gets ESP packets, SPI to ICV, that came UDP-encapsulated. The
 // batch is valid until it returns and may be changed in place. queue is in
 // 0..ESPQueues()-1 and each queue calls from one goroutine.
-type ESPHandler func(queue int, packets []batch.Packet)
+type ESPHandler = func(queue int, packets []batch.Packet)
 
 // Transport is the set of sockets. All methods are safe for concurrent use.
 type Transport struct {

@@ -1,9 +1,12 @@
 package batch
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -156,46 +159,75 @@ func (c *Conn) finish(fd int) (*Conn, error) {
 	return c, nil
 }
 
-// PathMTU asks the kernel for the MTU of the way from src to dst for packets
-// with this mark: that of the route or what ICMP has taught. src may be invalid.
-func PathMTU(src, dst netip.Addr, mark uint32) (int, error) {
-	family := unix.AF_INET
-	if dst.Is6() {
-		family = unix.AF_INET6
+// Prober asks for path MTUs with sockets that it keeps, so that it goes on
+// asking in the network namespace in which it was made.
+type Prober struct {
+	mu sync.Mutex
+	fd [2]int // IPv4, IPv6; -1: none
+}
+
+// NewProber makes a prober for packets with this mark.
+func NewProber(mark uint32) (*Prober, error) {
+	p := &Prober{fd: [2]int{-1, -1}}
+	var errs []error
+	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if mark != 0 {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark))
+		}
+		p.fd[i] = fd
 	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	if len(errs) == 2 {
+		return nil, fmt.Errorf("socket for path MTUs: %w", errors.Join(errs...))
+	}
+	return p, nil
+}
+
+// PathMTU is the MTU of the way to dst: that of the route or what ICMP has
+// taught the kernel.
+func (p *Prober) PathMTU(dst netip.Addr) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i, level, opt := 0, unix.IPPROTO_IP, unix.IP_MTU
+	var to unix.Sockaddr = &unix.SockaddrInet4{Port: 9} // discard; nothing is sent
+	if dst.Is4() {
+		to.(*unix.SockaddrInet4).Addr = dst.As4()
+	} else {
+		i, level, opt = 1, unix.IPPROTO_IPV6, unix.IPV6_MTU
+		to = &unix.SockaddrInet6{Port: 9, Addr: dst.As16(), ZoneId: zoneID(dst)}
+	}
+	fd := p.fd[i]
+	if fd < 0 {
+		return 0, fmt.Errorf("path MTU to %v: no socket of this address family", dst)
+	}
+	// Forget the peer before, and with it the route and the source address.
+	var none [16]byte
+	if _, _, e := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), uintptr(len(none))); e != 0 {
+		return 0, fmt.Errorf("path MTU to %v: %w", dst, e)
+	}
+	if err := unix.Connect(fd, to); err != nil {
 		return 0, fmt.Errorf("path MTU to %v: %w", dst, err)
 	}
-	defer unix.Close(fd)
-	if mark != 0 {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark))
-	}
-	// Port 9 is discard; nothing is sent.
-	var mtu int
-	if dst.Is6() {
-		if src.IsValid() {
-			err = unix.Bind(fd, &unix.SockaddrInet6{Addr: src.As16(), ZoneId: zoneID(src)})
-		}
-		if err == nil {
-			err = unix.Connect(fd, &unix.SockaddrInet6{Port: 9, Addr: dst.As16(), ZoneId: zoneID(dst)})
-		}
-		if err == nil {
-			mtu, err = unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU)
-		}
-	} else {
-		if src.IsValid() {
-			err = unix.Bind(fd, &unix.SockaddrInet4{Addr: src.As4()})
-		}
-		if err == nil {
-			err = unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: dst.As4()})
-		}
-		if err == nil {
-			mtu, err = unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU)
-		}
-	}
+	mtu, err := unix.GetsockoptInt(fd, level, opt)
 	if err != nil {
 		return 0, fmt.Errorf("path MTU to %v: %w", dst, err)
 	}
 	return mtu, nil
+}
+
+// Close closes the sockets.
+func (p *Prober) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, fd := range p.fd {
+		if fd >= 0 {
+			unix.Close(fd)
+			p.fd[i] = -1
+		}
+	}
+	return nil
 }

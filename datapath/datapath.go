@@ -1,0 +1,357 @@
+// Package datapath is the userspace backend: it takes clear packets from a TUN
+// device, protects them with ESP in tunnel mode and sends them over IP or UDP,
+// and the other way round.
+//
+// Run to completion: each queue of the device has a worker that reads, looks up,
+// seals in place and sends; each socket has one that receives, opens in place,
+// joins and writes. Workers share the SPD and the SAD through snapshots, and
+// allocate nothing per packet.
+//
+// What it cannot enforce: clear text that arrives from outside and pretends to
+// come from behind a tunnel is routed by the kernel and never seen here. Strict
+// reverse path filtering (rp_filter = 1) drops it, because the way back leads
+// into the device. Describe says so.
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"iked/crypto/aead"
+	"iked/crypto/suite"
+	"iked/datapath/route"
+	"iked/datapath/tun"
+	"iked/internal/backend"
+	"iked/internal/trace"
+	"iked/internal/transport/batch"
+	"iked/sad"
+	"iked/spd"
+)
+
+// Datapath implements backend.Backend and backend.AddressInstaller.
+type Datapath struct {
+	opt Options
+	io  IO
+	// clock is the coarse time of the workers, Unix nanoseconds.
+	clock atomic.Int64
+	// gen changes with the SPD and with every outbound SA: what a worker
+	// remembers of a flow is valid for one value.
+	gen      atomic.Uint64
+	table    *spd.Table
+	inbound  sad.Table[inSA]   // by SPI
+	outbound sad.Table[outSet] // by ReqID
+	spis     sad.SPIs
+
+	mu       sync.Mutex // of changes to SAs and policies
+	sas      map[sad.ID]any
+	policies map[uint64]spd.Policy
+	orphans  time.Time // when routes that nobody claimed are dropped
+
+	events   eventQueue
+	acquires acquires
+	slow     *outWorker // sends what was held; guarded by slowMu
+	slowMu   sync.Mutex
+
+	counters []*counters
+	outs     []*outWorker
+	kick     chan struct{} // ask for path MTUs again
+	done     chan struct{}
+	wg       sync.WaitGroup
+	closed   atomic.Bool
+	closeErr error
+	started  sync.Once
+}
+
+var (
+	_ backend.Backend          = (*Datapath)(nil)
+	_ backend.AddressInstaller = (*Datapath)(nil)
+)
+
+// orphanGrace is how long traffic that a crashed process protected stays
+// blocked while nobody claims it.
+const orphanGrace = time.Minute
+
+// New makes the device, the sockets and the rule in the network namespace of
+// the calling thread, and starts. The transport in Options.UDP must be open;
+// it may start later.
+func New(o Options) (*Datapath, error) {
+	o = o.withDefaults()
+	var undo []func() error
+	fail := func(err error) (*Datapath, error) {
+		for i := len(undo) - 1; i >= 0; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+		return nil, fmt.Errorf("userspace datapath: %w", err)
+	}
+	warn := func(msg string) {
+		o.Log(trace.Record{At: time.Now(), Level: trace.Control, Group: trace.KNL, Warn: true, Msg: msg})
+	}
+	dev, err := tun.Open(tun.Options{Name: o.Device, Queues: o.Queues, MTU: o.MTU})
+	if err != nil {
+		return fail(err)
+	}
+	undo = append(undo, dev.Close)
+	io := IO{Device: dev, UDP: o.UDP, Now: time.Now}
+	if !o.UDPEncapOnly {
+		raw, err := openRaw(o.Mark, warn)
+		if err != nil {
+			return fail(err)
+		}
+		undo = append(undo, raw.Close)
+		io.Raw = raw
+	}
+	prober, err := batch.NewProber(o.Mark)
+	if err != nil {
+		return fail(err)
+	}
+	undo = append(undo, prober.Close)
+	io.PathMTU = prober.PathMTU
+	r, err := route.New(route.Options{Device: dev.Name(), MTU: o.MTU, Table: o.Table, Priority: o.Priority,
+		Mark: o.Mark, FailOpen: o.FailOpen, Warn: warn})
+	if err != nil {
+		return fail(err)
+	}
+	io.Router = r
+	d := NewIO(o, io)
+	if n := r.Adopted(); n > 0 {
+		warn(fmt.Sprintf("%d routes of a process that ended without cleaning up are kept blocked for %v or until a policy claims them", n, orphanGrace))
+	}
+	return d, nil
+}
+
+// NewIO is New on given devices, which it closes at the end.
+func NewIO(o Options, io IO) *Datapath {
+	o = o.withDefaults()
+	if io.Now == nil {
+		io.Now = time.Now
+	}
+	d := &Datapath{opt: o, io: io, table: spd.NewTable(spd.Discard), sas: map[sad.ID]any{}, policies: map[uint64]spd.Policy{},
+		kick: make(chan struct{}, 1), done: make(chan struct{})}
+	d.clock.Store(io.Now().UnixNano())
+	if io.Router != nil && io.Router.Adopted() > 0 {
+		d.orphans = io.Now().Add(orphanGrace)
+	}
+	d.events.init()
+	d.acquires.init()
+	queues := io.Device.Queues()
+	for i, q := range queues {
+		w := newOutWorker(d, i, q)
+		d.outs = append(d.outs, w)
+	}
+	d.slow = newOutWorker(d, 0, queues[0])
+	n := 0
+	for _, w := range d.outs {
+		d.wg.Go(w.run)
+	}
+	if io.Raw != nil {
+		ins := d.inWorkers(io.Raw.Queues(), &n)
+		io.Raw.Serve(func(q int, p []batch.Packet) { ins[q].batch(p, false) })
+	}
+	if io.UDP != nil {
+		ins := d.inWorkers(io.UDP.ESPQueues(), &n)
+		io.UDP.SetESPHandler(func(q int, p []batch.Packet) { ins[q].batch(p, true) })
+	}
+	d.wg.Go(d.tick)
+	return d
+}
+
+// inWorkers makes workers for the inbound queues, spread over the device's.
+func (d *Datapath) inWorkers(n int, next *int) []*inWorker {
+	queues := d.io.Device.Queues()
+	ws := make([]*inWorker, n)
+	for i := range ws {
+		ws[i] = newInWorker(d, queues[*next%len(queues)])
+		*next++
+	}
+	return ws
+}
+
+func (d *Datapath) now() time.Time { return time.Unix(0, d.clock.Load()) }
+
+func (d *Datapath) warn(format string, args ...any) {
+	d.opt.Log(trace.Record{At: d.now(), Level: trace.Control, Group: trace.ESP, Warn: true, Msg: fmt.Sprintf(format, args...)})
+}
+
+// Describe implements backend.Backend.
+func (d *Datapath) Describe() backend.Info {
+	dev := d.io.Device
+	detail := fmt.Sprintf("device %s, %d queues, MTU %d, routing table %d", dev.Name(), len(dev.Queues()), dev.MTU(), d.opt.Table)
+	if l, ok := dev.(*tun.Linux); ok {
+		if l.Offloads == "" {
+			detail += ", no segmentation offload"
+		} else {
+			detail += ", offloads " + l.Offloads
+		}
+	}
+	switch {
+	case d.io.Raw == nil:
+		detail += ", UDP encapsulation only"
+	case d.io.UDP == nil:
+		detail += ", no UDP encapsulation"
+	}
+	if d.opt.FailOpen {
+		detail += ", fails open"
+	}
+	detail += "; arriving clear text that should have been protected is dropped by strict rp_filter only"
+	return backend.Info{Name: "userspace", Detail: detail, UDPEncapOnly: d.io.Raw == nil, Supports: supports}
+}
+
+func supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, _ bool) (bool, string) {
+	if proto != suite.ProtoESP {
+		return false, "the userspace datapath carries ESP only"
+	}
+	if mode != spd.Tunnel {
+		return false, "the userspace datapath carries tunnel mode only"
+	}
+	if _, _, err := aead.KeyLens(encr, integ); err != nil {
+		return false, err.Error()
+	}
+	return true, ""
+}
+
+// Events implements backend.Backend.
+func (d *Datapath) Events() <-chan backend.Event { return d.events.ch }
+
+// AddAddress implements backend.AddressInstaller.
+func (d *Datapath) AddAddress(p netip.Prefix) error {
+	if d.io.Router == nil {
+		return nil
+	}
+	return d.io.Router.AddAddress(p)
+}
+
+// RemoveAddress implements backend.AddressInstaller.
+func (d *Datapath) RemoveAddress(p netip.Prefix) error {
+	if d.io.Router == nil {
+		return nil
+	}
+	return d.io.Router.RemoveAddress(p)
+}
+
+// Close implements backend.Backend.
+func (d *Datapath) Close() error {
+	if d.closed.Swap(true) {
+		return d.closeErr
+	}
+	close(d.done)
+	var err error
+	if d.io.UDP != nil {
+		d.io.UDP.SetESPHandler(nil)
+	}
+	if d.io.Raw != nil {
+		err = errors.Join(err, d.io.Raw.Close())
+	}
+	if d.io.Router != nil {
+		err = errors.Join(err, d.io.Router.Close())
+	}
+	err = errors.Join(err, d.io.Device.Close())
+	d.wg.Wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.events.close()
+	d.closeErr = err
+	return err
+}
+
+// rawSockets are those of protocol 50.
+type rawSockets struct {
+	conns []*batch.Conn // IPv4, then IPv6
+	by    [2]*batch.Conn
+	warn  func(string)
+	wg    sync.WaitGroup
+}
+
+func openRaw(mark uint32, warn func(string)) (*rawSockets, error) {
+	r := &rawSockets{warn: warn}
+	for f, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		c, err := batch.OpenRaw(batch.Config{Local: netip.AddrPortFrom(any, 0), Mark: mark, Buffer: 4 << 20}, unix.IPPROTO_ESP)
+		if err != nil {
+			if errors.Is(err, unix.EAFNOSUPPORT) {
+				continue
+			}
+			r.Close()
+			return nil, err
+		}
+		if mark != 0 && !c.Marked {
+			warn("cannot mark own packets: a tunnel that covers the peer's own address would swallow them")
+		}
+		r.conns, r.by[f] = append(r.conns, c), c
+	}
+	if len(r.conns) == 0 {
+		return nil, fmt.Errorf("no raw socket: neither IPv4 nor IPv6: %w", unix.EAFNOSUPPORT)
+	}
+	return r, nil
+}
+
+func (r *rawSockets) Queues() int { return len(r.conns) }
+
+// rawBatch and rawSize: an ESP packet is rarely bigger than a link's MTU, but
+// the kernel reassembles.
+const (
+	rawBatch = 64
+	rawSize  = 65536
+)
+
+func (r *rawSockets) Serve(f func(queue int, packets []batch.Packet)) {
+	for i, c := range r.conns {
+		r.wg.Go(func() {
+			rd := batch.NewReader(c, rawBatch, rawSize)
+			for faults := 0; ; {
+				p, err := rd.Read()
+				if err == nil {
+					faults = 0
+					f(i, p)
+					continue
+				}
+				var errno unix.Errno
+				if !errors.As(err, &errno) {
+					return
+				}
+				// ICMP about what was sent; the socket goes on.
+				if faults++; faults > 8 {
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+		})
+	}
+}
+
+func (r *rawSockets) Send(w *batch.Writer, packets []batch.Packet) batch.Result {
+	var sum batch.Result
+	for len(packets) > 0 {
+		is4 := packets[0].Remote.Addr().Is4()
+		n := 1
+		for n < len(packets) && packets[n].Remote.Addr().Is4() == is4 {
+			n++
+		}
+		c := r.by[0]
+		if !is4 {
+			c = r.by[1]
+		}
+		res := batch.Result{Failed: n, Err: unix.EAFNOSUPPORT}
+		if c != nil {
+			res = w.Send(c, packets[:n])
+		}
+		sum.Failed += res.Failed
+		sum.TooBig = sum.TooBig || res.TooBig
+		if res.Err != nil {
+			sum.Err = res.Err
+		}
+		packets = packets[n:]
+	}
+	return sum
+}
+
+func (r *rawSockets) Close() error {
+	for _, c := range r.conns {
+		c.Close()
+	}
+	r.wg.Wait()
+	return nil
+}

@@ -1,0 +1,113 @@
+package datapath
+
+import (
+	"net/netip"
+	"runtime"
+	"time"
+
+	"iked/datapath/route"
+	"iked/datapath/tun"
+	"iked/internal/trace"
+	"iked/internal/transport/batch"
+	"iked/spd"
+)
+
+// Defaults of Options.
+const (
+	DefaultDevice   = "ipsec0"
+	DefaultMTU      = 1400
+	DefaultTable    = 5220
+	DefaultPriority = 5220
+)
+
+// Options of New. The zero value of a field is its default.
+type Options struct {
+	Device   string // DefaultDevice
+	Queues   int    // of the device; GOMAXPROCS
+	MTU      int    // of the device; DefaultMTU
+	Table    int    // routing table of its own; DefaultTable
+	Priority int    // of the rule that leads there; DefaultPriority
+	// Mark is the packet mark of the daemon's own packets; the transport's
+	// sockets must have the same. 0: none, which only works when no remote
+	// selector covers a peer's own address.
+	Mark uint32
+	// FailOpen lets traffic of a tunnel that is down pass in clear. Without it
+	// such traffic is dropped.
+	FailOpen bool
+	// UDP is the socket for UDP encapsulation; nil: SAs with it are refused.
+	UDP UDP
+	// UDPEncapOnly opens no raw sockets.
+	UDPEncapOnly bool
+	// Log gets what a person should know; it must not block. nil: none.
+	Log func(trace.Record)
+}
+
+// UDP carries ESP in UDP; internal/transport implements it.
+type UDP interface {
+	// ESPQueues is the number of queues on which the handler is called, each
+	// from one goroutine.
+	ESPQueues() int
+	SetESPHandler(func(queue int, packets []batch.Packet))
+	SendESP(queue int, packets []batch.Packet) batch.Result
+}
+
+// Raw carries ESP directly over IP.
+type Raw interface {
+	// Queues is the number of queues of Serve.
+	Queues() int
+	// Serve calls f with received packets, each queue from one goroutine of its
+	// own, until Close. It returns at once.
+	Serve(f func(queue int, packets []batch.Packet))
+	// Send sends whole IP packets.
+	Send(w *batch.Writer, packets []batch.Packet) batch.Result
+	Close() error
+}
+
+// Router brings packets to the device; route.Manager implements it.
+type Router interface {
+	Add(remote []netip.Prefix, local []spd.TS) error
+	Remove(remote []netip.Prefix) error
+	SetThrows(list []netip.Prefix) error
+	DropOrphans() error
+	Adopted() int
+	AddAddress(p netip.Prefix) error
+	RemoveAddress(p netip.Prefix) error
+	Close() error
+}
+
+// IO is what the datapath stands on. New makes the real one; tests put two
+// datapaths back to back in memory.
+type IO struct {
+	Device tun.Device
+	Raw    Raw    // nil: UDP encapsulation only
+	UDP    UDP    // nil: none
+	Router Router // nil: none
+	// PathMTU asks for the MTU of the way to a peer.
+	PathMTU func(dst netip.Addr) (int, error)
+	// Now is the clock of lifetimes.
+	Now func() time.Time
+}
+
+func (o Options) withDefaults() Options {
+	if o.Device == "" {
+		o.Device = DefaultDevice
+	}
+	if o.Queues <= 0 {
+		o.Queues = runtime.GOMAXPROCS(0)
+	}
+	if o.MTU == 0 {
+		o.MTU = DefaultMTU
+	}
+	if o.Table == 0 {
+		o.Table = DefaultTable
+	}
+	if o.Priority == 0 {
+		o.Priority = DefaultPriority
+	}
+	if o.Log == nil {
+		o.Log = func(trace.Record) {}
+	}
+	return o
+}
+
+var _ Router = (*route.Manager)(nil)

@@ -1,0 +1,129 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"iked/internal/backend"
+	"iked/spd"
+)
+
+// ApplyPolicies implements backend.SPDB. Routes of a new policy come before it
+// and those of an old one go behind it, so that its traffic meets a policy or
+// the default, which drops, but never the clear way.
+func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
+	if d.closed.Load() {
+		return backend.ErrClosed
+	}
+	for i := range add {
+		if err := backend.CheckPolicy(&add[i]); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range add {
+		if err := d.addRoutes(&add[i]); err != nil {
+			var undo error
+			for j := range i + 1 {
+				undo = errors.Join(undo, d.removeRoutes(&add[j]))
+			}
+			return fmt.Errorf("policy %s: %w", add[i].Name, errors.Join(err, undo))
+		}
+	}
+	if err := d.table.Apply(remove, add); err != nil {
+		for i := range add {
+			err = errors.Join(err, d.removeRoutes(&add[i]))
+		}
+		return fmt.Errorf("%w: %w", err, backend.ErrInvalid)
+	}
+	d.gen.Add(1)
+	var old []spd.Policy
+	for _, id := range remove {
+		if p, ok := d.policies[id]; ok {
+			old = append(old, p)
+			delete(d.policies, id)
+			d.lost(d.acquires.forget(id))
+		}
+	}
+	for i := range add {
+		if p, ok := d.policies[add[i].ID]; ok {
+			old = append(old, p)
+		}
+		d.policies[add[i].ID] = add[i]
+	}
+	var err error
+	for i := range old {
+		err = errors.Join(err, d.removeRoutes(&old[i]))
+	}
+	err = errors.Join(err, d.throws())
+	if err != nil {
+		// The policies are in force; a route that stays drops, it does not leak.
+		d.warn("routes: %v", err)
+	}
+	return nil
+}
+
+func (d *Datapath) addRoutes(p *spd.Policy) error {
+	if p.Action == spd.Bypass || d.io.Router == nil {
+		return nil
+	}
+	return d.io.Router.Add(spd.Prefixes(p.Remote), p.Local)
+}
+
+func (d *Datapath) removeRoutes(p *spd.Policy) error {
+	if p.Action == spd.Bypass || d.io.Router == nil {
+		return nil
+	}
+	return d.io.Router.Remove(spd.Prefixes(p.Remote))
+}
+
+// throws lets the kernel route what a Bypass policy lets pass as a whole. A
+// route knows the remote address only, so this is for policies that leave all
+// else open and that no other policy comes before; the rest comes to the device
+// and is sent from there.
+func (d *Datapath) throws() error {
+	if d.io.Router == nil {
+		return nil
+	}
+	var list []netip.Prefix
+	for _, p := range d.policies {
+		if p.Action != spd.Bypass || !wide(p.Local) {
+			continue
+		}
+		for _, ts := range p.Remote {
+			if ts.Proto == 0 && ts.AnyPort() && d.firstFor(&p, ts) {
+				list = ts.AppendPrefixes(list)
+			}
+		}
+	}
+	return d.io.Router.SetThrows(list)
+}
+
+// wide tells whether selectors leave the whole of every family that they name
+// open.
+func wide(list []spd.TS) bool {
+	for _, ts := range list {
+		p := ts.AppendPrefixes(nil)
+		if ts.Proto != 0 || !ts.AnyPort() || len(p) != 1 || p[0].Bits() != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// firstFor tells whether no other policy comes before p for addresses of ts.
+func (d *Datapath) firstFor(p *spd.Policy, ts spd.TS) bool {
+	for _, o := range d.policies {
+		if o.ID == p.ID || o.Action == spd.Bypass || o.Priority > p.Priority {
+			continue
+		}
+		for _, r := range o.Remote {
+			if r.Is4() == ts.Is4() && !r.To.Less(ts.From) && !ts.To.Less(r.From) {
+				return false
+			}
+		}
+	}
+	return true
+}
