@@ -86,6 +86,9 @@ type ChildConfig struct {
 	NoECN                                          bool
 	// Inactivity closes the CHILD_SA when it carried nothing for that long.
 	Inactivity time.Duration
+	// SinglePair accepts one pair of selectors per CHILD_SA only, the values of a
+	// packet (PFP of RFC 4301, Section 4.4.1.2; RFC 7296, Section 2.9).
+	SinglePair bool
 	// Ref is opaque: the engine's own record.
 	Ref any
 }
@@ -126,7 +129,10 @@ type Config struct {
 	Retransmit     Retransmit
 	// HalfOpen is how long an unauthenticated responder SA may live; 0: 30 s.
 	HalfOpen time.Duration
-	Ref      any
+	// PortNATT and PeerPortNATT are the own and the peer's NAT traversal ports,
+	// to which an initiator floats (RFC 7296, Section 2.23); 0: 4500.
+	PortNATT, PeerPortNATT uint16
+	Ref                    any
 }
 
 // SendCert is the swanctl key send_cert.
@@ -192,12 +198,21 @@ type Event struct{ Event SAEvent }
 type Closed struct {
 	Reason  CloseReason
 	Failure *trace.Failure // nil when it was asked for
+	// Tombstone, when not nil, answers the retransmissions of the peer's last
+	// request, whose answer may get lost. Who keeps it under the SA's SPI for a
+	// minute spares the peer a timeout.
+	Tombstone *Tombstone
 }
 
-func (Send) output()    {}
-func (Request) output() {}
-func (Event) output()   {}
-func (Closed) output()  {}
+// KeepAlive asks for a NAT keepalive: a datagram of the one octet 0xFF, without
+// non-ESP marker, from the NAT traversal port (RFC 3948, Section 2.3).
+type KeepAlive struct{ Local, Remote netip.AddrPort }
+
+func (Send) output()      {}
+func (KeepAlive) output() {}
+func (Request) output()   {}
+func (Event) output()     {}
+func (Closed) output()    {}
 
 // CloseReason tells the engine whether and how to come back.
 type CloseReason uint8
@@ -213,6 +228,7 @@ const (
 	CloseHalfOpen                       // never authenticated
 	CloseReplaced                       // uniqueness policy, decided by the engine
 	CloseInternal                       // a bug was contained
+	CloseRetry                          // the peer was told to come again with another key exchange method
 )
 
 // Work is one of the kinds below.
@@ -320,8 +336,12 @@ type RemoveChild struct {
 }
 
 // LastInbound asks when a CHILD_SA last carried an inbound packet. Reply:
-// TimeReply. It saves liveness checks (RFC 7296, Section 2.4).
-type LastInbound struct{ Children []*Child }
+// TimeReply. It saves liveness checks (RFC 7296, Section 2.4). With Outbound the
+// outbound packets count as well.
+type LastInbound struct {
+	Children []*Child
+	Outbound bool
+}
 
 func (Compute) work()        {}
 func (AllocSPI) work()       {}
@@ -482,6 +502,8 @@ type Child struct {
 	ExpireAt  time.Time // zero: never
 	// Replaces is the unique id of the CHILD_SA that this one rekeys, 0 none.
 	Replaces uint32
+
+	childBook
 }
 
 // ChildState is the state of a CHILD_SA, with the names that VICI uses.
@@ -545,7 +567,9 @@ type ChildReplaced struct{ Old, New *Child }
 // engine must drive it from now on; this SA closes by itself.
 type NewSA struct {
 	Successor *SA
-	// Redundant: it lost a simultaneous rekeying and will close without children.
+	// Redundant: it lost a simultaneous rekeying and will close without children;
+	// or this is not decided yet, and a second event without Redundant follows
+	// when it won. Each such event means: look at its outputs and its deadline.
 	Redundant bool
 }
 

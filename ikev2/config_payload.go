@@ -1,0 +1,125 @@
+package ikev2
+
+import (
+	"net/netip"
+	"time"
+
+	"iked/ikev2/message"
+	"iked/internal/trace"
+)
+
+// configRequest asks for virtual addresses and name servers (RFC 7296, Section
+// 3.15); nil when none are configured.
+func (sa *SA) configRequest() *message.CP {
+	if len(sa.cfg.VIPs) == 0 {
+		return nil
+	}
+	cp := &message.CP{Kind: message.CFGRequest}
+	var v4, v6 bool
+	for _, a := range sa.cfg.VIPs {
+		t := message.InternalIP6Address
+		if a.Unmap().Is4() {
+			t, v4 = message.InternalIP4Address, true
+		} else {
+			v6 = true
+		}
+		attr := message.CPAttribute{Type: t}
+		if !a.IsUnspecified() {
+			attr = message.NewCPAddr(t, a)
+		}
+		cp.Attributes = append(cp.Attributes, attr)
+	}
+	if v4 {
+		cp.Attributes = append(cp.Attributes, message.CPAttribute{Type: message.InternalIP4DNS})
+	}
+	if v6 {
+		cp.Attributes = append(cp.Attributes, message.CPAttribute{Type: message.InternalIP6DNS})
+	}
+	return cp
+}
+
+// takeAddresses uses what the responder gave. A failure means that the
+// addresses that the configuration asks for did not come.
+func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
+	if len(sa.cfg.VIPs) == 0 {
+		return nil // RFC 7296, Section 2.19: a reply without request is ignored
+	}
+	if cp != nil && cp.Kind == message.CFGReply {
+		for _, a := range cp.Attributes {
+			addr, ok := a.Addr()
+			if !ok {
+				continue
+			}
+			switch a.Type {
+			case message.InternalIP4Address, message.InternalIP6Address:
+				if addr.Is4() == (a.Type == message.InternalIP4Address) && !addr.IsUnspecified() {
+					sa.vipLocal = append(sa.vipLocal, netip.PrefixFrom(addr, addr.BitLen()))
+				}
+			case message.InternalIP4DNS, message.InternalIP6DNS:
+				sa.dns = append(sa.dns, addr)
+			}
+		}
+	}
+	if len(sa.vipLocal) == 0 {
+		return sa.failure(now, trace.StageAddress, "the peer gave no virtual address", "configure pools at the peer, or remove vips here")
+	}
+	sa.usingAddresses = true
+	sa.tell(UseAddress{Config: sa.cfg, Addrs: sa.vipLocal, DNS: sa.dns})
+	return nil
+}
+
+// assignAddress answers a CFG_REQUEST from the pools; then gets the CFG_REPLY,
+// nil when there is nothing to give.
+func (sa *SA) assignAddress(now time.Time, x *flow, cp *message.CP, then func(time.Time, *message.CP, error)) {
+	if cp.Kind != message.CFGRequest || len(sa.cfg.Pools) == 0 {
+		return
+	}
+	w := AssignAddress{Config: sa.cfg, Peer: sa.remoteID}
+	var addresses bool
+	for _, a := range cp.Attributes {
+		switch a.Type {
+		case message.InternalIP4Address, message.InternalIP6Address:
+			addresses = true
+			any := netip.IPv4Unspecified()
+			if a.Type == message.InternalIP6Address {
+				any = netip.IPv6Unspecified()
+			}
+			if addr, ok := a.Addr(); ok && addr.Is4() == any.Is4() {
+				any = addr
+			}
+			w.Wanted = append(w.Wanted, any)
+		default:
+			w.Attrs = append(w.Attrs, uint16(a.Type))
+		}
+	}
+	if !addresses {
+		return
+	}
+	x.ask(w, func(now time.Time, r Reply) {
+		a, _ := r.(AddressReply)
+		if a.Err != nil {
+			then(now, nil, a.Err)
+			return
+		}
+		sa.vipRemote, sa.leasedAddresses = a.Addrs, len(a.Addrs) > 0
+		reply := &message.CP{Kind: message.CFGReply}
+		for _, p := range a.Addrs {
+			t := message.InternalIP6Address
+			if p.Addr().Is4() {
+				t = message.InternalIP4Address
+			}
+			reply.Attributes = append(reply.Attributes, message.NewCPAddr(t, p.Addr()))
+		}
+		for _, d := range a.DNS {
+			t := message.InternalIP6DNS
+			if d.Unmap().Is4() {
+				t = message.InternalIP4DNS
+			}
+			reply.Attributes = append(reply.Attributes, message.NewCPAddr(t, d))
+		}
+		for _, o := range a.Others {
+			reply.Attributes = append(reply.Attributes, message.CPAttribute{Type: message.CPAttributeType(o.Type), Value: o.Value})
+		}
+		then(now, reply, nil)
+	})
+}

@@ -1,0 +1,208 @@
+package ikev2
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"iked/crypto/aead"
+	"iked/crypto/integ"
+	"iked/crypto/kdf"
+	"iked/crypto/ke"
+	"iked/crypto/prf"
+	"iked/crypto/suite"
+	"iked/internal/isakmp"
+	"iked/internal/secret"
+)
+
+// nonceLen is that of every nonce of ours: at least half the key size of every
+// PRF (RFC 7296, Section 2.10).
+const nonceLen = 32
+
+// ikeKeys are the keys of an IKE SA that stay. skp are SK_pi and SK_pr, needed
+// until IKE_AUTH is done.
+type ikeKeys struct {
+	prf      prf.PRF
+	skd      secret.Bytes
+	skpi     secret.Bytes
+	skpr     secret.Bytes
+	in, out  *sealer
+	material kdf.IKEKeys
+}
+
+func (k *ikeKeys) destroy() { k.material.Destroy() }
+
+// forgetHandshake destroys what only IKE_AUTH needs and what the ciphers have
+// copied.
+func (k *ikeKeys) forgetHandshake() {
+	m := &k.material
+	for _, s := range []secret.Bytes{m.SKai, m.SKar, m.SKei, m.SKer, m.SKpi, m.SKpr} {
+		s.Destroy()
+	}
+	k.skpi, k.skpr = secret.Bytes{}, secret.Bytes{}
+	skd := m.SKd.Clone()
+	m.SKd.Destroy()
+	*m = kdf.IKEKeys{SKd: skd}
+	k.skd = skd
+}
+
+// deriveIKE makes the keys of an IKE SA from SKEYSEED (RFC 7296, Section 2.14).
+func deriveIKE(p suite.Proposal, f prf.PRF, seed secret.Bytes, ni, nr []byte, spii, spir isakmp.SPI, initiator bool, random func([]byte)) (*ikeKeys, error) {
+	encr, _ := p.First(suite.ENCR)
+	integrity, _ := p.First(suite.INTEG)
+	el, il, err := aead.KeyLens(encr, integrity)
+	if err != nil {
+		return nil, err
+	}
+	m, err := kdf.IKE(f, seed, ni, nr, spii, spir, el, il)
+	if err != nil {
+		return nil, err
+	}
+	i, err := aead.New(encr, integrity, m.SKei.Reveal(), m.SKai.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	r, err := aead.New(encr, integrity, m.SKer.Reveal(), m.SKar.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	k := &ikeKeys{prf: f, skd: m.SKd, skpi: m.SKpi, skpr: m.SKpr, material: m}
+	k.in, k.out = &sealer{cipher: i, random: random}, &sealer{cipher: r, random: random}
+	if initiator {
+		k.in, k.out = k.out, k.in
+	}
+	return k, nil
+}
+
+func proposalPRF(p suite.Proposal) (prf.PRF, error) {
+	t, ok := p.First(suite.PRF)
+	if !ok {
+		return prf.PRF{}, fmt.Errorf("the IKE proposal %v has no PRF", p)
+	}
+	return prf.New(t.ID)
+}
+
+// sealer protects one direction; it is a message.Sealer.
+type sealer struct {
+	cipher  *aead.Cipher
+	counter uint64
+	random  func([]byte)
+	work    aead.Scratch
+}
+
+func (s *sealer) IVLen() int  { return s.cipher.IVLen() }
+func (s *sealer) ICVLen() int { return s.cipher.ICVLen() }
+func (s *sealer) Block() int  { return s.cipher.Block() }
+
+func (s *sealer) Seal(b []byte, hdr int) error {
+	iv := b[hdr : hdr+s.cipher.IVLen()]
+	if s.cipher.RandomIV() {
+		s.random(iv)
+	} else {
+		s.counter++
+		aead.PutIV(iv, s.counter)
+	}
+	s.cipher.Seal(&s.work, b, hdr, 0, false)
+	return nil
+}
+
+func (s *sealer) Open(b []byte, hdr int) ([]byte, error) {
+	return s.cipher.Open(&s.work, b, hdr, 0, false)
+}
+
+// keSeed are the octets of randomness that Compute takes along, because Env
+// belongs to the SA's goroutine: more than any private key needs.
+const keSeed = 512
+
+// keResult is the value of a KEReply. keys is nil when none were wanted.
+type keResult struct {
+	pair   *ke.KeyPair
+	shared secret.Bytes
+}
+
+// cheapKE tells whether a key exchange takes less than handing it over does.
+func cheapKE(group uint16) bool {
+	return group == suite.KEX25519 || group == suite.KEECP256
+}
+
+// generate makes a key pair.
+func (sa *SA) generate(group uint16) Compute {
+	seed := make([]byte, keSeed)
+	sa.env.Random(seed)
+	return Compute{Cheap: cheapKE(group), Run: func() Reply {
+		defer clear(seed)
+		pair, err := ke.Generate(group, bytes.NewReader(seed))
+		return KEReply{keResult{pair: pair}, err}
+	}}
+}
+
+// agree makes the shared secret and, as responder, the own key pair before it.
+func (sa *SA) agree(group uint16, pair *ke.KeyPair, peer []byte) Compute {
+	var seed []byte
+	if pair == nil {
+		seed = make([]byte, keSeed)
+		sa.env.Random(seed)
+	}
+	peer = bytes.Clone(peer)
+	return Compute{Cheap: cheapKE(group), Run: func() Reply {
+		defer clear(seed)
+		if pair == nil {
+			var err error
+			if pair, err = ke.Generate(group, bytes.NewReader(seed)); err != nil {
+				return KEReply{nil, err}
+			}
+		}
+		shared, err := pair.Shared(peer)
+		return KEReply{keResult{pair, shared}, err}
+	}}
+}
+
+// compute runs cheap work at once, other work outside.
+func (f *flow) compute(now time.Time, c Compute, then func(now time.Time, r keResult, err error)) {
+	take := func(now time.Time, r Reply) {
+		k, _ := r.(KEReply)
+		v, ok := k.Value.(keResult)
+		if k.Err == nil && !ok {
+			k.Err = fmt.Errorf("the key exchange gave no result")
+		}
+		then(now, v, k.Err)
+	}
+	if c.Cheap {
+		take(now, c.Run())
+		return
+	}
+	f.ask(c, take)
+}
+
+// childKeys makes the keys of a CHILD_SA (RFC 7296, Section 2.17) and puts them
+// into it, seen from this system.
+func (sa *SA) childKeys(c *Child, gir secret.Bytes, ni, nr []byte) error {
+	el, il, err := childKeyLens(c.Proto, c.Encr, c.Integ)
+	if err != nil {
+		return err
+	}
+	k, err := kdf.Child(sa.keys.prf, sa.keys.skd, gir, ni, nr, el, il)
+	if err != nil {
+		return err
+	}
+	c.EncrIn, c.IntegIn, c.EncrOut, c.IntegOut = k.EncrI, k.IntegI, k.EncrR, k.IntegR
+	if c.Initiator {
+		c.EncrIn, c.IntegIn, c.EncrOut, c.IntegOut = k.EncrR, k.IntegR, k.EncrI, k.IntegI
+	}
+	return nil
+}
+
+func (sa *SA) nonce() []byte {
+	n := make([]byte, nonceLen)
+	sa.env.Random(n)
+	return n
+}
+
+// childKeyLens are the lengths of the key material; AH has no cipher.
+func childKeyLens(proto suite.Protocol, encr, integrity suite.Transform) (el, il int, err error) {
+	if proto == suite.ProtoAH {
+		il, _, err = integ.Lens(integrity.ID)
+		return 0, il, err
+	}
+	return aead.KeyLens(encr, integrity)
+}

@@ -1,0 +1,138 @@
+package ikev2
+
+import (
+	"crypto/sha1"
+	"crypto/subtle"
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"iked/ikev2/message"
+	"iked/internal/isakmp"
+	"iked/internal/trace"
+)
+
+// Ports of IKE (RFC 7296, Section 2.23).
+const (
+	portIKE  = 500
+	portNATT = 4500
+)
+
+// natState is what NAT detection found.
+type natState struct {
+	local  bool // this system is behind a NAT
+	remote bool // the peer is, or says so
+	fake   bool // we said so to force encapsulation
+}
+
+func (n natState) any() bool { return n.local || n.remote || n.fake }
+
+// natHash is the content of NAT_DETECTION_*_IP: SHA-1 of SPIs, address and port
+// (RFC 7296, Section 2.23).
+func natHash(spii, spir isakmp.SPI, a netip.AddrPort) []byte {
+	b := make([]byte, 0, 34)
+	b = append(b, spii[:]...)
+	b = append(b, spir[:]...)
+	b = append(b, a.Addr().AsSlice()...)
+	b = binary.BigEndian.AppendUint16(b, a.Port())
+	h := sha1.Sum(b)
+	return h[:]
+}
+
+// natNotifies are the two notifies for the message that goes from local to
+// remote.
+func (sa *SA) natNotifies(cfg *Config, local, remote netip.AddrPort) []message.Payload {
+	src := natHash(sa.spiI, sa.spiR, local)
+	if cfg.ForceEncap {
+		// A source that cannot be right makes the peer see a NAT.
+		sa.env.Random(src)
+		sa.nat.fake = true
+	}
+	return []message.Payload{
+		message.NewNotify(message.NATDetectionSourceIP, src),
+		message.NewNotify(message.NATDetectionDestinationIP, natHash(sa.spiI, sa.spiR, remote)),
+	}
+}
+
+// detectNAT compares the hashes of a message that came from remote to local.
+func (sa *SA) detectNAT(ns message.Notifies, spii, spir isakmp.SPI, local, remote netip.AddrPort) {
+	dst := ns.Find(message.NATDetectionDestinationIP)
+	sources, match := 0, false
+	want := natHash(spii, spir, remote)
+	for n := range ns.All(message.NATDetectionSourceIP) {
+		// There may be several: the peer does not always know which it uses.
+		sources++
+		match = match || subtle.ConstantTimeCompare(n.Data, want) == 1
+	}
+	if dst == nil || sources == 0 {
+		sa.nat = natState{} // the peer does not traverse NATs
+		return
+	}
+	sa.nat.remote = !match
+	sa.nat.local = subtle.ConstantTimeCompare(dst.Data, natHash(spii, spir, local)) != 1
+}
+
+// float moves an initiator to the NAT traversal ports.
+func (sa *SA) float() {
+	if !sa.nat.any() || sa.natt {
+		return
+	}
+	sa.natt = true
+	sa.local = netip.AddrPortFrom(sa.local.Addr(), orPort(sa.cfg.PortNATT))
+	if sa.remote.Port() == portIKE || sa.cfg.PeerPortNATT != 0 {
+		sa.remote = netip.AddrPortFrom(sa.remote.Addr(), orPort(sa.cfg.PeerPortNATT))
+	}
+}
+
+func orPort(p uint16) uint16 {
+	if p == 0 {
+		return portNATT
+	}
+	return p
+}
+
+// follow moves the IKE SA to where an authentic message came from, if the rules
+// of RFC 7296, Section 2.23 allow it.
+func (sa *SA) follow(now time.Time, d Datagram) {
+	if d.Local == sa.local && d.Remote == sa.remote && d.NATT == sa.natt {
+		return
+	}
+	switch {
+	case sa.hs != nil && !sa.initiator:
+		// The initiator floats with IKE_AUTH.
+	case sa.hs == nil && sa.nat.remote && !sa.nat.local:
+		// Who is behind a NAT itself does not follow: the NAT maps to one peer.
+	default:
+		sa.count("ike-address", "not-followed")
+		return
+	}
+	from := sa.remote
+	sa.local, sa.remote, sa.natt = d.Local, d.Remote, d.NATT
+	if sa.hs != nil {
+		return
+	}
+	sa.log(now, trace.Control, false, "the peer moved from %v to %v", from, sa.remote)
+	for _, list := range [][]*Child{sa.children, sa.fading} {
+		for _, c := range list {
+			c.LocalAddr, c.RemoteAddr = sa.local, sa.remote
+			sa.tell(MoveChild{Child: c})
+		}
+	}
+	sa.event(Moved{})
+}
+
+// keepAliveEvery is the interval of NAT keepalives.
+func (sa *SA) keepAliveEvery() time.Duration {
+	if sa.cfg.KeepAlive > 0 {
+		return sa.cfg.KeepAlive
+	}
+	return 20 * time.Second
+}
+
+// keepAliveDue is when the next keepalive must be sent; zero: never.
+func (sa *SA) keepAliveDue() time.Time {
+	if !sa.nat.local || !sa.natt || sa.keys == nil || sa.state == Rekeyed {
+		return time.Time{}
+	}
+	return sa.lastOutbound.Add(sa.keepAliveEvery())
+}

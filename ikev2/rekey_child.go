@@ -1,0 +1,201 @@
+package ikev2
+
+import (
+	"bytes"
+	"time"
+
+	"iked/ikev2/message"
+)
+
+// Rekeying of a CHILD_SA, both roles, and its collisions (RFC 7296, Sections
+// 2.8, 2.8.1 and 2.25.1).
+
+// queueRekeyChild begins a rekeying if none is going on.
+func (sa *SA) queueRekeyChild(now time.Time, c *Child) {
+	c.RekeyAt = time.Time{}
+	if c.State != ChildInstalled || c.successor != nil {
+		return
+	}
+	for _, q := range sa.queue {
+		if x, ok := q.x.(*createChild); ok && x.old == c {
+			return
+		}
+	}
+	sa.enqueue(&createChild{sa: sa, cfg: c.Config, old: c})
+}
+
+// lowestNonce of an exchange: compared octet by octet, a shorter equal beginning
+// is lower (RFC 7296, Section 2.8.1).
+func lowestNonce(ni, nr []byte) []byte {
+	if bytes.Compare(ni, nr) < 0 {
+		return ni
+	}
+	return nr
+}
+
+// rival is the CHILD_SA that the peer's simultaneous rekeying made, if it is
+// still there.
+func (c *Child) rivalChild() *Child {
+	if s := c.successor; s != nil && s.State != ChildDeleted {
+		return s
+	}
+	return nil
+}
+
+// settle takes the CHILD_SA that our rekeying made.
+func (x *createChild) settle(now time.Time, a childAnswer) {
+	sa, old := x.sa, x.old
+	made, f := x.offer.build(now, a)
+	if f != nil {
+		sa.refuseGiven(now, x.offer, &a.sa.Proposals[0])
+		x.failed(now, f)
+		return
+	}
+	rival := old.rivalChild()
+	if rival != nil && bytes.Compare(lowestNonce(a.ni, a.nr), old.rival) < 0 {
+		// RFC 7296, Section 2.8.1: ours has the lowest nonce, so it is redundant and
+		// ours to delete. The peer deletes the old one.
+		sa.count("child-collision", "lost")
+		made.silent, made.State = true, ChildDeleting
+		if old.State == ChildRekeying {
+			old.State = ChildRekeyed
+		}
+		sa.enqueueFirst(&deleteChild{sa: sa, child: made})
+		x.done()
+		return
+	}
+	if rival != nil {
+		// The peer deletes what it made.
+		sa.count("child-collision", "won")
+		rival.silent = true
+	}
+	sa.installChild(&x.steps, made, true, true, func(now time.Time, err error) {
+		x.done()
+		if err != nil {
+			if old.State == ChildRekeying {
+				old.State = ChildInstalled
+			}
+			sa.installFailed(now, made, err)
+			sa.settleGone(now, old)
+			return
+		}
+		sa.childInstalled(now, made)
+		old.successor = made
+		if rival != nil && rival.announced {
+			// It had taken over already.
+			sa.childReplaced(now, rival, made)
+		} else {
+			sa.childReplaced(now, old, made)
+		}
+		if old.State == ChildDeleted {
+			return
+		}
+		// RFC 7296, Section 2.8: who rekeyed deletes the old one.
+		old.State = ChildRekeyed
+		sa.enqueueFirst(&deleteChild{sa: sa, child: old})
+	})
+}
+
+// settleFailed: our rekeying made nothing.
+func (x *createChild) settleFailed(now time.Time) {
+	sa, old := x.sa, x.old
+	x.offer.free()
+	x.done()
+	if old.State == ChildRekeying {
+		old.State = ChildInstalled
+		if old.rivalChild() != nil {
+			old.State = ChildRekeyed
+			return
+		}
+		// Again before it expires.
+		old.RekeyAt = now.Add(10*time.Second + sa.random(10*time.Second))
+	}
+	sa.settleGone(now, old)
+}
+
+// settleGone tells of the end of a CHILD_SA that the peer deleted while we
+// rekeyed it in vain.
+func (sa *SA) settleGone(now time.Time, old *Child) {
+	if old.peerGone && old.successor == nil {
+		old.peerGone = false
+		sa.childDown(now, old, true)
+	}
+}
+
+// settleTemporary: the peer closes the CHILD_SA or rekeys the IKE SA (RFC 7296,
+// Section 2.25).
+func (x *createChild) settleTemporary(now time.Time) {
+	x.settleFailed(now)
+	if old := x.old; old.State == ChildInstalled {
+		old.RekeyAt = now.Add(x.sa.retryDelay())
+	}
+}
+
+// settleNotFound: the peer has no such CHILD_SA (RFC 7296, Section 2.25.1). If it
+// rekeyed or deleted it, we know that already; else only our half is left and a
+// new one takes its place.
+func (x *createChild) settleNotFound(now time.Time) {
+	sa, old := x.sa, x.old
+	x.done()
+	if old.State == ChildDeleted || old.rivalChild() != nil {
+		if old.State == ChildRekeying {
+			old.State = ChildRekeyed
+		}
+		sa.settleGone(now, old)
+		return
+	}
+	sa.count("child-rekey", "not-found")
+	sa.dropChild(now, old, true)
+	sa.enqueue(&createChild{sa: sa, cfg: x.cfg})
+}
+
+// respondRekeyChild answers the peer's rekeying of a CHILD_SA.
+func (sa *SA) respondRekeyChild(now time.Time, v *message.CreateChildSARequest) {
+	old := sa.childByOutbound(v.RekeyProtocol, v.RekeySPI)
+	if !sa.rekeyable(now, v, old) {
+		return
+	}
+	q := sa.newChildRequest(v, old)
+	q.flow.run(now, q.choose, q.reserve, q.exchangeKeys,
+		func(now time.Time) {
+			// Our own exchange may have ended meanwhile.
+			if q.refused == nil && (old.State != ChildInstalled && old.State != ChildRekeying || old.successor != nil) {
+				q.refuse(now, message.NewNotify(message.TemporaryFailure, nil), nil)
+			}
+		},
+		// RFC 7296, Section 2.8: the responder sends on the new one only when the
+		// old one is deleted.
+		func(now time.Time) { q.install(now, false) },
+		func(now time.Time) {
+			if c := q.made; c != nil {
+				sa.childInstalled(now, c)
+				if old.State == ChildDeleted {
+					// Expired meanwhile.
+					sa.sendOn(now, c)
+					sa.childReplaced(now, old, c)
+				} else {
+					old.successor, old.rival = c, lowestNonce(q.ni, q.nr)
+					if old.State == ChildInstalled {
+						old.State = ChildRekeyed
+					}
+					old.RekeyAt = time.Time{}
+				}
+			}
+			sa.reply(now, q.payloads()...)
+		})
+}
+
+// rekeyable answers requests that cannot be fulfilled.
+func (sa *SA) rekeyable(now time.Time, v *message.CreateChildSARequest, old *Child) bool {
+	switch {
+	case old == nil:
+		// RFC 7296, Section 2.25.1.
+		sa.reply(now, message.NewChildNotify(message.ChildSANotFound, v.RekeyProtocol, v.RekeySPI))
+		return false
+	case old.State == ChildInstalled || old.State == ChildRekeying && old.successor == nil:
+		return true
+	}
+	// It is being closed, or replaced already.
+	sa.temporaryFailure(now, "child-closing")
+	return false
+}

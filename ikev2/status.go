@@ -1,0 +1,164 @@
+package ikev2
+
+import (
+	"net/netip"
+	"time"
+
+	"iked/crypto/suite"
+	"iked/internal/ident"
+)
+
+// Status is a picture of an IKE SA for people and for the engine's tables.
+type Status struct {
+	UniqueID      uint32
+	State         SAState
+	Initiator     bool // the original initiator of this IKE SA
+	SPIi, SPIr    SPI
+	Config        *Config // nil in a responder before IKE_SA_INIT
+	Local, Remote netip.AddrPort
+	NATT          bool // the NAT traversal ports are used
+	// NATLocal and NATRemote: that side is behind a NAT, or says so; NATFake: we
+	// said so to force encapsulation.
+	NATLocal, NATRemote, NATFake bool
+	LocalID, RemoteID            ident.ID
+	Proposal                     suite.Proposal // chosen; no transforms before IKE_SA_INIT
+	LocalVIPs, RemoteVIPs        []netip.Prefix
+	DNS                          []netip.Addr
+	Children                     []*Child // not to be changed
+	// Established, RekeyAt, ExpireAt and ReauthAt are zero when they do not apply.
+	Established, RekeyAt, ExpireAt, ReauthAt time.Time
+	LastInbound                              time.Time
+	Queued, Active, Passive                  []string // task names of the control protocol
+}
+
+// Status takes a picture of the SA.
+func (sa *SA) Status() Status {
+	s := Status{
+		UniqueID: sa.uniqueID, State: sa.state, Initiator: sa.initiator, SPIi: sa.SPIi(), SPIr: sa.SPIr(), Config: sa.cfg,
+		Local: sa.local, Remote: sa.remote, NATT: sa.natt, NATLocal: sa.nat.local, NATRemote: sa.nat.remote, NATFake: sa.nat.fake,
+		LocalID: sa.localID, RemoteID: sa.remoteID, Proposal: sa.proposal, LocalVIPs: sa.vipLocal, RemoteVIPs: sa.vipRemote, DNS: sa.dns,
+		Children: sa.Children(), Established: sa.established, RekeyAt: sa.timers.rekey,
+		ExpireAt: earliest(sa.timers.hard, sa.timers.reauthHard), ReauthAt: sa.timers.reauth, LastInbound: sa.lastInbound,
+	}
+	for _, q := range sa.queue {
+		s.Queued = append(s.Queued, q.x.task())
+	}
+	if sa.active != nil {
+		s.Active = append(s.Active, sa.active.task())
+	}
+	if a := sa.window.answering; a != nil && a.name != "" {
+		s.Passive = append(s.Passive, a.name)
+	}
+	return s
+}
+
+// UniqueID numbers the IKE SA.
+func (sa *SA) UniqueID() uint32 { return sa.uniqueID }
+
+// State is that of the IKE SA.
+func (sa *SA) State() SAState { return sa.state }
+
+// Initiator tells whether this side is the original initiator of this IKE SA.
+func (sa *SA) Initiator() bool { return sa.initiator }
+
+// SPIi and SPIr are the IKE SPIs, 0 while unknown. The own one never changes.
+func (sa *SA) SPIi() SPI { return SPI(sa.spiI.Uint64()) }
+
+// SPIr is the responder's SPI.
+func (sa *SA) SPIr() SPI { return SPI(sa.spiR.Uint64()) }
+
+// OwnSPI is the one under which the peer's messages find this SA.
+func (sa *SA) OwnSPI() SPI {
+	if sa.initiator {
+		return sa.SPIi()
+	}
+	return sa.SPIr()
+}
+
+// Config is the configuration; in a responder nil before IKE_SA_INIT, and
+// provisional before IKE_AUTH.
+func (sa *SA) Config() *Config { return sa.cfg }
+
+// Local and Remote are the addresses of the IKE SA.
+func (sa *SA) Local() netip.AddrPort { return sa.local }
+
+// Remote is the peer's address.
+func (sa *SA) Remote() netip.AddrPort { return sa.remote }
+
+// LocalID and RemoteID are the identities; the peer's is proven only once the SA
+// is established.
+func (sa *SA) LocalID() ident.ID { return sa.localID }
+
+// RemoteID is the peer's identity.
+func (sa *SA) RemoteID() ident.ID { return sa.remoteID }
+
+// Children are the CHILD_SAs, those that are about to go included. The list is
+// a copy, the records are not to be changed.
+func (sa *SA) Children() []*Child { return append([]*Child(nil), sa.children...) }
+
+// String is the name of the control protocol.
+func (s SAState) String() string {
+	switch s {
+	case Created:
+		return "CREATED"
+	case Connecting:
+		return "CONNECTING"
+	case Established:
+		return "ESTABLISHED"
+	case Rekeying:
+		return "REKEYING"
+	case Rekeyed:
+		return "REKEYED"
+	case Deleting:
+		return "DELETING"
+	}
+	return "DESTROYING"
+}
+
+// String is the name of the control protocol.
+func (s ChildState) String() string {
+	switch s {
+	case ChildCreated:
+		return "CREATED"
+	case ChildInstalling:
+		return "INSTALLING"
+	case ChildInstalled:
+		return "INSTALLED"
+	case ChildUpdating:
+		return "UPDATING"
+	case ChildRekeying:
+		return "REKEYING"
+	case ChildRekeyed:
+		return "REKEYED"
+	case ChildDeleting:
+		return "DELETING"
+	}
+	return "DELETED"
+}
+
+// String names the reason in a few words.
+func (r CloseReason) String() string {
+	switch r {
+	case CloseAsked:
+		return "asked"
+	case ClosePeerDeleted:
+		return "deleted by the peer"
+	case CloseFailed:
+		return "failed"
+	case CloseTimeout:
+		return "timeout"
+	case CloseRekeyed:
+		return "rekeyed"
+	case CloseExpired:
+		return "expired"
+	case CloseHalfOpen:
+		return "half-open"
+	case CloseReplaced:
+		return "replaced"
+	case CloseInternal:
+		return "internal error"
+	case CloseRetry:
+		return "retry"
+	}
+	return "unknown"
+}
