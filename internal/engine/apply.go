@@ -1,0 +1,142 @@
+package engine
+
+import (
+	"fmt"
+	"time"
+
+	"iked/conf"
+	"iked/ikev2"
+	"iked/internal/trace"
+)
+
+// startAction is what a child does when it is loaded.
+func startAction(c *conf.Child) conf.Action {
+	switch c.Start {
+	case conf.StartAlways:
+		return conf.ActionStart | c.StartAction
+	case conf.StartOnDemand:
+		return conf.ActionTrap | c.StartAction
+	}
+	return c.StartAction
+}
+
+// program brings the supervisor to a new configuration: what is gone or changed
+// is undone, what is new or changed is begun, the rest is not touched.
+func (p *supervisor) program(next *program) {
+	globals := p.global != next.global
+	p.global = next.global
+	for name, c := range p.conns {
+		n := next.conns[name]
+		if n == nil || !sameIKE(c.prog.conf, n.conf) {
+			p.undo(c)
+			delete(p.conns, name)
+		}
+	}
+	for _, n := range next.order {
+		c := p.conns[n.conf.Name]
+		if c == nil {
+			c = &connState{name: n.conf.Name, prog: n, kids: make(map[string]*kidState)}
+			p.conns[c.name] = c
+		}
+		p.children(c, n, globals)
+		p.tend(c)
+	}
+}
+
+// children brings the children of a connection to their new configuration.
+func (p *supervisor) children(c *connState, n *connProgram, restand bool) {
+	c.prog = n
+	keep := make(map[string]*conf.Child)
+	for _, ch := range n.conf.Children {
+		keep[ch.Name] = ch
+	}
+	for name, k := range c.kids {
+		if keep[name] == nil || !same(k.conf, keep[name]) {
+			p.undoChild(c, k)
+			delete(c.kids, name)
+		}
+	}
+	c.order = c.order[:0]
+	for _, ch := range n.conf.Children {
+		c.order = append(c.order, ch.Name)
+		var cfg *ikev2.ChildConfig
+		for _, x := range n.ike.Children {
+			if x.Name == ch.Name {
+				cfg = x
+			}
+		}
+		if k := c.kids[ch.Name]; k != nil {
+			k.conf, k.ike = ch, cfg
+			if restand {
+				p.stand(c, k)
+			}
+			continue
+		}
+		k := &kidState{conf: ch, ike: cfg, live: make(map[uint32]*liveChild)}
+		c.kids[ch.Name] = k
+		k.always = ch.Start == conf.StartAlways && cfg != nil
+		if cfg != nil && !k.always && startAction(ch)&conf.ActionStart != 0 {
+			k.tries = keyingTries(n.conf)
+		}
+		p.stand(c, k)
+	}
+}
+
+// undo ends what a connection began: its policies and, if a start action made
+// them, its SAs.
+func (p *supervisor) undo(c *connState) {
+	c.stopTimer()
+	for _, k := range c.kids {
+		p.undoChild(c, k)
+	}
+	p.failOps(c.name, "", failureOf(c.name, "its configuration was removed or changed"))
+	if a := c.attempt; a != nil {
+		c.attempt = nil
+		if a.ike != 0 {
+			p.e.startTask(a.ike, ikev2.Delete{Force: true, Why: ikev2.CloseAsked})
+		}
+	}
+}
+
+func failureOf(conn, why string) trace.Failure {
+	return trace.Failure{At: time.Now(), Stage: trace.StageConfig, Conn: conn, Sentence: fmt.Sprintf("connection %s: %s", conn, why)}
+}
+
+// undoChild takes the policies of a child away and closes its SAs when a start
+// action made them; an IKE SA that has no other child then goes as well. SAs of a
+// child without start action are the peers' and survive.
+func (p *supervisor) undoChild(c *connState, k *kidState) {
+	if err := p.e.policies.lay(childKey{c.name, k.conf.Name}); err != nil {
+		p.e.warnf(trace.KNL, "%v", err)
+	}
+	if startAction(k.conf) == 0 {
+		return
+	}
+	for _, l := range k.live {
+		s := p.sas[l.ike]
+		if s == nil || s.closing {
+			continue
+		}
+		if p.others(c, k, l.ike) == 0 {
+			p.closeSA(s, ikev2.Delete{Why: ikev2.CloseAsked})
+		} else {
+			p.e.startTask(l.ike, ikev2.DeleteChild{SPI: l.info.SPIIn})
+		}
+	}
+}
+
+// others counts the children of an IKE SA that are not of k.
+func (p *supervisor) others(c *connState, k *kidState, ike uint32) int {
+	n := 0
+	for _, o := range c.kids {
+		if o == k {
+			continue
+		}
+		for _, l := range o.live {
+			if l.ike == ike {
+				n++
+			}
+		}
+	}
+	return n
+}

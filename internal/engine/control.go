@@ -1,0 +1,500 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"iked/ikev2"
+	"iked/internal/trace"
+)
+
+// InitiateRequest asks for a tunnel.
+type InitiateRequest struct {
+	Child string // CHILD configuration; "": the IKE SA only
+	IKE   string // connection; with Child it says where that is looked for
+	// Timeout: 0 waits for the result, more waits at most so long while the attempt
+	// goes on, less does not wait at all.
+	Timeout time.Duration
+	// Log gets the records of the connection with at most Level while the call
+	// lasts, on a goroutine of its own. It may be nil.
+	Log   func(trace.Record)
+	Level trace.Level
+}
+
+// operation waits for a tunnel.
+type operation struct {
+	conn, child string
+	done        chan error
+	once        sync.Once
+}
+
+func (o *operation) finish(err error) {
+	o.once.Do(func() { o.done <- err; close(o.done) })
+}
+
+// Initiate brings a child up, or an IKE SA, and waits for it as asked. A child
+// that is up already is left as it is: that is success. An operator's `down` is
+// over with it. ctx ends the wait, never the attempt.
+func (e *Engine) Initiate(ctx context.Context, r InitiateRequest) error {
+	if r.Child == "" && r.IKE == "" {
+		return errors.New("missing configuration name")
+	}
+	o := &operation{done: make(chan error, 1)}
+	stop := func() {}
+	var refused error
+	start := func() {
+		c, k, err := e.sup.choose(r)
+		if err != nil {
+			refused = err
+			return
+		}
+		o.conn, o.child = c.name, r.Child
+		stop = e.logTo(r.Log, r.Level, func(ev *Event) bool { return ev.Record.Conn == c.name })
+		e.sup.initiate(c, k, o)
+	}
+	if err := e.sup.wait(ctx, start); err != nil {
+		return err
+	}
+	defer func() { stop() }()
+	if refused != nil || r.Timeout < 0 {
+		return refused
+	}
+	var late <-chan time.Time
+	if r.Timeout > 0 {
+		t := time.NewTimer(r.Timeout)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-late:
+		e.sup.post(func() { e.sup.forgetOp(o) })
+		if r.Child == "" {
+			return fmt.Errorf("IKE_SA '%s' not established after %dms", r.IKE, r.Timeout.Milliseconds())
+		}
+		return fmt.Errorf("CHILD_SA '%s' not established after %dms", r.Child, r.Timeout.Milliseconds())
+	case <-ctx.Done():
+		e.sup.post(func() { e.sup.forgetOp(o) })
+		return ctx.Err()
+	case <-e.ctx.Done():
+		return errClosed
+	}
+}
+
+// logTo passes records on to a function, and returns how to end that. What the
+// function does not take fast enough is lost, and it is told so.
+func (e *Engine) logTo(f func(trace.Record), level trace.Level, filter func(*Event) bool) func() {
+	if f == nil {
+		return func() {}
+	}
+	sub := e.bus.add(EventLog, 1024, func(ev *Event) bool { return ev.Record.Level <= level && filter(ev) })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ev := range sub.C {
+			if ev.Lost > 0 {
+				f(trace.Record{At: ev.At, Level: trace.Audit, Group: trace.MGR, Conn: ev.Record.Conn,
+					Msg: fmt.Sprintf("%d messages were lost here", ev.Lost)})
+			}
+			f(ev.Record)
+		}
+	}()
+	return func() { sub.Close(); <-done }
+}
+
+// choose finds what an initiation is about.
+func (p *supervisor) choose(r InitiateRequest) (*connState, *kidState, error) {
+	if r.Child == "" {
+		if c := p.conns[r.IKE]; c != nil {
+			return c, nil, nil
+		}
+		return nil, nil, fmt.Errorf("IKE_SA config '%s' not found", r.IKE)
+	}
+	for _, prog := range p.e.config.Load().order {
+		if r.IKE != "" && prog.conf.Name != r.IKE {
+			continue
+		}
+		if c, k := p.kid(prog.conf.Name, r.Child); k != nil {
+			if k.ike == nil {
+				return nil, nil, fmt.Errorf("child '%s' is a shunt: it has policies, no SA; use install", r.Child)
+			}
+			return c, k, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("CHILD_SA config '%s' not found", r.Child)
+}
+
+func (p *supervisor) initiate(c *connState, k *kidState, o *operation) {
+	if k == nil {
+		if p.usable(c) != nil {
+			o.finish(nil)
+			return
+		}
+		p.ops = append(p.ops, o)
+		c.ikeOnly = true
+	} else {
+		k.held = false
+		if len(k.live) > 0 {
+			o.finish(nil)
+			return
+		}
+		p.ops = append(p.ops, o)
+		if !k.always && k.tries == 0 {
+			k.tries = keyingTries(c.prog.conf)
+		}
+		k.retryAt = time.Time{}
+	}
+	c.failures = 0 // an operator does not wait for the back-off
+	p.tend(c)
+}
+
+func (p *supervisor) forgetOp(o *operation) {
+	p.ops = slices.DeleteFunc(p.ops, func(x *operation) bool { return x == o })
+}
+
+// ops finishes the operations that a test chooses.
+func (p *supervisor) finishOps(err error, which func(o *operation) bool) {
+	p.ops = slices.DeleteFunc(p.ops, func(o *operation) bool {
+		if !which(o) {
+			return false
+		}
+		o.finish(err)
+		return true
+	})
+}
+
+// ikeOps: an IKE SA of the connection is up.
+func (p *supervisor) ikeOps(conn string) {
+	p.finishOps(nil, func(o *operation) bool { return o.conn == conn && o.child == "" })
+}
+
+// childOps: a child is up, or failed.
+func (p *supervisor) childOps(conn, child string, err error) {
+	p.finishOps(err, func(o *operation) bool { return o.conn == conn && o.child == child })
+}
+
+// failOps: an IKE SA could not be set up.
+func (p *supervisor) failOps(conn, child string, f trace.Failure) {
+	p.ops = slices.DeleteFunc(p.ops, func(o *operation) bool {
+		if o.conn != conn || (o.child != "" && o.child != child && child != "") {
+			return false
+		}
+		if o.child == "" {
+			o.finish(fmt.Errorf("establishing IKE_SA '%s' failed: %s", conn, f.Sentence))
+		} else {
+			o.finish(fmt.Errorf("establishing CHILD_SA '%s' failed: %s", o.child, f.Sentence))
+		}
+		return true
+	})
+}
+
+// Selector chooses SAs to end or rekey. With Child or ChildID it chooses
+// CHILD_SAs, narrowed by the other two; else IKE SAs.
+type Selector struct {
+	IKE     string
+	IKEID   uint32
+	Child   string
+	ChildID uint32
+}
+
+func (s Selector) empty() bool { return s == Selector{} }
+
+func (s Selector) ofChild() bool { return s.Child != "" || s.ChildID != 0 }
+
+// TerminateRequest asks for the end of SAs.
+type TerminateRequest struct {
+	Selector
+	// Force (IKE SAs only) does not wait for the peer's answer; with a positive
+	// Timeout only when that is over.
+	Force   bool
+	Timeout time.Duration // as in InitiateRequest
+	Log     func(trace.Record)
+	Level   trace.Level
+}
+
+// Result counts the SAs that a request was about.
+type Result struct{ Matches, Done int }
+
+// target is an SA that a selector chose.
+type target struct {
+	ike, child uint32 // child 0: the IKE SA
+	conn, name string
+	spi        uint32
+}
+
+// targets finds the SAs of a selector.
+func (e *Engine) targets(ctx context.Context, sel Selector) ([]target, error) {
+	sas, err := e.ListSAs(ctx, SAFilter{IKE: sel.IKE, IKEID: sel.IKEID, Child: sel.Child, ChildID: sel.ChildID})
+	if err != nil {
+		return nil, err
+	}
+	var out []target
+	for _, s := range sas {
+		if !sel.ofChild() {
+			out = append(out, target{ike: s.UniqueID, conn: s.Conn})
+			continue
+		}
+		for _, c := range s.Children {
+			out = append(out, target{ike: s.UniqueID, child: c.UniqueID, conn: s.Conn, name: c.Name, spi: c.SPIIn})
+		}
+	}
+	return out, nil
+}
+
+// termination waits for SAs to end.
+type termination struct {
+	ikes, children map[uint32]bool
+	done           chan struct{}
+	once           sync.Once
+}
+
+func (t *termination) finish() { t.once.Do(func() { close(t.done) }) }
+
+func (t *termination) check() {
+	if len(t.ikes)+len(t.children) == 0 {
+		t.finish()
+	}
+}
+
+func (t *termination) renumber(old, now uint32) {
+	if t.ikes[old] {
+		delete(t.ikes, old)
+		t.ikes[now] = true
+	}
+}
+
+func (p *supervisor) ikeGone(id uint32) {
+	p.gone(func(t *termination) { delete(t.ikes, id) })
+}
+
+func (p *supervisor) childGone(id uint32) {
+	p.gone(func(t *termination) { delete(t.children, id) })
+}
+
+func (p *supervisor) gone(f func(t *termination)) {
+	p.waits = slices.DeleteFunc(p.waits, func(t *termination) bool {
+		f(t)
+		t.check()
+		return len(t.ikes)+len(t.children) == 0
+	})
+}
+
+// Terminate deletes SAs. What an operator takes down stays down until it is
+// brought up again, or its configuration changes.
+func (e *Engine) Terminate(ctx context.Context, r TerminateRequest) (Result, error) {
+	if r.empty() {
+		return Result{}, errors.New("missing terminate selector")
+	}
+	list, err := e.targets(ctx, r.Selector)
+	if err != nil {
+		return Result{}, err
+	}
+	if len(list) == 0 {
+		return Result{}, errors.New("no matching SAs to terminate found")
+	}
+	t := &termination{ikes: make(map[uint32]bool), children: make(map[uint32]bool), done: make(chan struct{})}
+	chosen := make(map[uint32]bool)
+	for _, x := range list {
+		chosen[x.ike] = true
+	}
+	stop := e.logTo(r.Log, r.Level, func(ev *Event) bool { return chosen[ev.Record.UniqueID] })
+	defer stop()
+	if err := e.sup.wait(ctx, func() { e.sup.terminate(list, t, r.Force && r.Timeout <= 0) }); err != nil {
+		return Result{Matches: len(list)}, err
+	}
+	res := Result{Matches: len(list), Done: len(list)}
+	if r.Timeout < 0 {
+		return res, nil
+	}
+	var late <-chan time.Time
+	if r.Timeout > 0 {
+		timer := time.NewTimer(r.Timeout)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-t.done:
+		return res, nil
+	case <-late:
+		if r.Force && !r.ofChild() {
+			e.sup.post(func() { e.sup.forceAll(t) })
+			select {
+			case <-t.done:
+				return res, nil
+			case <-ctx.Done():
+			}
+		}
+	case <-ctx.Done():
+	case <-e.ctx.Done():
+	}
+	left := 0
+	e.sup.wait(context.Background(), func() {
+		left = len(t.ikes) + len(t.children)
+		e.sup.waits = slices.DeleteFunc(e.sup.waits, func(x *termination) bool { return x == t })
+	})
+	res.Done -= left
+	if res.Matches == 1 {
+		return res, errors.New("terminating SA failed")
+	}
+	return res, errors.New("not all matching SAs could be terminated")
+}
+
+func (p *supervisor) terminate(list []target, t *termination, force bool) {
+	for _, x := range list {
+		if x.child != 0 {
+			t.children[x.child] = true
+			p.hold(x.conn, x.name)
+		} else {
+			t.ikes[x.ike] = true
+			p.hold(x.conn, "")
+		}
+	}
+	p.waits = append(p.waits, t)
+	for _, x := range list {
+		if x.child != 0 {
+			p.e.startTask(x.ike, ikev2.DeleteChild{SPI: x.spi})
+			continue
+		}
+		if s := p.sas[x.ike]; s != nil {
+			s.closing = true
+		}
+		p.e.startTask(x.ike, ikev2.Delete{Force: force, Why: ikev2.CloseAsked})
+	}
+	// An SA may have ended between the look and now.
+	p.e.sweep(list, t)
+}
+
+// sweep takes out of t what ended before it was asked to: no shard has it. Each
+// shard looks after it was given the tasks, so nothing is missed in between.
+func (e *Engine) sweep(list []target, t *termination) {
+	var mu sync.Mutex
+	found := make(map[uint32]bool)
+	left := len(e.shards)
+	for _, s := range e.shards {
+		s.do(func(s *shard) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, x := range list {
+				if s.sas[x.ike] != nil {
+					found[x.ike] = true
+				}
+			}
+			if left--; left == 0 {
+				e.sup.post(func() { e.sup.strike(list, found, t) })
+			}
+		})
+	}
+}
+
+// strike finishes what a termination needs not wait for.
+func (p *supervisor) strike(list []target, found map[uint32]bool, t *termination) {
+	for _, x := range list {
+		switch {
+		case x.child != 0 && p.e.children.get(uint64(x.child)) == nil:
+			delete(t.children, x.child)
+		case x.child == 0 && !found[x.ike]:
+			delete(t.ikes, x.ike)
+		}
+	}
+	t.check()
+}
+
+// hold keeps children down that an operator took down; "" means all of a
+// connection.
+func (p *supervisor) hold(conn, child string) {
+	c := p.conns[conn]
+	if c == nil {
+		return
+	}
+	for name, k := range c.kids {
+		if child == "" || child == name {
+			k.held, k.tries, k.flow = true, 0, nil
+		}
+	}
+}
+
+func (p *supervisor) forceAll(t *termination) {
+	for id := range t.ikes {
+		p.e.startTask(id, ikev2.Delete{Force: true, Why: ikev2.CloseAsked})
+	}
+}
+
+// Rekey starts rekeying of SAs and does not wait for it. reauth, of IKE SAs,
+// authenticates anew.
+func (e *Engine) Rekey(ctx context.Context, sel Selector, reauth bool) (Result, error) {
+	if sel.empty() {
+		return Result{}, errors.New("missing rekey selector")
+	}
+	list, err := e.targets(ctx, sel)
+	if err != nil {
+		return Result{}, err
+	}
+	if len(list) == 0 {
+		return Result{}, errors.New("no matching SAs to rekey found")
+	}
+	for _, x := range list {
+		switch {
+		case x.child != 0:
+			e.startTask(x.ike, ikev2.RekeyChild{SPI: x.spi})
+		case reauth:
+			e.sup.post(func() {
+				if s := e.sup.sas[x.ike]; s != nil {
+					e.sup.reauthDue(s.info)
+				}
+			})
+		default:
+			e.startTask(x.ike, ikev2.RekeyIKE{})
+		}
+	}
+	return Result{Matches: len(list), Done: len(list)}, nil
+}
+
+// Install puts the trap of a child, or its shunt, into the SPD.
+func (e *Engine) Install(ctx context.Context, ike, child string) error {
+	if child == "" {
+		return errors.New("missing configuration name")
+	}
+	err := errors.New("configuration name not found")
+	werr := e.sup.wait(ctx, func() {
+		for _, prog := range e.config.Load().order {
+			if ike != "" && prog.conf.Name != ike {
+				continue
+			}
+			if c, k := e.sup.kid(prog.conf.Name, child); k != nil {
+				if k.ike == nil {
+					e.sup.shunt(c, k)
+				} else {
+					e.sup.trap(c, k, true)
+				}
+				err = nil
+				return
+			}
+		}
+	})
+	return errors.Join(werr, err)
+}
+
+// Uninstall takes it out again. The drop of a tunnel that is down stays, if the
+// configuration wants it.
+func (e *Engine) Uninstall(ctx context.Context, ike, child string) error {
+	err := fmt.Errorf("policy '%s' not found", child)
+	werr := e.sup.wait(ctx, func() {
+		for name, c := range e.sup.conns {
+			k := c.kids[child]
+			if (ike != "" && name != ike) || k == nil || !e.policies.stands(childKey{name, child}) {
+				continue
+			}
+			err = e.policies.lay(childKey{name, child})
+			if k.ike != nil && failClosed(&e.config.Load().global, k.conf) {
+				e.sup.trap(c, k, false)
+			}
+			return
+		}
+	})
+	return errors.Join(werr, err)
+}

@@ -1,0 +1,298 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"iked/ikev2"
+	"iked/internal/backend"
+	"iked/internal/trace"
+	"iked/sad"
+	"iked/spd"
+)
+
+// childSA is one CHILD_SA as the engine sees it: what it has in the backend.
+type childSA struct {
+	child   *ikev2.Child
+	ike     *ikeSA
+	shard   *shard
+	conn    string
+	reqid   uint32
+	policy  policyKey
+	held    bool // a reference on policy
+	in, out bool // installed
+	inID    sad.ID
+	outID   sad.ID
+	started time.Time
+	up      bool // reported as up
+}
+
+func (c *childSA) name() string {
+	if c.child.Config == nil {
+		return ""
+	}
+	return c.child.Config.Name
+}
+
+// install puts SAs of a child into the backend, and its policies with the first
+// of them. The inbound SA goes first, so that nothing is sent that could not be
+// answered. When a step fails, the steps before it are undone.
+func (s *shard) install(x *ikeSA, w ikev2.InstallChild) error {
+	s.learn(x)
+	c := s.child(w.Child)
+	if c == nil {
+		c = &childSA{child: w.Child, ike: x, shard: s, conn: x.conn, started: time.Now()}
+		if x.children == nil {
+			x.children = make(map[uint32]*childSA)
+		}
+		x.children[w.Child.UniqueID] = c
+		s.e.children.put(uint64(w.Child.UniqueID), c)
+	}
+	c.child = w.Child
+	if err := s.installSteps(c, w); err != nil {
+		s.uninstall(c, true, true)
+		f := trace.Failure{At: time.Now(), Stage: trace.StageInstall, Conn: x.conn, Child: c.name(),
+			Sentence: fmt.Sprintf("CHILD_SA %s cannot be installed: %v", c.name(), err),
+			Advice:   "see the backend in `ikectl status`"}
+		s.e.fail(f, x.id)
+		return err
+	}
+	return nil
+}
+
+func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
+	cfg := c.child.Config
+	if !c.held {
+		extra := childRef(cfg)
+		reqid, key, err := s.e.policies.hold(policyWant{
+			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, mode: c.child.Mode,
+			action: spd.Protect, reqid: cfg.ReqID, priority: extra.priority, none: extra.noPolicies,
+		})
+		if err != nil {
+			return err
+		}
+		c.reqid, c.policy, c.held = reqid, key, true
+	}
+	if w.In && !c.in {
+		sa := s.saOf(c, sad.In)
+		if err := s.e.opt.Backend.AddSA(sa); err != nil {
+			return err
+		}
+		c.in, c.inID = true, sa.ID
+	}
+	if w.Out && !c.out {
+		sa := s.saOf(c, sad.Out)
+		if err := s.e.opt.Backend.AddSA(sa); err != nil {
+			return err
+		}
+		c.out, c.outID = true, sa.ID
+	}
+	return nil
+}
+
+// saOf is the record of one direction of a child.
+func (s *shard) saOf(c *childSA, dir sad.Direction) *sad.SA {
+	ch, cfg := c.child, c.child.Config
+	sa := &sad.SA{
+		ReqID: c.reqid, Mode: ch.Mode, Local: ch.Local, Remote: ch.Remote,
+		Encr: ch.Encr, Integ: ch.Integ, ESN: ch.ESN,
+		DF: cfg.DF, DSCP: cfg.DSCP, NoECN: cfg.NoECN,
+		Name: c.conn + "/" + c.name(), Owner: uint64(ch.UniqueID),
+		Limits: sad.Limits{
+			SoftBytes:   jitter(cfg.SoftBytes, cfg.BytesJitter),
+			HardBytes:   cfg.HardBytes,
+			SoftPackets: jitter(cfg.SoftPackets, cfg.PacketsJitter),
+			HardPackets: cfg.HardPackets,
+		},
+	}
+	sa.Dir, sa.Proto = dir, ch.Proto
+	src, dst := ch.LocalAddr, ch.RemoteAddr
+	sa.SPI, sa.EncrKey, sa.IntegKey = ch.SPIOut, ch.EncrOut, ch.IntegOut
+	if dir == sad.In {
+		src, dst = dst, src
+		sa.SPI, sa.EncrKey, sa.IntegKey = ch.SPIIn, ch.EncrIn, ch.IntegIn
+		sa.ReplayWindow = cfg.ReplayWindow
+	} else if !ch.NoTFC && ch.Mode == spd.Tunnel {
+		// RFC 7296, Section 3.10.1: ESP_TFC_PADDING_NOT_SUPPORTED.
+		sa.TFCPadding = cfg.TFCPadding
+	}
+	sa.Src, sa.Dst = src.Addr().Unmap(), dst.Addr().Unmap()
+	if ch.Encap {
+		sa.Encap = &sad.Encap{SrcPort: src.Port(), DstPort: dst.Port()}
+	}
+	return sa
+}
+
+// jitter takes a random part of spread off a limit, so that both ends do not
+// rekey at once.
+func jitter(limit, spread uint64) uint64 {
+	if limit == 0 || spread == 0 {
+		return limit
+	}
+	if spread >= limit {
+		spread = limit - 1
+	}
+	return limit - rand.Uint64N(spread+1)
+}
+
+// uninstall takes SAs of a child out of the backend. When none is left its
+// policies go, unless something else needs them.
+func (s *shard) uninstall(c *childSA, in, out bool) {
+	if out && c.out {
+		c.out = false
+		s.remove(c, c.outID)
+	}
+	if in && c.in {
+		c.in = false
+		s.remove(c, c.inID)
+	}
+	if c.in || c.out {
+		return
+	}
+	if c.held {
+		c.held = false
+		if err := s.e.policies.release(c.policy); err != nil {
+			s.e.warnf(trace.KNL, "%v", err)
+		}
+	}
+	if !c.up {
+		s.forget(c)
+	}
+}
+
+// forget drops a child from the tables.
+func (s *shard) forget(c *childSA) {
+	s.e.children.remove(uint64(c.child.UniqueID))
+	if c.ike != nil {
+		delete(c.ike.children, c.child.UniqueID)
+	}
+}
+
+func (s *shard) remove(c *childSA, id sad.ID) {
+	err := s.e.opt.Backend.DeleteSA(id)
+	if err != nil && !errors.Is(err, backend.ErrNotFound) {
+		s.e.warnf(trace.KNL, "an SA of %s/%s cannot be removed: %v", c.conn, c.name(), err)
+	}
+}
+
+// move changes the outer addresses of a child (RFC 7296, Section 2.23).
+func (s *shard) move(ch *ikev2.Child) {
+	c := s.child(ch)
+	if c == nil {
+		return
+	}
+	c.child = ch
+	var in, out backend.Move
+	in.Src, in.Dst = ch.RemoteAddr.Addr().Unmap(), ch.LocalAddr.Addr().Unmap()
+	out.Src, out.Dst = in.Dst, in.Src
+	if ch.Encap {
+		in.Encap = &sad.Encap{SrcPort: ch.RemoteAddr.Port(), DstPort: ch.LocalAddr.Port()}
+		out.Encap = &sad.Encap{SrcPort: ch.LocalAddr.Port(), DstPort: ch.RemoteAddr.Port()}
+	}
+	if c.in {
+		if id, err := s.e.opt.Backend.UpdateSA(c.inID, in); err != nil {
+			s.e.warnf(trace.KNL, "the inbound SA of %s/%s cannot be moved: %v", c.conn, c.name(), err)
+		} else {
+			c.inID = id
+		}
+	}
+	if c.out {
+		if id, err := s.e.opt.Backend.UpdateSA(c.outID, out); err != nil {
+			s.e.warnf(trace.KNL, "the outbound SA of %s/%s cannot be moved: %v", c.conn, c.name(), err)
+		} else {
+			c.outID = id
+		}
+	}
+}
+
+func (s *shard) childUp(x *ikeSA, ch *ikev2.Child) {
+	c := s.child(ch)
+	if c == nil {
+		return
+	}
+	c.child, c.up = ch, true
+	info, child := s.lookWith(x, c)
+	s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.CHD, Child: c.name(), Peer: info.Remote.String(),
+		Msg: fmt.Sprintf("CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
+			c.name(), ch.UniqueID, ch.SPIIn, ch.SPIOut, tsText(ch.Local), tsText(ch.Remote))}))
+	s.e.bus.publish(Event{Kind: EventChildUpDown, At: time.Now(), Up: true, SA: info})
+	s.e.sup.post(func() { s.e.sup.childUp(*info, child) })
+}
+
+func (s *shard) childDown(x *ikeSA, c *childSA, byPeer bool) {
+	if !c.up {
+		if !c.in && !c.out {
+			s.forget(c)
+		}
+		return
+	}
+	_, child := s.lookWith(x, c)
+	c.up = false
+	if !c.in && !c.out {
+		s.forget(c)
+	}
+	// Told when the step is over: the end of the IKE SA, if that is why, goes first.
+	x.downs = append(x.downs, down{child, byPeer})
+}
+
+// tellDowns reports the children that went during a step.
+func (s *shard) tellDowns(x *ikeSA) {
+	if len(x.downs) == 0 {
+		return
+	}
+	list := x.downs
+	x.downs = nil
+	info := x.last
+	for _, d := range list {
+		with := info
+		with.Children = []ChildInfo{d.child}
+		s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.CHD, Child: d.child.Name, Peer: info.Remote.String(),
+			Msg: fmt.Sprintf("CHILD_SA %s{%d} closed", d.child.Name, d.child.UniqueID)}))
+		s.e.bus.publish(Event{Kind: EventChildUpDown, At: time.Now(), SA: &with})
+		if !x.closed {
+			s.e.sup.post(func() { s.e.sup.childDown(info, d) })
+		}
+	}
+}
+
+func (s *shard) childReplaced(x *ikeSA, ev ikev2.ChildReplaced) {
+	old, now := s.child(ev.Old), s.child(ev.New)
+	if old == nil || now == nil {
+		return
+	}
+	now.child, now.up = ev.New, true
+	s.e.countConn(x.conn, cChildRekey)
+	info := s.look(x)
+	before, after := s.childInfo(old), s.childInfo(now)
+	// The old one goes without a word: its successor is up.
+	old.up = false
+	if !old.in && !old.out {
+		s.forget(old)
+	}
+	s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.CHD, Child: now.name(), Peer: info.Remote.String(),
+		Msg: fmt.Sprintf("CHILD_SA %s{%d} rekeyed, it is {%d} with SPIs %08x_i %08x_o now",
+			now.name(), ev.Old.UniqueID, ev.New.UniqueID, ev.New.SPIIn, ev.New.SPIOut)}))
+	s.e.bus.publish(Event{Kind: EventChildRekey, At: time.Now(), SA: &info, OldChild: &before, NewChild: &after})
+	s.e.sup.post(func() { s.e.sup.childRekeyed(info, before, after) })
+}
+
+// child finds the record of a child, whichever IKE SA holds it now.
+func (s *shard) child(ch *ikev2.Child) *childSA {
+	c := s.e.children.get(uint64(ch.UniqueID))
+	if c == nil || c.shard != s {
+		return nil
+	}
+	return c
+}
+
+// tsText writes selectors for people.
+func tsText(list []spd.TS) string {
+	out := make([]string, len(list))
+	for i, t := range list {
+		out[i] = t.String()
+	}
+	return strings.Join(out, " ")
+}

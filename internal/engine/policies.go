@@ -1,0 +1,369 @@
+package engine
+
+import (
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"iked/internal/backend"
+	"iked/spd"
+)
+
+// policyKey says which policies are the same: equal selectors of one child. Two
+// CHILD_SAs with one key share policies and reqid, so a rekeyed or a second SA
+// of the same child takes over the traffic without a gap.
+type policyKey struct {
+	conn, child string
+	ts          string
+	mode        spd.Mode
+}
+
+// policySet is one set of entries in the SPD under one reqid.
+type policySet struct {
+	key    policyKey
+	reqid  uint32
+	static bool // reqid comes from the configuration
+	ids    []uint64
+	// standing entries stay while the configuration is loaded; sas counts the
+	// CHILD_SAs that serve the set.
+	standing bool
+	acquire  bool
+	priority uint32 // configured, 0: computed
+	sas      int
+	action   spd.Action
+	local    []spd.TS
+	remote   []spd.TS
+	owner    childKey
+}
+
+// childKey names a configured child.
+type childKey struct{ conn, child string }
+
+func (k childKey) String() string { return k.conn + "/" + k.child }
+
+// policies owns the SPD: reqids and entries with reference counts. It is used
+// by all shards, so it has a lock; the backend calls inside are quick.
+type policies struct {
+	mu      sync.Mutex
+	db      backend.SPDB
+	sets    map[policyKey]*policySet
+	byPol   map[uint64]*policySet
+	inUse   map[uint32]int // reqid → sets
+	nextPol uint64
+}
+
+func newPolicies(db backend.SPDB) *policies {
+	return &policies{
+		db:    db,
+		sets:  make(map[policyKey]*policySet),
+		byPol: make(map[uint64]*policySet),
+		inUse: make(map[uint32]int),
+	}
+}
+
+// policyWant is what a set of policies should be.
+type policyWant struct {
+	child         childKey
+	local, remote []spd.TS
+	mode          spd.Mode
+	action        spd.Action
+	reqid         uint32 // configured, 0: allocate
+	priority      uint32
+	acquire       bool
+	none          bool // policies = no: only the reqid
+}
+
+func (w *policyWant) key() policyKey {
+	k := policyKey{conn: w.child.conn, child: w.child.child, mode: w.mode, ts: tsKey(w.local, w.remote)}
+	if w.action != spd.Protect {
+		k.ts += fmt.Sprintf("!%d", w.action)
+	}
+	return k
+}
+
+func tsKey(local, remote []spd.TS) string {
+	var b strings.Builder
+	for i, list := range [][]spd.TS{local, remote} {
+		if i > 0 {
+			b.WriteByte('=')
+		}
+		s := make([]string, len(list))
+		for j, t := range list {
+			s[j] = fmt.Sprintf("%s-%s/%d/%d-%d", t.From, t.To, t.Proto, t.PortFrom, t.PortTo)
+		}
+		slices.Sort(s)
+		b.WriteString(strings.Join(s, ","))
+	}
+	return b.String()
+}
+
+// stand installs policies that live as long as the configuration: traps,
+// shunts, and the drop of what a tunnel would protect while it is down.
+func (p *policies) stand(w policyWant) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := p.sets[w.key()]
+	if set != nil && (set.acquire != w.acquire || set.priority != w.priority) {
+		set.acquire, set.priority = w.acquire, w.priority
+		if err := p.install(set); err != nil {
+			return err
+		}
+	}
+	if set == nil {
+		var err error
+		if set, err = p.create(w); err != nil {
+			return err
+		}
+	}
+	set.standing = true
+	return nil
+}
+
+// lay takes away the standing policies of a child.
+func (p *policies) lay(owner childKey) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var first error
+	for _, set := range p.sets {
+		if set.owner != owner || !set.standing {
+			continue
+		}
+		set.standing, set.acquire = false, false
+		if err := p.dropIfUnused(set); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// hold counts an SA in and returns its reqid; the policies are in force after.
+func (p *policies) hold(w policyWant) (reqid uint32, key policyKey, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key = w.key()
+	set := p.sets[key]
+	if set == nil {
+		if set, err = p.create(w); err != nil {
+			return 0, key, err
+		}
+	}
+	set.sas++
+	return set.reqid, key, nil
+}
+
+// release counts an SA out.
+func (p *policies) release(key policyKey) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := p.sets[key]
+	if set == nil || set.sas == 0 {
+		return nil
+	}
+	set.sas--
+	return p.dropIfUnused(set)
+}
+
+// find is the child whose policy a backend event names.
+func (p *policies) find(policy uint64) (childKey, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := p.byPol[policy]
+	if set == nil {
+		return childKey{}, false
+	}
+	return set.owner, true
+}
+
+func (p *policies) create(w policyWant) (*policySet, error) {
+	set := &policySet{
+		key: w.key(), reqid: w.reqid, static: w.reqid != 0, acquire: w.acquire, priority: w.priority,
+		action: w.action, local: w.local, remote: w.remote, owner: w.child,
+	}
+	if set.reqid == 0 && w.action == spd.Protect {
+		// Freed numbers are used first, so they stay small and stable.
+		for id := uint32(1); ; id++ {
+			if p.inUse[id] == 0 {
+				set.reqid = id
+				break
+			}
+		}
+	}
+	if !w.none {
+		if err := p.install(set); err != nil {
+			return nil, err
+		}
+	}
+	if set.reqid != 0 {
+		p.inUse[set.reqid]++
+	}
+	p.sets[set.key] = set
+	return set, nil
+}
+
+// install puts the entries of a set into the SPD, in place of those that it had.
+func (p *policies) install(set *policySet) error {
+	add := expand(set)
+	old := set.ids
+	ids := make([]uint64, len(add))
+	for i := range add {
+		p.nextPol++
+		add[i].ID = p.nextPol
+		ids[i] = p.nextPol
+	}
+	if err := p.db.ApplyPolicies(old, add); err != nil {
+		return fmt.Errorf("install policy %s: %w", set.owner, err)
+	}
+	for _, id := range old {
+		delete(p.byPol, id)
+	}
+	for _, id := range ids {
+		p.byPol[id] = set
+	}
+	set.ids = ids
+	return nil
+}
+
+func (p *policies) dropIfUnused(set *policySet) error {
+	if set.standing || set.sas > 0 {
+		return nil
+	}
+	delete(p.sets, set.key)
+	if set.reqid != 0 {
+		if p.inUse[set.reqid]--; p.inUse[set.reqid] == 0 {
+			delete(p.inUse, set.reqid)
+		}
+	}
+	for _, id := range set.ids {
+		delete(p.byPol, id)
+	}
+	if len(set.ids) == 0 {
+		return nil
+	}
+	if err := p.db.ApplyPolicies(set.ids, nil); err != nil {
+		return fmt.Errorf("remove policy %s: %w", set.owner, err)
+	}
+	return nil
+}
+
+// Bases of the priority computation; the numbers are those of Linux users'
+// habit: shunts that pass before tunnels, tunnels before drops.
+const (
+	prioPass    = 200000
+	prioProtect = 400000
+	prioDrop    = 600000
+)
+
+// weight is what one selector takes off the priority of its policy: the
+// narrower, the more, so that it is looked at first.
+type weight struct {
+	v6    bool
+	proto uint8
+	less  uint32
+}
+
+// expand turns the selector lists of a set into SPD entries: one for each pair
+// of groups of equal narrowness, so that every entry has its exact priority.
+func expand(set *policySet) []spd.Policy {
+	locals, remotes := group(set.local), group(set.remote)
+	var out []spd.Policy
+	for _, l := range locals {
+		for _, r := range remotes {
+			if l.w.v6 != r.w.v6 || (l.w.proto != 0 && r.w.proto != 0 && l.w.proto != r.w.proto) {
+				continue // no packet can match both
+			}
+			out = append(out, spd.Policy{
+				Name: set.owner.String(), Action: set.action, Local: l.ts, Remote: r.ts,
+				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.key.mode, Acquire: set.acquire,
+			})
+		}
+	}
+	return out
+}
+
+func priority(set *policySet, l, r weight) uint32 {
+	if set.priority != 0 {
+		return set.priority
+	}
+	base := uint32(prioProtect)
+	switch set.action {
+	case spd.Bypass:
+		base = prioPass
+	case spd.Discard:
+		base = prioDrop
+	}
+	base -= l.less + r.less
+	if l.proto != 0 || r.proto != 0 {
+		base -= 256
+	}
+	return base
+}
+
+type tsGroup struct {
+	w  weight
+	ts []spd.TS
+}
+
+func group(list []spd.TS) []tsGroup {
+	var out []tsGroup
+	for _, t := range list {
+		w := weight{v6: t.From.Is6(), proto: t.Proto, less: 512*prefixLen(t.From, t.To) + 4*portBits(t.PortFrom, t.PortTo)}
+		i := slices.IndexFunc(out, func(g tsGroup) bool { return g.w == w })
+		if i < 0 {
+			i = len(out)
+			out = append(out, tsGroup{w: w})
+		}
+		out[i].ts = append(out[i].ts, t)
+	}
+	return out
+}
+
+// prefixLen is how many leading bits all addresses of a range share.
+func prefixLen(from, to netip.Addr) uint32 {
+	a, b := from.AsSlice(), to.AsSlice()
+	for i := range a {
+		if x := a[i] ^ b[i]; x != 0 {
+			return uint32(i*8 + bits.LeadingZeros8(x))
+		}
+	}
+	return uint32(len(a) * 8)
+}
+
+// portBits is how many leading bits all ports of a range share.
+func portBits(from, to uint16) uint32 {
+	if from > to { // OPAQUE
+		return 16
+	}
+	return uint32(bits.LeadingZeros16(from ^ to))
+}
+
+// stands tells whether a child has standing policies.
+func (p *policies) stands(owner childKey) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, set := range p.sets {
+		if set.owner == owner && set.standing {
+			return true
+		}
+	}
+	return false
+}
+
+// clear takes everything out of the SPD.
+func (p *policies) clear() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var ids []uint64
+	for _, set := range p.sets {
+		ids = append(ids, set.ids...)
+	}
+	clear(p.sets)
+	clear(p.byPol)
+	clear(p.inUse)
+	if len(ids) == 0 {
+		return nil
+	}
+	return p.db.ApplyPolicies(ids, nil)
+}

@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"net/netip"
+
+	"iked/crypto/suite"
+	"iked/ikev2"
+)
+
+// makers make state machines. Tests put scripted ones in their place.
+type makers struct {
+	initiator func(e *Engine, cfg *ikev2.Config, local, remote netip.AddrPort) machine
+	responder func(e *Engine, local, remote netip.AddrPort, natt bool) machine
+}
+
+func realMakers() makers {
+	return makers{
+		initiator: func(e *Engine, cfg *ikev2.Config, local, remote netip.AddrPort) machine {
+			return ikev2SA{ikev2.NewInitiator(env{e}, cfg, local, remote)}
+		},
+		responder: func(e *Engine, local, remote netip.AddrPort, natt bool) machine {
+			return ikev2SA{ikev2.NewResponder(env{e}, local, remote, natt)}
+		},
+	}
+}
+
+func (e *Engine) newInitiator(cfg *ikev2.Config, local, remote netip.AddrPort) machine {
+	return e.make.initiator(e, cfg, local, remote)
+}
+
+func (e *Engine) newResponder(local, remote netip.AddrPort, natt bool) machine {
+	return e.make.responder(e, local, remote, natt)
+}
+
+// machineOf wraps the successor that a state machine made.
+func (e *Engine) machineOf(sa *ikev2.SA) machine { return ikev2SA{sa} }
+
+// ikev2SA lets the engine drive an ikev2.SA.
+type ikev2SA struct{ *ikev2.SA }
+
+// Identify implements facts.
+func (m ikev2SA) Identify() identity { return identity{ID: m.UniqueID(), SPI: m.OwnSPI()} }
+
+// Look implements facts.
+func (m ikev2SA) Look() SAInfo {
+	st := m.Status()
+	info := SAInfo{
+		UniqueID: st.UniqueID, State: st.State, Local: st.Local, Remote: st.Remote, LocalID: st.LocalID, RemoteID: st.RemoteID,
+		Initiator: st.Initiator, SPIi: st.SPIi, SPIr: st.SPIr, NATLocal: st.NATLocal, NATRemote: st.NATRemote, NATFake: st.NATFake,
+		Established: st.Established, RekeyAt: st.RekeyAt, ReauthAt: st.ReauthAt,
+		Queued: st.Queued, Active: st.Active, Passive: st.Passive,
+	}
+	for _, t := range st.Proposal.Transforms {
+		switch t.Type {
+		case suite.ENCR:
+			info.Encr = t
+		case suite.INTEG:
+			info.Integ = t
+		case suite.PRF:
+			info.PRF = t
+		case suite.KE:
+			info.KE = t
+		}
+	}
+	for _, p := range st.LocalVIPs {
+		info.LocalVIPs = append(info.LocalVIPs, p.Addr())
+	}
+	for _, p := range st.RemoteVIPs {
+		info.RemoteVIPs = append(info.RemoteVIPs, p.Addr())
+	}
+	return info
+}

@@ -1,0 +1,125 @@
+package engine
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"iked/conf"
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// stand installs what a child needs in the SPD while it is configured: a shunt,
+// a trap that asks for the tunnel, or the drop of its traffic while it is down.
+func (p *supervisor) stand(c *connState, k *kidState) {
+	switch k.conf.Mode {
+	case conf.ModePass, conf.ModeDrop:
+		if startAction(k.conf) == 0 {
+			return // waits for install
+		}
+		p.shunt(c, k)
+		return
+	}
+	trap := startAction(k.conf)&conf.ActionTrap != 0
+	if !trap && !failClosed(&p.global, k.conf) {
+		return
+	}
+	p.trap(c, k, trap)
+}
+
+func (p *supervisor) shunt(c *connState, k *kidState) {
+	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Bypass, priority: k.conf.Priority}
+	if k.conf.Mode == conf.ModeDrop {
+		w.action = spd.Discard
+	}
+	w.local, w.remote = staticOrAny(k.conf.Local), staticOrAny(k.conf.Remote)
+	if err := p.e.policies.stand(w); err != nil {
+		p.e.warnf(trace.KNL, "%v", err)
+	}
+}
+
+// staticOrAny takes dynamic as any address: a shunt has no peer.
+func staticOrAny(list []conf.TS) []spd.TS {
+	var out []spd.TS
+	for _, t := range list {
+		if !t.Dynamic {
+			out = append(out, t.TS)
+			continue
+		}
+		for _, any := range []string{"0.0.0.0/0", "::/0"} {
+			ts := spd.FromPrefix(netip.MustParsePrefix(any))
+			ts.Proto, ts.PortFrom, ts.PortTo = t.Proto, t.PortFrom, t.PortTo
+			out = append(out, ts)
+		}
+	}
+	return out
+}
+
+// trap installs the Protect policy of a child. Selectors that stand for the
+// hosts themselves need their addresses first; names are looked up aside.
+func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
+	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, mode: k.ike.Mode,
+		reqid: k.conf.ReqID, priority: k.conf.Priority, acquire: acquire}
+	dynamic := slices.ContainsFunc(k.conf.Remote, func(t conf.TS) bool { return t.Dynamic }) ||
+		slices.ContainsFunc(k.conf.Local, func(t conf.TS) bool { return t.Dynamic })
+	if !dynamic {
+		w.local, w.remote = fixed(k.conf.Local, netip.Addr{}), fixed(k.conf.Remote, netip.Addr{})
+		if err := p.e.policies.stand(w); err != nil {
+			p.e.warnf(trace.KNL, "%v", err)
+		}
+		return
+	}
+	if len(c.prog.conf.VIPs) > 0 && slices.ContainsFunc(k.conf.Local, func(t conf.TS) bool { return t.Dynamic }) {
+		return // the own address is known only when the peer has given it
+	}
+	if !acquire && slices.ContainsFunc(k.conf.Remote, func(t conf.TS) bool { return t.Dynamic }) {
+		return // whoever comes: there is nothing to hold back
+	}
+	p.trapLater(c, k, w)
+}
+
+// trapRetry is the wait before a trap whose peer has no address yet is tried
+// again.
+const trapRetry = 30 * time.Second
+
+func (p *supervisor) trapLater(c *connState, k *kidState, w policyWant) {
+	conn := c.prog.conf
+	go func() {
+		local, remote, err := p.e.addresses(conn, 0)
+		p.post(func() {
+			if p.stopped || p.conns[c.name] != c || c.kids[k.conf.Name] != k {
+				return
+			}
+			if err != nil {
+				p.e.log(trace.Record{Level: trace.Detail, Group: trace.KNL, Conn: c.name, Child: k.conf.Name, Warn: true,
+					Msg: "no policy for " + w.child.String() + " yet: " + err.Error()})
+				time.AfterFunc(vary(trapRetry), func() {
+					p.post(func() {
+						if !p.stopped && p.conns[c.name] == c && c.kids[k.conf.Name] == k {
+							p.trapLater(c, k, w)
+						}
+					})
+				})
+				return
+			}
+			w.local, w.remote = fixed(k.conf.Local, local.Addr()), fixed(k.conf.Remote, remote.Addr())
+			if err := p.e.policies.stand(w); err != nil {
+				p.e.warnf(trace.KNL, "%v", err)
+			}
+		})
+	}()
+}
+
+// fixed puts the address of a host in place of dynamic selectors.
+func fixed(list []conf.TS, host netip.Addr) []spd.TS {
+	out := make([]spd.TS, 0, len(list))
+	for _, t := range list {
+		ts := t.TS
+		if t.Dynamic {
+			ts.From, ts.To = host, host
+		}
+		out = append(out, ts)
+	}
+	return out
+}
