@@ -45,6 +45,7 @@ func (s *Server) publish(ev *engine.Event) {
 	now := ev.At
 	switch ev.Kind {
 	case engine.EventLog:
+		s.recent.add(ev.Record)
 		if ev.Record.Level <= trace.Control {
 			s.broadcast(evLog, func() wire.Message { return record(&ev.Record, true) })
 		}

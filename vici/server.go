@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"iked/internal/engine"
 	"iked/vici/wire"
 )
 
@@ -54,6 +55,9 @@ type Server struct {
 	commands map[string]handler
 	events   map[string]bool
 	logf     func(warn bool, format string, args ...any)
+	engine   *engine.Engine
+	sub      *engine.Subscription
+	recent   recent
 
 	mu      sync.Mutex
 	clients map[*conn]struct{}
@@ -69,6 +73,24 @@ type Server struct {
 	Dropped atomic.Uint64
 	// Panics counts commands that panicked and were contained.
 	Panics atomic.Uint64
+}
+
+// New makes the server of an engine. logf gets what it has to say of itself.
+func New(e *engine.Engine, logf func(warn bool, format string, args ...any)) *Server {
+	s := newServer(eventNames(), logf)
+	s.engine = e
+	s.info()
+	s.control()
+	s.lists()
+	s.loads()
+	s.sub = e.Subscribe(engine.EventLog|engine.EventIKEUpDown|engine.EventIKERekey|engine.EventIKEUpdate|
+		engine.EventChildUpDown|engine.EventChildRekey, 1024)
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		s.forward(s.sub)
+	}()
+	return s
 }
 
 func newServer(events []string, logf func(warn bool, format string, args ...any)) *Server {
@@ -148,6 +170,9 @@ func (s *Server) Close() error {
 		c.drain()
 	}
 	s.mu.Unlock()
+	if s.sub != nil {
+		s.sub.Close()
+	}
 	s.wg.Wait()
 	return nil
 }
