@@ -34,6 +34,7 @@ type loader struct {
 	dir    string // of the file, "" with the control protocol
 	vici   bool
 	inline bool // a secret stands in the file itself
+	top    Pos  // of the file
 	now    time.Time
 	faults Faults
 }

@@ -86,7 +86,7 @@ func credentialFields() []field[credential] {
 }
 
 func (l *loader) auth(it *Item, prefix string) *Auth {
-	a := &Auth{Name: it.Key[len(prefix):], pos: it.Pos}
+	a := &Auth{Name: it.Key[len(prefix):], pos: it.Tree.Pos}
 	sub := func(s *Item) bool {
 		low := strings.ToLower(s.Key)
 		place := &a.Certs

@@ -135,6 +135,7 @@ func (l *loader) decode(file, format string, data []byte) {
 // document reads the sections of a file.
 func (l *loader) document(c *Config, root *node, file string) {
 	top := Pos{File: file}
+	l.top = Pos{File: file, lines: root.lineTable()}
 	rest := &node{kind: mapNode}
 	var secrets []*secretEntry
 	sections := func(n *node, p Pos, name string, read func(*Tree)) {

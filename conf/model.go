@@ -410,4 +410,8 @@ type Pos struct {
 	File string
 	Line int    // 0: unknown
 	Key  string // path, as connections[office].children[net].local_ts[0]
+	// lines of the keys below, when known
+	lines *lineTable
 }
+
+type lineTable struct{ of map[string]int }

@@ -121,9 +121,19 @@ func (w *yamlWalk) node(n *yaml.Node, depth int) *node {
 	return out
 }
 
+// lineTable says in which line each key of a map is.
+func (n *node) lineTable() *lineTable {
+	t := &lineTable{of: make(map[string]int, len(n.entries))}
+	for _, e := range n.entries {
+		t.of[e.key] = e.line
+	}
+	return t
+}
+
 // tree turns a map into a section. Lists of maps become sections: those under
 // children by their name, others numbered from 1.
 func (l *loader) tree(name string, n *node, pos Pos, skip string) *Tree {
+	pos.lines = n.lineTable()
 	t := &Tree{Name: name, Pos: pos}
 	for _, e := range n.entries {
 		if e.key == skip {

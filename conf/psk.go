@@ -39,7 +39,10 @@ func ranks(owners []ident.ID, local, remote ident.ID) (me, peer ident.Rank, ok b
 		all = all && m > ident.None
 		me, peer = max(me, m), max(peer, p)
 	}
-	return me, peer, peer > ident.None || all
+	if all {
+		peer = max(peer, ident.Weak)
+	}
+	return me, peer, peer > ident.None
 }
 
 // impliedAuth chooses the class of authentication where a file gives none: a

@@ -116,6 +116,9 @@ func (fs Faults) Error() string {
 
 // sub is the position of a key below.
 func (p Pos) sub(key string, line int) Pos {
+	if line == 0 && p.lines != nil {
+		line = p.lines.of[key]
+	}
 	if p.Key != "" {
 		key = p.Key + "." + key
 	}

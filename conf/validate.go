@@ -12,7 +12,7 @@ import (
 // validate checks what no single key can tell. Every fault has its place and says
 // what to do.
 func (l *loader) validate(c *Config) {
-	top := Pos{File: c.File}
+	top := l.top
 	if c.Port == c.PortNATT {
 		l.fault(top.sub("port_nat_t", 0), "choose two", "port and port_nat_t are the same, %d", c.Port)
 	}
