@@ -116,4 +116,3 @@ func (p *pools) restore(fresh []*pool) {
 		}
 	}
 }
-
