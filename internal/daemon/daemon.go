@@ -1,0 +1,299 @@
+// Package daemon is iked as a process: the only place where configuration,
+// sockets, backend, engine, control protocol, log and signals are wired together.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"iked/conf"
+	"iked/ikev2"
+	"iked/internal/backend"
+	"iked/internal/engine"
+	"iked/internal/trace"
+	"iked/internal/transport"
+)
+
+// Defaults of the command line.
+const (
+	DefaultConfig  = "/etc/iked/iked.yaml"
+	DefaultControl = "unix:///run/iked/iked.vici"
+	DefaultState   = "/var/lib/iked"
+)
+
+// Options are the command line. An empty string means: as the configuration
+// says, else the default.
+type Options struct {
+	Config    string
+	Control   string
+	State     string
+	Backend   string
+	LogLevel  string
+	LogFormat string
+	// Check only checks the configuration.
+	Check   bool
+	Version string
+	// Stderr gets log and faults.
+	Stderr io.Writer
+	// Ready, when not nil, is called when the daemon serves. For tests.
+	Ready func(*engine.Engine)
+}
+
+// stopTime bounds how long the deletion of SAs may take at the end.
+const stopTime = 3 * time.Second
+
+// ErrConfig says that the configuration has faults, which were printed.
+var ErrConfig = errors.New("the configuration has faults")
+
+// Run is the daemon, from reading its configuration to the removal of all that
+// it put into the system. It returns when ctx ends or a signal says so.
+func Run(ctx context.Context, o Options) error {
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	cfg, err := load(&o)
+	if err != nil {
+		return err
+	}
+	if o.Check {
+		fmt.Fprintf(o.Stderr, "%s: no faults, %d connections\n", describeFile(cfg), len(cfg.Connections))
+		return nil
+	}
+	logger, err := newLogger(o.Stderr, pick(o.LogLevel, cfg.Log.Level, "info"), pick(o.LogFormat, cfg.Log.Format, "text"))
+	if err != nil {
+		return err
+	}
+	defer logger.close()
+	d := &process{opt: o, log: logger, cfg: cfg}
+	defer d.cleanup()
+	if err := d.start(); err != nil {
+		return err
+	}
+	return d.serve(ctx)
+}
+
+func pick(list ...string) string {
+	for _, s := range list {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+func describeFile(c *conf.Config) string {
+	if c.File == "" {
+		return "no configuration file"
+	}
+	return c.File
+}
+
+// load reads the configuration and prints all its faults. Without a file at the
+// default place the daemon starts empty.
+func load(o *Options) (*conf.Config, error) {
+	file := o.Config
+	if file == "" {
+		file = DefaultConfig
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			return conf.Empty(), nil
+		}
+	}
+	cfg, faults := conf.Load(file, time.Now())
+	for _, f := range faults {
+		fmt.Fprintln(o.Stderr, f)
+	}
+	if faults.Failed() || cfg == nil {
+		return nil, fmt.Errorf("%s: %w", file, ErrConfig)
+	}
+	return cfg, nil
+}
+
+// process is what runs; cleanup takes it down in reverse order.
+type process struct {
+	opt    Options
+	log    *logger
+	cfg    *conf.Config
+	state  *stateDir
+	trans  *transport.Transport
+	back   backend.Backend
+	engine *engine.Engine
+	atomic atomic.Pointer[engine.Engine]
+	ctl    ControlServer
+	lis    net.Listener
+	notify notifier
+}
+
+func (d *process) start() error {
+	var err error
+	d.notify = newNotifier()
+	if d.state, err = openState(pick(d.opt.State, DefaultState), d.log.record); err != nil {
+		return err
+	}
+	if err := d.openTransport(); err != nil {
+		return err
+	}
+	if err := d.openBackend(); err != nil {
+		return err
+	}
+	d.engine, err = engine.New(engine.Options{
+		Backend: d.back, Transport: d.trans, Resolver: markedResolver(d.mark()), Routes: markedRoutes{d.mark()},
+		Store: d.state, Log: d.log.record, LogLevel: d.log.traceLevel(), Load: d.reread, Version: d.opt.Version,
+	})
+	if err != nil {
+		return err
+	}
+	d.atomic.Store(d.engine)
+	if err := d.openControl(); err != nil {
+		return err
+	}
+	if _, err := d.engine.Apply(context.Background(), d.cfg); err != nil {
+		return err
+	}
+	d.trans.Start()
+	if err := dropPrivileges(); err != nil {
+		d.log.warn(trace.DMN, "privileges that are not needed could not be dropped: %v", err)
+	}
+	return nil
+}
+
+// openTransport opens the sockets; a port that is taken is told with who has it.
+func (d *process) openTransport() error {
+	var err error
+	d.trans, err = transport.New(transport.Options{
+		Port: d.cfg.Port, PortNATT: d.cfg.PortNATT, Mark: d.cfg.Datapath.Mark, Queues: d.queues(),
+		Log: d.log.record, OnDatagram: d.receive,
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w; %s; stop it, or set port and port_nat_t", err, whoHas(d.cfg.Port, d.cfg.PortNATT))
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; run as root, or set port and port_nat_t above 1023", err)
+	}
+	return err
+}
+
+func (d *process) receive(m transport.Datagram) {
+	if e := d.atomic.Load(); e != nil {
+		e.Receive(ikev2.Datagram{Local: m.Local, Remote: m.Remote, NATT: m.NATT, Data: m.Data})
+	}
+}
+
+func (d *process) mark() uint32 {
+	if d.cfg.Datapath.Mark != 0 {
+		return d.cfg.Datapath.Mark
+	}
+	return transport.DefaultMark
+}
+
+// reread is what a reload reads. The file that was named once must still be
+// there; at the default place it may have come or gone.
+func (d *process) reread() (*conf.Config, error) {
+	file := d.opt.Config
+	if file == "" {
+		file = DefaultConfig
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			return conf.Empty(), nil
+		}
+	}
+	cfg, faults := conf.Load(file, time.Now())
+	if faults.Failed() || cfg == nil {
+		return nil, fmt.Errorf("%s is faulty, nothing was changed: %w", file, faults.Err())
+	}
+	for _, f := range faults {
+		d.log.warn(trace.CFG, "%s", f)
+	}
+	return cfg, nil
+}
+
+// serve runs until it is told to stop.
+func (d *process) serve(ctx context.Context) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	if d.ctl != nil {
+		go func() {
+			if err := d.ctl.Serve(d.lis); err != nil {
+				d.log.warn(trace.DMN, "control socket: %v", err)
+			}
+		}()
+	}
+	d.log.info(trace.DMN, "iked %s serves: %s; %s backend (%s); %s", d.opt.Version, d.trans.Describe(),
+		d.back.Describe().Name, d.back.Describe().Detail, describeFile(d.cfg))
+	d.notify.send("READY=1\nSTATUS=serving")
+	if d.opt.Ready != nil {
+		d.opt.Ready(d.engine)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				d.log.info(trace.DMN, "%s: IKE SAs are deleted, then iked ends", s)
+				go func() {
+					<-signals // again: no patience left
+					os.Exit(130)
+				}()
+				return nil
+			}
+			d.reload(ctx)
+		}
+	}
+}
+
+func (d *process) reload(ctx context.Context) {
+	d.notify.reloading()
+	lines, err := d.engine.Reload(ctx, false)
+	switch {
+	case err != nil:
+		d.log.warn(trace.CFG, "reload: %v", err)
+	case len(lines) == 0:
+		d.log.info(trace.CFG, "reload: nothing changed")
+	default:
+		for _, l := range lines {
+			d.log.info(trace.CFG, "reload: %s", l)
+		}
+	}
+	d.notify.send("READY=1")
+}
+
+// cleanup deletes SAs, policies, routes and devices. Each part may be missing
+// when start failed.
+func (d *process) cleanup() {
+	d.notify.send("STOPPING=1")
+	if d.engine != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+		if err := d.engine.Close(ctx); err != nil {
+			d.log.warn(trace.DMN, "stop: %v", err)
+		}
+		cancel()
+	}
+	if d.ctl != nil {
+		d.ctl.Close()
+	}
+	if d.lis != nil {
+		d.lis.Close()
+	}
+	if d.back != nil {
+		if err := d.back.Close(); err != nil {
+			d.log.warn(trace.DMN, "stop: %v", err)
+		}
+	}
+	if d.trans != nil {
+		d.trans.Close()
+	}
+	if d.state != nil {
+		d.state.close()
+	}
+}

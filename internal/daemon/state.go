@@ -1,0 +1,111 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"iked/internal/trace"
+)
+
+// stateDir keeps small state over restarts, and makes sure that one daemon only
+// works with it. Without a directory that can be written the daemon runs all the
+// same, and forgets.
+type stateDir struct {
+	dir  string // "": nothing is kept
+	lock *os.File
+}
+
+// openState makes the directory, mode 0700, and locks it. The error is that
+// another daemon has it.
+func openState(dir string, log func(trace.Record)) (*stateDir, error) {
+	degrade := func(err error) (*stateDir, error) {
+		log(trace.Record{Level: trace.Control, Group: trace.DMN, Warn: true,
+			Msg: fmt.Sprintf("state directory %s cannot be used, nothing is kept over a restart: %v", dir, err)})
+		return &stateDir{}, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return degrade(err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return degrade(err)
+	}
+	name := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return degrade(err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return degrade(err)
+		}
+		pid := make([]byte, 32)
+		n, _ := f.ReadAt(pid, 0)
+		return nil, fmt.Errorf("another iked (process %s) uses the state directory %s; stop it, or give this one another with --state",
+			strings.TrimSpace(string(bytes.TrimRight(pid[:n], "\x00"))), dir)
+	}
+	s := &stateDir{dir: dir, lock: f}
+	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
+		log(trace.Record{Level: trace.Control, Group: trace.DMN, Warn: true, Msg: fmt.Sprintf("%s: %v", name, err)})
+	}
+	s.sweep()
+	return s, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// sweep removes files that a crash left half written.
+func (s *stateDir) sweep() {
+	left, _ := filepath.Glob(filepath.Join(s.dir, "*.tmp"))
+	for _, f := range left {
+		os.Remove(f)
+	}
+}
+
+// Load implements engine.Store.
+func (s *stateDir) Load(name string) ([]byte, error) {
+	if s.dir == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(filepath.Join(s.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
+
+// Save implements engine.Store: the file is whole, old or new, whatever happens.
+func (s *stateDir) Save(name string, data []byte) error {
+	if s.dir == "" {
+		return nil // told at the start
+	}
+	f, err := os.CreateTemp(s.dir, name+"-*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(s.dir, name))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+func (s *stateDir) close() {
+	if s.lock != nil {
+		s.lock.Truncate(0)
+		s.lock.Close()
+	}
+}
