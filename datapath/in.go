@@ -47,7 +47,7 @@ func (w *inWorker) safe(p *batch.Packet, udp bool) {
 		if v := recover(); v != nil {
 			w.c.n[panics].Add(1)
 			if x := w.current; x != nil {
-				w.d.panicked(*x.id.Load(), x.owner, x.SA().Name, v, debug.Stack())
+				w.d.panicked(*x.id.Load(), x.owner, x.name, v, debug.Stack())
 			} else {
 				w.d.panicked(sad.ID{}, 0, "no SA", v, debug.Stack())
 			}

@@ -113,7 +113,7 @@ func (w *outWorker) safe(frame []byte) {
 			w.c.n[panics].Add(1)
 			w.n, w.udp, w.raw = 0, w.udp[:0], w.raw[:0]
 			if x := w.current; x != nil {
-				w.d.panicked(*x.id.Load(), x.owner, x.SA().Name, v, debug.Stack())
+				w.d.panicked(*x.id.Load(), x.owner, x.name, v, debug.Stack())
 			} else {
 				w.d.panicked(sad.ID{}, 0, "no SA", v, debug.Stack())
 			}
@@ -232,6 +232,7 @@ func (w *outWorker) find(f *spd.Flow) (*spd.Policy, *outSA) {
 		return p, nil
 	}
 	for _, sa := range *set.list.Load() {
+		w.current = sa
 		if s := sa.SA(); !sa.dead.Load() && f.Match(s.Local, s.Remote) {
 			return p, sa
 		}

@@ -17,6 +17,8 @@ import (
 type outSA struct {
 	*esp.Outbound
 	id    atomic.Pointer[sad.ID]
+	name  string
+	reqID uint32
 	owner uint64
 	soft  atomic.Bool // its event was emitted
 	dead  atomic.Bool // carries nothing any more
@@ -29,6 +31,7 @@ type outSet struct{ list atomic.Pointer[[]*outSA] }
 type inSA struct {
 	*esp.Inbound
 	id     atomic.Pointer[sad.ID]
+	name   string
 	owner  uint64
 	soft   atomic.Bool
 	dead   atomic.Bool
@@ -125,7 +128,7 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", err, backend.ErrInvalid)
 		}
-		x := &inSA{Inbound: in, owner: c.Owner}
+		x := &inSA{Inbound: in, name: c.Name, owner: c.Owner}
 		x.id.Store(&id)
 		if d.inbound.Get(c.SPI) != nil {
 			return fmt.Errorf("SA %s, SPI 0x%08x: %w", sa.Name, sa.SPI, backend.ErrExists)
@@ -144,7 +147,7 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, backend.ErrInvalid)
 	}
-	x := &outSA{Outbound: out, owner: c.Owner}
+	x := &outSA{Outbound: out, name: c.Name, reqID: c.ReqID, owner: c.Owner}
 	x.id.Store(&id)
 	d.sas[id] = x
 	set := d.outbound.Get(c.ReqID)
@@ -224,12 +227,11 @@ func (d *Datapath) deleteSA(id sad.ID) bool {
 	switch x := d.sas[id].(type) {
 	case *outSA:
 		x.dead.Store(true)
-		reqID := x.SA().ReqID
-		if set := d.outbound.Get(reqID); set != nil {
+		if set := d.outbound.Get(x.reqID); set != nil {
 			list := slices.DeleteFunc(slices.Clone(*set.list.Load()), func(o *outSA) bool { return o == x })
 			set.list.Store(&list)
 			if len(list) == 0 {
-				d.outbound.Delete(reqID)
+				d.outbound.Delete(x.reqID)
 			}
 		}
 		d.gen.Add(1)

@@ -4,12 +4,15 @@
 package batch
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"unsafe"
 
-	"os"
+	"golang.org/x/sys/unix"
 )
 
 // Packet is one datagram, received or to be sent.
@@ -39,6 +42,10 @@ type Config struct {
 	GRO, GSO bool
 	// Buffer is the size of the kernel's buffers; 0 its default.
 	Buffer int
+	// Dedicated gives the reader an operating system thread that waits in the
+	// kernel for this socket alone. The runtime's poller would be woken for every
+	// packet that arrives, also while the reader is busy.
+	Dedicated bool
 }
 
 // Conn is a socket. Reading is for one goroutine, writing for any.
@@ -53,6 +60,10 @@ type Conn struct {
 	gso  atomic.Bool
 	mu   sync.Mutex // one writer at a time
 	df   bool       // what the socket does at the moment, guarded by mu
+	// wake ends the waits of a dedicated socket; -1: the poller does.
+	wake   int
+	closed atomic.Bool
+	wakeMu sync.RWMutex // held for reading while wake is in use
 	// Marked tells that SO_MARK was accepted.
 	Marked bool
 }
@@ -68,7 +79,40 @@ func (c *Conn) GSO() bool { return c.gso.Load() }
 func (c *Conn) GRO() bool { return c.gro }
 
 // Close ends the reader with os.ErrClosed.
-func (c *Conn) Close() error { return c.f.Close() }
+func (c *Conn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	if c.wake < 0 {
+		return c.f.Close()
+	}
+	// One count ends every wait: nobody reads it.
+	one := [8]byte{7: 1}
+	if _, err := unix.Write(c.wake, one[:]); err != nil {
+		return fmt.Errorf("end the reader: %w", err)
+	}
+	err := c.f.Close()
+	c.wakeMu.Lock()
+	defer c.wakeMu.Unlock()
+	unix.Close(c.wake)
+	return err
+}
+
+// await waits until fd is ready for events, or the socket is closed: false.
+func (c *Conn) await(fd uintptr, events int16) bool {
+	c.wakeMu.RLock()
+	defer c.wakeMu.RUnlock()
+	for !c.closed.Load() {
+		p := [2]unix.PollFd{{Fd: int32(fd), Events: events}, {Fd: int32(c.wake), Events: unix.POLLIN}}
+		if _, _, e := unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 2, 0, 0, 0, 0); e != 0 && e != unix.EINTR {
+			return false
+		}
+		if p[0].Revents != 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // DisableGSO makes a socket send every datagram by itself.
 func DisableGSO(c *Conn) { c.gso.Store(false) }

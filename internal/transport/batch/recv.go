@@ -60,6 +60,12 @@ func (r *Reader) recv(fd uintptr) bool {
 		if e == unix.EINTR {
 			continue
 		}
+		if e == unix.EAGAIN && r.c.wake >= 0 {
+			if r.c.await(fd, unix.POLLIN) {
+				continue
+			}
+			e = unix.ECANCELED
+		}
 		r.n, r.errno = int(n), e
 		return e != unix.EAGAIN
 	}
@@ -69,7 +75,7 @@ func (r *Reader) recv(fd uintptr) bool {
 // call. An error is os.ErrClosed or an errno that the socket reported; the
 // socket remains usable after the latter.
 func (r *Reader) Read() ([]Packet, error) {
-	if err := r.c.rc.Read(r.call); err != nil {
+	if err := r.c.rc.Read(r.call); err != nil || r.errno == unix.ECANCELED {
 		return nil, os.ErrClosed
 	}
 	if r.errno != 0 {

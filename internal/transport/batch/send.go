@@ -168,6 +168,12 @@ func (w *Writer) sendmmsg(fd uintptr) bool {
 		if e == unix.EINTR {
 			continue
 		}
+		if e == unix.EAGAIN && w.c.wake >= 0 {
+			if w.c.await(fd, unix.POLLOUT) {
+				continue
+			}
+			e = unix.ECANCELED
+		}
 		w.done, w.errno = int(n), e
 		return e != unix.EAGAIN
 	}
@@ -177,7 +183,7 @@ func (w *Writer) sendmmsg(fd uintptr) bool {
 func (w *Writer) flush(packets []Packet, res *Result) {
 	at := 0
 	for w.from < w.n {
-		if err := w.c.rc.Write(w.call); err != nil {
+		if err := w.c.rc.Write(w.call); err != nil || w.errno == unix.ECANCELED {
 			res.Failed, res.Err = res.Failed+len(packets)-at, os.ErrClosed
 			return
 		}

@@ -19,7 +19,7 @@ func ListenUDP(cfg Config) (*Conn, error) {
 		return nil, fmt.Errorf("UDP socket on %v: %w", cfg.Local, err)
 	}
 	if err := c.bindUDP(fd, cfg); err != nil {
-		unix.Close(fd)
+		c.discard(fd)
 		return nil, fmt.Errorf("UDP socket on %v: %w", cfg.Local, err)
 	}
 	return c.finish(fd)
@@ -38,20 +38,32 @@ func OpenRaw(cfg Config, proto int) (*Conn, error) {
 		level, opt = unix.IPPROTO_IPV6, unix.IPV6_HDRINCL
 	}
 	if err := unix.SetsockoptInt(fd, level, opt, 1); err != nil {
-		unix.Close(fd)
+		c.discard(fd)
 		return nil, fmt.Errorf("raw socket for protocol %d: own headers: %w", proto, err)
 	}
 	return c.finish(fd)
 }
 
 func open(cfg Config, typ, proto int) (*Conn, int, error) {
-	c := &Conn{v6: cfg.Local.Addr().Is6()}
+	c := &Conn{v6: cfg.Local.Addr().Is6(), wake: -1}
+	kind := typ | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	if cfg.Dedicated {
+		// A descriptor in blocking mode stays out of the poller; every call says
+		// MSG_DONTWAIT itself.
+		kind &^= unix.SOCK_NONBLOCK
+		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			return nil, -1, fmt.Errorf("eventfd: %w", err)
+		}
+		c.wake = wake
+	}
 	family := unix.AF_INET
 	if c.v6 {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
+	fd, err := unix.Socket(family, kind, proto)
 	if err != nil {
+		c.discard(-1)
 		return nil, -1, err
 	}
 	if cfg.Mark != 0 {
@@ -76,11 +88,20 @@ func open(cfg Config, typ, proto int) (*Conn, int, error) {
 	}
 	for _, o := range opts {
 		if err := unix.SetsockoptInt(fd, level, o[0], o[1]); err != nil {
-			unix.Close(fd)
+			c.discard(fd)
 			return nil, -1, fmt.Errorf("socket option %d: %w", o[0], err)
 		}
 	}
 	return c, fd, nil
+}
+
+// discard closes what open made.
+func (c *Conn) discard(fd int) {
+	for _, fd := range []int{fd, c.wake} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 func (c *Conn) bindUDP(fd int, cfg Config) error {
