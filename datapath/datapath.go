@@ -302,13 +302,11 @@ func (r *rawSockets) Serve(f func(queue int, packets []batch.Packet)) {
 	for i, c := range r.conns {
 		r.wg.Go(func() {
 			rd := batch.NewReader(c, rawBatch, rawSize)
-			var pace pacer
 			for faults := 0; ; {
 				p, err := rd.Read()
 				if err == nil {
 					faults = 0
 					f(i, p)
-					pace.after(len(p))
 					continue
 				}
 				var errno unix.Errno
@@ -321,36 +319,6 @@ func (r *rawSockets) Serve(f func(queue int, packets []batch.Packet)) {
 				}
 			}
 		})
-	}
-}
-
-// pacer lets packets gather when many arrive. The kernel wakes the reader for
-// each packet of a raw socket; under load most of the time would go into waking
-// it up for one packet, and there would be nothing to join for the device.
-type pacer struct {
-	since time.Time
-	n     int
-	busy  bool
-}
-
-// The pacer waits from paceRate packets in pacePeriod on, for paceWait after
-// each small batch: far below what a queue of packets adds at that rate.
-const (
-	pacePeriod = 2 * time.Millisecond
-	paceRate   = 40
-	paceWait   = 20 * time.Microsecond // the kernel adds its timer slack, 50 µs
-)
-
-func (p *pacer) after(n int) {
-	now := time.Now()
-	p.n += n
-	if age := now.Sub(p.since); age >= pacePeriod {
-		p.busy = p.n >= paceRate && age < 2*pacePeriod
-		p.since, p.n = now, 0
-	}
-	if p.busy && n < rawBatch/2 {
-		ts := unix.NsecToTimespec(int64(paceWait))
-		_ = unix.Nanosleep(&ts, nil) // an early end does no harm
 	}
 }
 
