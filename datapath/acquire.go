@@ -100,7 +100,7 @@ func (w *outWorker) miss(p *spd.Policy, flow *spd.Flow, frame []byte) {
 		w.clear()
 		return
 	}
-	if !p.Acquire || w == d.slow {
+	if !p.Acquire || w.releasing {
 		w.c.n[outNoSA].Add(1)
 		return
 	}
@@ -125,6 +125,8 @@ func (d *Datapath) release(reqID uint32) {
 	}
 	d.slowMu.Lock()
 	defer d.slowMu.Unlock()
+	d.slow.releasing = true
+	defer func() { d.slow.releasing = false }()
 	for _, f := range frames {
 		d.slow.safe(f)
 		d.slow.flush()

@@ -26,6 +26,8 @@ const (
 	outFailOpen  // sent in clear for want of an SA
 	outTooBig    // answered by ICMP
 	outFragments // packets cut before or behind ESP
+	outWhole     // fragments put together, for policies with ports
+	outFragLost  // fragments that never became a packet
 	outOffload   // frame with impossible segmentation
 	outOversize  // longer than the device's MTU
 	outSendError
@@ -41,7 +43,7 @@ const (
 
 var countNames = [numCounts]string{
 	"out_packets", "out_bytes", "in_packets", "in_bytes", "out_discard", "out_no_policy", "out_no_sa", "out_held",
-	"out_held_lost", "out_bypass", "out_fail_open", "out_too_big", "out_fragmented", "out_bad_offload", "out_oversize",
+	"out_held_lost", "out_bypass", "out_fail_open", "out_too_big", "out_fragmented", "out_reassembled", "out_fragment_lost", "out_bad_offload", "out_oversize",
 	"out_send_error", "in_no_sa", "in_runt", "in_write_error", "icmp_sent", "events_lost", "panics", "device_errors",
 }
 

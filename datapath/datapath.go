@@ -25,6 +25,8 @@ import (
 
 	"iked/crypto/aead"
 	"iked/crypto/suite"
+	"iked/datapath/esp"
+	"iked/datapath/ip"
 	"iked/datapath/route"
 	"iked/datapath/tun"
 	"iked/internal/backend"
@@ -55,8 +57,10 @@ type Datapath struct {
 
 	events   eventQueue
 	acquires acquires
-	slow     *outWorker // sends what was held; guarded by slowMu
+	slow     *outWorker      // sends what was held or put together; guarded by slowMu
+	frags    *ip.Reassembler // guarded by slowMu
 	slowMu   sync.Mutex
+	ports    atomic.Int64 // policies that name ports
 
 	counters []*counters
 	outs     []*outWorker
@@ -145,6 +149,8 @@ func NewIO(o Options, io IO) *Datapath {
 		d.outs = append(d.outs, w)
 	}
 	d.slow = newOutWorker(d, 0, queues[0])
+	d.slow.big = make([]byte, esp.Headroom+65535+esp.Tailroom)
+	d.frags = ip.NewReassembler(fragBudget)
 	n := 0
 	for _, w := range d.outs {
 		d.wg.Go(w.run)

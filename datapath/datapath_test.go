@@ -390,6 +390,59 @@ func TestTooBigIsFragmented(t *testing.T) {
 	}
 }
 
+// RFC 4301, Section 7: with a policy that names ports a packet in fragments is
+// looked up as a whole, and crosses the tunnel as a whole; the outer packet is
+// cut instead. Over UDP the kernel cuts it.
+func TestFragmentsMeetPoliciesWithPorts(t *testing.T) {
+	a, b := pair(t, Options{}, 1500)
+	ports := func(s *sad.SA) {
+		l, r := &s.Local[0], &s.Remote[0]
+		if s.Dst == out4A == (s.Dir == sad.Out) { // side b
+			l, r = r, l
+		}
+		l.Proto, r.Proto = ip.ProtoUDP, ip.ProtoUDP
+		r.PortFrom, r.PortTo = 2000, 2000
+	}
+	tunnel(t, a, b, out4A, out4B, net4A, net4B, ports)
+	p := backendtest.Policy(1, 1, net4A, net4B)
+	p.Local[0].Proto, p.Remote[0].Proto = ip.ProtoUDP, ip.ProtoUDP
+	p.Remote[0].PortFrom, p.Remote[0].PortTo = 2000, 2000
+	if err := a.ApplyPolicies(nil, []spd.Policy{p}); err != nil {
+		t.Fatal(err)
+	}
+	whole := packet(host(net4A, 1), host(net4B, 1), 4000)
+	whole[6] &^= 0x40
+	whole[10], whole[11] = 0, 0
+	binary.BigEndian.PutUint16(whole[10:], ip.Checksum(whole[:20], 0))
+	var info ip.Info
+	ip.Parse(whole, &info)
+	var frags [][]byte
+	ip.Fragment4(whole, &info, 1400, make([]byte, 1400), func(f []byte) { frags = append(frags, bytes.Clone(f)) })
+	for i := len(frags) - 1; i >= 0; i-- {
+		a.dev.Inject(0, tun.Header{}, frags[i])
+	}
+	wait(t, a, "out_reassembled", 1)
+	// The kernel of the peer puts the outer packet together again.
+	r := ip.NewReassembler(1 << 16)
+	var outer []byte
+	for _, s := range waitSent(t, a.raw, 3) {
+		if ip.Parse(s.Data, &info) != ip.OK || !info.Fragmented || len(s.Data) > 1500 {
+			t.Fatalf("outer packet %+v of %d octets", info, len(s.Data))
+		}
+		if w, res := r.Add(s.Data, &info, time.Now()); res == ip.Complete {
+			outer = w
+		}
+	}
+	if outer == nil {
+		t.Fatal("the outer fragments make no packet")
+	}
+	b.raw.in <- []batch.Packet{{Data: outer, Remote: netip.AddrPortFrom(out4A, 0)}}
+	got := receive(t, b)
+	if !bytes.Equal(got[20:], whole[20:]) {
+		t.Error("payload differs")
+	}
+}
+
 // A panic while an SA's packet is processed costs that SA only: it is told, with
 // the stack in the log, and the worker goes on.
 func TestPanicClosesTheSA(t *testing.T) {

@@ -148,7 +148,7 @@ func tunnel(t testing.TB, a, b *side, outA, outB netip.Addr, netA, netB netip.Pr
 		}
 	}
 	for _, err := range []error{
-		a.AddSA(inA), a.AddSA(sendA), b.AddSA(inB), b.AddSA(sendB),
+		a.AddSA(inA), b.AddSA(inB), a.AddSA(sendA), b.AddSA(sendB),
 		a.ApplyPolicies(nil, []spd.Policy{backendtest.Policy(1, 1, netA, netB)}),
 		b.ApplyPolicies(nil, []spd.Policy{backendtest.Policy(1, 1, netB, netA)}),
 	} {

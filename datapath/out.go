@@ -53,6 +53,11 @@ type outWorker struct {
 	lastSA     *outSA
 	lastPolicy *spd.Policy
 
+	// big holds a packet that was put together; releasing and whole say what the
+	// slow worker is doing.
+	big              []byte
+	releasing, whole bool
+
 	current  *outSA // whose packet is being processed
 	icmp     tokens
 	fragBuf  []byte
@@ -147,6 +152,10 @@ func (w *outWorker) process(frame []byte) {
 		w.c.fault[f].Add(1)
 		return
 	}
+	if w.info.Fragmented && w.d.ports.Load() > 0 {
+		w.fragment(frame)
+		return
+	}
 	w.flow = w.info.Outbound()
 	gen := w.d.gen.Load()
 	if w.flow != w.lastFlow || gen != w.lastGen {
@@ -174,13 +183,17 @@ func (w *outWorker) process(frame []byte) {
 		w.c.n[outOffload].Add(1)
 		return
 	}
-	if w.split.Max() > w.size-esp.Headroom-esp.Tailroom {
+	large := w.split.Max() > w.size-esp.Headroom-esp.Tailroom
+	if large && !w.whole {
 		w.c.n[outOversize].Add(1)
 		return
 	}
 	sa.Touch(w.d.now())
 	for {
 		buf := w.slot()
+		if large {
+			buf = w.big
+		}
 		n := w.split.Next(buf[esp.Headroom:])
 		if n == 0 {
 			return
@@ -324,7 +337,12 @@ func (w *outWorker) clear() {
 		return
 	}
 	if w.split.Max() > w.size {
-		w.c.n[outOversize].Add(1)
+		// Only a packet that was put together is that long: cut it again.
+		mtu := w.d.pathMTU(w.info.Dst)
+		w.fragTo, w.fragBuf = batch.Packet{Remote: netip.AddrPortFrom(w.info.Dst, 0)}, make([]byte, mtu)
+		if !w.whole || !ip.Fragment4(w.pkt, &w.info, min(mtu, w.size), w.fragBuf, w.emitOut) {
+			w.c.n[outOversize].Add(1)
+		}
 		return
 	}
 	for {

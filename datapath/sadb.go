@@ -19,6 +19,7 @@ type outSA struct {
 	id    atomic.Pointer[sad.ID]
 	name  string
 	reqID uint32
+	ports bool // its selectors name ports: fragments do not fit
 	owner uint64
 	soft  atomic.Bool // its event was emitted
 	dead  atomic.Bool // carries nothing any more
@@ -147,7 +148,7 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, backend.ErrInvalid)
 	}
-	x := &outSA{Outbound: out, name: c.Name, reqID: c.ReqID, owner: c.Owner}
+	x := &outSA{Outbound: out, name: c.Name, reqID: c.ReqID, ports: named(c.Local) || named(c.Remote), owner: c.Owner}
 	x.id.Store(&id)
 	d.sas[id] = x
 	set := d.outbound.Get(c.ReqID)
@@ -346,6 +347,7 @@ func (d *Datapath) tick() {
 			d.lifetimes(now)
 			d.events.retry()
 			d.lost(d.acquires.expire(now))
+			d.sweep(now)
 			if !d.orphans.IsZero() && now.After(d.orphans) {
 				d.orphans = time.Time{}
 				if err := d.io.Router.DropOrphans(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"iked/internal/backend"
 	"iked/spd"
@@ -52,6 +53,10 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 			old = append(old, p)
 		}
 		d.policies[add[i].ID] = add[i]
+		d.countPorts(&add[i], 1)
+	}
+	for i := range old {
+		d.countPorts(&old[i], -1)
 	}
 	var err error
 	for i := range old {
@@ -126,4 +131,15 @@ func (d *Datapath) firstFor(p *spd.Policy, ts spd.TS) bool {
 		}
 	}
 	return true
+}
+
+// named tells whether selectors name ports or message types.
+func named(list []spd.TS) bool {
+	return slices.ContainsFunc(list, func(ts spd.TS) bool { return !ts.AnyPort() })
+}
+
+func (d *Datapath) countPorts(p *spd.Policy, n int64) {
+	if named(p.Local) || named(p.Remote) {
+		d.ports.Add(n)
+	}
 }

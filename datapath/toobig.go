@@ -12,6 +12,11 @@ import (
 // It tells whether the rest of the frame is worth looking at.
 func (w *outWorker) unfit(sa *outSA, buf []byte, fit esp.Fit, mtu int) bool {
 	pkt := buf[esp.Headroom : esp.Headroom+w.info.TotalLen]
+	if w.whole && (sa.ports || w.info.Version == 6) {
+		// It came in fragments: its sender has done its part, and fragments would
+		// not fit the selectors of the SA.
+		fit = esp.FragmentOuter
+	}
 	switch fit {
 	case esp.FragmentInner:
 		w.c.n[outFragments].Add(1)
