@@ -224,6 +224,15 @@ func (sa *SA) childReplaced(now time.Time, old, new *Child) {
 	if new.announced {
 		return
 	}
+	if !old.announced {
+		// It is rekeyed already, before the end of what it replaced was seen.
+		for _, c := range sa.children {
+			if c.successor == old {
+				sa.childReplaced(now, c, old)
+				break
+			}
+		}
+	}
 	new.announced = true
 	sa.count("child-rekey", "")
 	sa.logChild(now, new.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
@@ -252,7 +261,10 @@ func (sa *SA) sendOn(now time.Time, c *Child) {
 func (sa *SA) dropChild(now time.Time, c *Child, peer bool) {
 	sa.unlist(c)
 	c.State = ChildDeleted
-	switch s := c.successor; {
+	switch s := c.rivalChild(); {
+	case s == nil && c.successor != nil && c.successor.announced:
+		// What replaced it is gone already, too.
+		sa.fade(now, c)
 	case s != nil:
 		sa.sendOn(now, s)
 		sa.childReplaced(now, c, s)
@@ -268,7 +280,7 @@ func (sa *SA) dropChild(now time.Time, c *Child, peer bool) {
 }
 
 func (sa *SA) childDown(now time.Time, c *Child, peer bool) {
-	if c.silent {
+	if c.silent || !c.announced {
 		return
 	}
 	by := "closed"

@@ -32,7 +32,14 @@ type createChild struct {
 	pair    *ke.KeyPair
 	ni      []byte
 	retries int
+	// gone are SPIs that the peer deleted, unknown to us, while this was not
+	// answered: the answer may have been lost.
+	gone []uint32
 }
+
+// deletedMeanwhile tells whether the peer deleted the child before its answer
+// was here.
+func (x *createChild) deletedMeanwhile(c *Child) bool { return slices.Contains(x.gone, c.SPIOut) }
 
 // maxTemporary is how often a TEMPORARY_FAILURE is taken as temporary when a
 // new CHILD_SA is made.
@@ -184,10 +191,13 @@ func (x *createChild) accepted(now time.Time, v *message.CreateChildSAResponse) 
 			return
 		}
 		x.offer.accept(now, &x.steps, a, func(now time.Time, c *Child) {
+			x.done()
 			if c != nil {
 				x.sa.childUp(now, c)
+				if x.deletedMeanwhile(c) {
+					x.sa.dropChild(now, c, true)
+				}
 			}
-			x.done()
 		})
 	}
 	x.steps.run(now, agree, take)
@@ -289,6 +299,9 @@ func (sa *SA) respondCreateChild(now time.Time, m *message.Message) {
 	case sa.state == Deleting || sa.state == Rekeyed || sa.deleteQueued():
 		// RFC 7296, Section 2.25.2: the IKE SA is being closed.
 		sa.temporaryFailure(now, "ike-closing")
+	case sa.undecided():
+		// The peer saw the end of the simultaneous rekeying before we did.
+		sa.temporaryFailure(now, "ike-undecided")
 	case v.Kind == message.RekeyIKE:
 		sa.respondRekeyIKE(now, v)
 	case sa.rekeyingIKE():

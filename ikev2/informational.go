@@ -221,14 +221,20 @@ func (sa *SA) deletesRedundant() bool {
 // (RFC 7296, Section 1.4.1).
 func (sa *SA) peerDeletesChildren(now time.Time, d *message.Delete) message.Payload {
 	owner := sa
-	if sa.rekey.heir != nil {
-		owner = sa.rekey.heir // the request was on its way during the rekeying
+	if sa.undecided() {
+		owner = sa.rekey.parent
+	}
+	for owner.rekey.heir != nil {
+		owner = owner.rekey.heir // the request was on its way during the rekeying
 	}
 	answer := &message.Delete{Protocol: d.Protocol}
 	for _, spi := range d.SPIs {
 		c := owner.childByOutbound(d.Protocol, spi)
 		if c == nil || c.deleteSent {
 			// Unknown, or our own Delete crosses: no Delete in the answer.
+			if x, ok := sa.active.(*createChild); ok && c == nil && len(x.gone) < 16 {
+				x.gone = append(x.gone, spi)
+			}
 			continue
 		}
 		answer.SPIs = append(answer.SPIs, c.SPIIn)

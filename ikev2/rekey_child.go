@@ -51,6 +51,12 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 		x.failed(now, f)
 		return
 	}
+	if x.deletedMeanwhile(made) {
+		made.silent = true
+		sa.dropChild(now, made, true)
+		x.settleFailed(now)
+		return
+	}
 	rival := old.rivalChild()
 	if rival != nil && bytes.Compare(lowestNonce(a.ni, a.nr), old.rival) < 0 {
 		// RFC 7296, Section 2.8.1: ours has the lowest nonce, so it is redundant and
@@ -187,7 +193,12 @@ func (sa *SA) respondRekeyChild(now time.Time, v *message.CreateChildSARequest) 
 
 // rekeyable answers requests that cannot be fulfilled.
 func (sa *SA) rekeyable(now time.Time, v *message.CreateChildSARequest, old *Child) bool {
+	_, creating := sa.active.(*createChild)
 	switch {
+	case old == nil && creating:
+		// It may be the one that our unanswered request makes: the answer got lost.
+		sa.temporaryFailure(now, "child-unknown-yet")
+		return false
 	case old == nil:
 		// RFC 7296, Section 2.25.1.
 		sa.reply(now, message.NewChildNotify(message.ChildSANotFound, v.RekeyProtocol, v.RekeySPI))

@@ -20,6 +20,14 @@ type ikeRekeyState struct {
 	heir       *SA    // took over the children
 	rival      *SA    // made by the peer's simultaneous rekeying, not decided yet
 	rivalNonce []byte // lowest nonce of that exchange
+	parent     *SA    // whose rival this is
+}
+
+// undecided tells whether this SA may yet lose a simultaneous rekeying: its
+// children are still with its parent.
+func (sa *SA) undecided() bool {
+	p := sa.rekey.parent
+	return p != nil && !p.closed && p.rekey.rival == sa
 }
 
 // rekeyIKE is our rekeying of the IKE SA (RFC 7296, Section 1.3.2).
@@ -259,6 +267,9 @@ func (sa *SA) successor(now time.Time, initiator bool, spii, spir isakmp.SPI, ch
 
 // inherit moves everything to the successor.
 func (sa *SA) inherit(now time.Time, next *SA) {
+	if r := sa.rekey.rival; r != nil {
+		r.rekey.parent = nil
+	}
 	sa.rekey.heir, sa.rekey.rival = next, nil
 	sa.state = Rekeyed
 	next.children, next.fading = sa.children, sa.fading
@@ -363,7 +374,7 @@ func (sa *SA) answerRekeyIKE(now time.Time, p *message.Proposal, chosen suite.Pr
 		&message.Nonce{Data: nr}, &message.KE{Group: r.pair.Group(), Data: r.pair.Public()})
 	if sa.rekeyingIKE() {
 		// RFC 7296, Section 2.8.2: not decided before our own answer is here.
-		sa.rekey.rival, sa.rekey.rivalNonce = next, lowestNonce(ni, nr)
+		sa.rekey.rival, sa.rekey.rivalNonce, next.rekey.parent = next, lowestNonce(ni, nr), sa
 		next.timers.linger = now.Add(sa.patience())
 		sa.event(NewSA{Successor: next, Redundant: true})
 		return

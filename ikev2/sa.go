@@ -211,7 +211,7 @@ func (sa *SA) close(now time.Time, c Closed) {
 	}
 	for _, ch := range sa.children {
 		sa.removeChild(ch, true, true)
-		if !ch.silent && ch.successor == nil {
+		if ch.announced && !ch.silent && (ch.successor == nil || !ch.successor.announced) {
 			sa.event(ChildDown{Child: ch, Peer: c.Reason == ClosePeerDeleted})
 		}
 		ch.State = ChildDeleted
