@@ -57,9 +57,7 @@ func Parse(file string, data []byte, now time.Time) (*Config, Faults) {
 		l.decode(file, format, data)
 	}
 	l.impliedAuth(c)
-	if len(l.faults) == 0 || !l.faults.Failed() {
-		l.validate(c)
-	}
+	l.validate(c)
 	l.permissions(file)
 	slices.SortStableFunc(l.faults, func(a, b *Fault) int {
 		if a.File != b.File {

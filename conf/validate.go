@@ -3,6 +3,7 @@ package conf
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"iked/crypto/suite"
 	"iked/internal/ident"
@@ -19,10 +20,23 @@ func (l *loader) validate(c *Config) {
 	if c.Limits.HalfOpenPerSource > c.Limits.HalfOpen {
 		l.warn(top.sub("limits.half_open_per_source", 0), "lower it", "half_open_per_source (%d) is above half_open (%d) and never counts", c.Limits.HalfOpenPerSource, c.Limits.HalfOpen)
 	}
+	// What follows from a fault that was reported already is not reported again.
+	found := l.faults
+	broken := func(key string) bool {
+		return slices.ContainsFunc(found, func(f *Fault) bool { return !f.Warning && (f.Key == key || strings.HasPrefix(f.Key, key+".")) })
+	}
+	noCredentials := slices.ContainsFunc(found, func(f *Fault) bool {
+		return !f.Warning && (f.Key == "" || strings.HasPrefix(f.Key, "secrets") || strings.HasPrefix(f.Key, "authorities"))
+	})
 	for _, conn := range c.Connections {
+		if broken(conn.pos.Key) {
+			continue
+		}
 		l.checkConnection(conn)
 		l.checkPools(c, conn)
-		l.checkCredentials(c, conn)
+		if !noCredentials {
+			l.checkCredentials(c, conn)
+		}
 		if p := conn.LocalPort; p != 0 && p != c.Port && p != c.PortNATT {
 			l.fault(conn.pos.sub("local_port", 0), "remove local_port, or set port", "the daemon has the ports %d and %d only, not %d", c.Port, c.PortNATT, p)
 		}
