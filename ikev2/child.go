@@ -261,13 +261,13 @@ func (sa *SA) sendOn(now time.Time, c *Child) {
 func (sa *SA) dropChild(now time.Time, c *Child, peer bool) {
 	sa.unlist(c)
 	c.State = ChildDeleted
-	switch s := c.rivalChild(); {
-	case s == nil && c.successor != nil && c.successor.announced:
-		// What replaced it is gone already, too.
-		sa.fade(now, c)
-	case s != nil:
+	switch s := c.successor; {
+	case s != nil && s.State != ChildDeleted:
 		sa.sendOn(now, s)
 		sa.childReplaced(now, c, s)
+		sa.fade(now, c)
+	case s != nil && s.announced:
+		// What replaced it is gone already, too.
 		sa.fade(now, c)
 	case c.own != nil:
 		// Our rekeying of it is on its way and decides what it was.

@@ -33,13 +33,14 @@ func lowestNonce(ni, nr []byte) []byte {
 	return nr
 }
 
-// rival is the CHILD_SA that the peer's simultaneous rekeying made, if it is
-// still there.
+// rivalChild is the CHILD_SA that the peer's simultaneous rekeying made, or what
+// took the place of that; nil when there is none or it was deleted.
 func (c *Child) rivalChild() *Child {
-	if s := c.successor; s != nil && s.State != ChildDeleted {
-		return s
+	s := c.successor
+	for s != nil && s.State == ChildDeleted {
+		s = s.successor
 	}
-	return nil
+	return s
 }
 
 // settle takes the CHILD_SA that our rekeying made.
@@ -75,10 +76,14 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 		sa.count("child-collision", "won")
 		rival.silent = true
 	}
+	// Decided: a request of the peer that is still worked on comes too late.
+	if old.State == ChildRekeying {
+		old.State = ChildRekeyed
+	}
 	sa.installChild(&x.steps, made, true, true, func(now time.Time, err error) {
 		x.done()
 		if err != nil {
-			if old.State == ChildRekeying {
+			if old.State == ChildRekeyed && old.rivalChild() == nil {
 				old.State = ChildInstalled
 			}
 			sa.installFailed(now, made, err)
@@ -163,32 +168,31 @@ func (sa *SA) respondRekeyChild(now time.Time, v *message.CreateChildSARequest) 
 	}
 	q := sa.newChildRequest(v, old)
 	q.flow.run(now, q.choose, q.reserve, q.exchangeKeys,
-		func(now time.Time) {
-			// Our own exchange may have ended meanwhile.
-			if q.refused == nil && (old.State != ChildInstalled && old.State != ChildRekeying || old.successor != nil) {
-				q.refuse(now, message.NewNotify(message.TemporaryFailure, nil), nil)
-			}
-		},
+		func(now time.Time) { q.stillWanted(now) },
 		// RFC 7296, Section 2.8: the responder sends on the new one only when the
 		// old one is deleted.
 		func(now time.Time) { q.install(now, false) },
 		func(now time.Time) {
+			q.stillWanted(now)
 			if c := q.made; c != nil {
 				sa.childInstalled(now, c)
-				if old.State == ChildDeleted {
-					// Expired meanwhile.
-					sa.sendOn(now, c)
-					sa.childReplaced(now, old, c)
-				} else {
-					old.successor, old.rival = c, lowestNonce(q.ni, q.nr)
-					if old.State == ChildInstalled {
-						old.State = ChildRekeyed
-					}
-					old.RekeyAt = time.Time{}
+				old.successor, old.rival = c, lowestNonce(q.ni, q.nr)
+				if old.State == ChildInstalled {
+					old.State = ChildRekeyed
 				}
+				old.RekeyAt = time.Time{}
 			}
 			sa.reply(now, q.payloads()...)
 		})
+}
+
+// stillWanted refuses when our own exchange about the same CHILD_SA ended while
+// this request was worked on: the peer then sees no simultaneous rekeying (RFC
+// 7296, Section 2.8.1).
+func (q *childRequest) stillWanted(now time.Time) {
+	if s := q.old.State; q.refused == nil && (s != ChildInstalled && s != ChildRekeying || q.old.successor != nil) {
+		q.refuse(now, message.NewNotify(message.TemporaryFailure, nil), nil)
+	}
 }
 
 // rekeyable answers requests that cannot be fulfilled.
