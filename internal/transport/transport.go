@@ -153,7 +153,7 @@ func (t *Transport) openFamily(f int) error {
 		t.opt.Port = c.Port() // both families on one port
 	}
 
-	cfg = batch.Config{Local: netip.AddrPortFrom(unspecified[f], t.opt.PortNATT), Mark: t.opt.Mark, GRO: true, GSO: true, Buffer: 4 << 20}
+	cfg = batch.Config{Local: netip.AddrPortFrom(unspecified[f], t.opt.PortNATT), Mark: t.opt.Mark, GRO: true, GSO: true, Buffer: 4 << 20, Dedicated: true}
 	if t.opt.PortNATT != 0 && t.opt.Queues > 1 {
 		// A group would silently join another process's: see that the port is free.
 		probe, err := batch.ListenUDP(cfg)
