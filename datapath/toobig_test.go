@@ -123,4 +123,3 @@ func TestFragmentsMeetPoliciesWithPorts(t *testing.T) {
 		t.Error("payload differs")
 	}
 }
-
