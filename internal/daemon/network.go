@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -93,7 +94,7 @@ func whoHas(ports ...uint16) string {
 		pid := strings.Split(fd, "/")[2]
 		comm, _ := os.ReadFile("/proc/" + pid + "/comm")
 		s := fmt.Sprintf("port %d is held by %s (process %s)", port, strings.TrimSpace(string(comm)), pid)
-		if len(out) == 0 || out[len(out)-1] != s {
+		if !slices.Contains(out, s) {
 			out = append(out, s)
 		}
 	}

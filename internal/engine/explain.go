@@ -23,21 +23,27 @@ type failureLog struct {
 	unknown []trace.Failure
 }
 
-func (l *failureLog) add(f trace.Failure) {
+// add keeps a failure; false when it is the one that was told last.
+func (l *failureLog) add(f trace.Failure) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f.Conn == "" {
-		l.unknown = pushFailure(l.unknown, f, failuresUnknown)
-		return
+	list, limit := l.conns[f.Conn], failuresPerConn
+	if _, known := l.conns[f.Conn]; f.Conn == "" || (!known && len(l.conns) >= failureConns) {
+		list, limit = l.unknown, failuresUnknown
+	}
+	if n := len(list); n > 0 && list[n-1].At.Equal(f.At) && list[n-1].Sentence == f.Sentence {
+		return false
+	}
+	list = pushFailure(list, f, limit)
+	if limit == failuresUnknown {
+		l.unknown = list
+		return true
 	}
 	if l.conns == nil {
 		l.conns = make(map[string][]trace.Failure)
 	}
-	if _, ok := l.conns[f.Conn]; !ok && len(l.conns) >= failureConns {
-		l.unknown = pushFailure(l.unknown, f, failuresUnknown)
-		return
-	}
-	l.conns[f.Conn] = pushFailure(l.conns[f.Conn], f, failuresPerConn)
+	l.conns[f.Conn] = list
+	return true
 }
 
 func pushFailure(list []trace.Failure, f trace.Failure, limit int) []trace.Failure {

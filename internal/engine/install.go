@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"iked/ikev2"
@@ -215,9 +214,6 @@ func (s *shard) childUp(x *ikeSA, ch *ikev2.Child) {
 	}
 	c.child, c.up = ch, true
 	info, child := s.lookWith(x, c)
-	s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.CHD, Child: c.name(), Peer: info.Remote.String(),
-		Msg: fmt.Sprintf("CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
-			c.name(), ch.UniqueID, ch.SPIIn, ch.SPIOut, tsText(ch.Local), tsText(ch.Remote))}))
 	s.e.bus.publish(Event{Kind: EventChildUpDown, At: time.Now(), Up: true, SA: info})
 	s.e.sup.post(func() { s.e.sup.childUp(*info, child) })
 }
@@ -272,9 +268,6 @@ func (s *shard) childReplaced(x *ikeSA, ev ikev2.ChildReplaced) {
 	if !old.in && !old.out {
 		s.forget(old)
 	}
-	s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.CHD, Child: now.name(), Peer: info.Remote.String(),
-		Msg: fmt.Sprintf("CHILD_SA %s{%d} rekeyed, it is {%d} with SPIs %08x_i %08x_o now",
-			now.name(), ev.Old.UniqueID, ev.New.UniqueID, ev.New.SPIIn, ev.New.SPIOut)}))
 	s.e.bus.publish(Event{Kind: EventChildRekey, At: time.Now(), SA: &info, OldChild: &before, NewChild: &after})
 	s.e.sup.post(func() { s.e.sup.childRekeyed(info, before, after) })
 }
@@ -286,13 +279,4 @@ func (s *shard) child(ch *ikev2.Child) *childSA {
 		return nil
 	}
 	return c
-}
-
-// tsText writes selectors for people.
-func tsText(list []spd.TS) string {
-	out := make([]string, len(list))
-	for i, t := range list {
-		out[i] = t.String()
-	}
-	return strings.Join(out, " ")
 }

@@ -37,12 +37,23 @@ func (e *Engine) fail(f trace.Failure, uniqueID uint32) {
 	if f.At.IsZero() {
 		f.At = time.Now()
 	}
-	e.failures.add(f)
-	e.drops.add("negotiation-" + string(f.Stage))
-	msg := f.Sentence
-	if f.Advice != "" {
-		msg += "; " + f.Advice
-	}
 	e.log(trace.Record{At: f.At, Level: trace.Control, Group: trace.IKE, Warn: true,
-		Conn: f.Conn, Child: f.Child, Peer: f.Remote, UniqueID: uniqueID, Msg: msg})
+		Conn: f.Conn, Child: f.Child, Peer: f.Remote, UniqueID: uniqueID, Msg: f.Sentence})
+	e.told(f, uniqueID)
+}
+
+// told keeps a failure whose sentence the state machine logged, and adds what to
+// do about it.
+func (e *Engine) told(f trace.Failure, uniqueID uint32) {
+	if f.At.IsZero() {
+		f.At = time.Now()
+	}
+	if !e.failures.add(f) {
+		return
+	}
+	e.drops.add("negotiation-" + string(f.Stage))
+	if f.Advice != "" {
+		e.log(trace.Record{At: f.At, Level: trace.Control, Group: trace.IKE,
+			Conn: f.Conn, Child: f.Child, Peer: f.Remote, UniqueID: uniqueID, Msg: "what to change: " + f.Advice})
+	}
 }

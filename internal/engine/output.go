@@ -245,7 +245,7 @@ func (s *shard) failed(x *ikeSA, ev ikev2.Failed) {
 			f.Child = child
 		}
 	}
-	s.e.fail(f, x.id)
+	s.e.told(f, x.id)
 	id, conn := x.id, x.conn
 	s.e.sup.post(func() { s.e.sup.negotiationFailed(id, conn, child, f) })
 }
@@ -266,10 +266,6 @@ func (s *shard) up(x *ikeSA, now time.Time, ev ikev2.Up) {
 	s.unhalf(x)
 	x.up = true
 	info := s.look(x)
-	s.e.log(s.record(x, trace.Record{At: now, Level: trace.Control, Group: trace.IKE, Peer: info.Remote.String(),
-		SPIi: uint64(info.SPIi), SPIr: uint64(info.SPIr),
-		Msg: fmt.Sprintf("IKE_SA %s[%d] established between %s[%s]...%s[%s]", x.conn, x.id,
-			info.Local.Addr(), info.LocalID, info.Remote.Addr(), info.RemoteID)}))
 	s.e.bus.publish(Event{Kind: EventIKEUpDown, At: now, Up: true, SA: &info})
 	created := x.created
 	s.e.sup.post(func() { s.e.sup.ikeUp(info, created, ev.InitialContact) })
@@ -284,7 +280,7 @@ func (s *shard) closed(x *ikeSA, end ikev2.Closed) {
 		if f.Conn == "" {
 			f.Conn = x.conn
 		}
-		s.e.fail(f, x.id)
+		s.e.told(f, x.id)
 	}
 	if end.Reason == ikev2.CloseHalfOpen {
 		s.e.drops.add("half-open-timeout")
@@ -360,8 +356,6 @@ func (s *shard) inherit(x, y *ikeSA) {
 	y.dns, x.dns = x.dns, ""
 	s.e.pools.transfer(uint64(x.id), uint64(y.id))
 	info := s.look(y)
-	s.e.log(s.record(y, trace.Record{Level: trace.Control, Group: trace.IKE, Peer: info.Remote.String(),
-		Msg: fmt.Sprintf("IKE_SA %s[%d] rekeyed, it is [%d] now", x.conn, x.id, y.id)}))
 	s.e.bus.publish(Event{Kind: EventIKERekey, At: time.Now(), SA: &old, New: &info})
 	x.replaced = true
 	s.e.sup.post(func() { s.e.sup.ikeRekeyed(old, info) })

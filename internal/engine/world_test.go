@@ -40,10 +40,7 @@ type gateway struct {
 	conf string
 	mu   sync.Mutex
 	logs []trace.Record
-	file *conf.Config
-	bad  error
 	disk map[string][]byte
-	opt  func(*Options)
 	mk   *makers
 }
 
@@ -55,17 +52,25 @@ func simulate(t *testing.T, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, gates: map[netip.Addr]*gateway{}, names: map[string][]netip.Addr{}, down: map[netip.Addr]bool{}, delay: delay}
+		defer func() {
+			for _, g := range w.gates {
+				g.stop()
+			}
+		}()
 		f(w)
-		for _, g := range w.gates {
-			g.stop()
-		}
 	})
 }
 
 // gateway starts one; text is its configuration in YAML.
 func (w *world) gateway(name, addr, text string) *gateway {
 	w.t.Helper()
-	g := &gateway{w: w, name: name, addr: netip.MustParseAddr(addr), conf: text, disk: map[string][]byte{}}
+	return w.gatewayOf(name, addr, text, nil)
+}
+
+// gatewayOf starts one with state machines of the test's own.
+func (w *world) gatewayOf(name, addr, text string, mk *makers) *gateway {
+	w.t.Helper()
+	g := &gateway{w: w, name: name, addr: netip.MustParseAddr(addr), conf: text, disk: map[string][]byte{}, mk: mk}
 	w.mu.Lock()
 	w.gates[g.addr] = g
 	w.mu.Unlock()
@@ -79,9 +84,6 @@ func (g *gateway) start() {
 	g.back = fake.New()
 	opt := Options{Backend: g.back, Transport: wire{g}, Resolver: g, Routes: g, Store: g, Log: g.log, LogLevel: trace.Raw,
 		Shards: 2, Workers: 2, Load: func() (*conf.Config, error) { return g.parse() }, Version: "test"}
-	if g.opt != nil {
-		g.opt(&opt)
-	}
 	e, err := New(opt)
 	if err != nil {
 		t.Fatal(err)
