@@ -46,8 +46,15 @@ func explore(t *testing.T, limit int, run func(choose func(n int) int) error) {
 	}
 }
 
+// Expectations of collide other than a number of children.
+const (
+	anyChildren = -1
+	noSA        = -2 // no IKE SA, or an agreement
+)
+
 // collide starts tasks on both sides at once and tries every order of arrival,
-// with up to lose messages lost; in the end both sides agree on want children.
+// with up to lose messages lost; in the end both sides agree on want children, below 0 on any number,
+// or, with none, also on having no IKE SA.
 func collide(t *testing.T, want, lose int, start func(p *pair)) {
 	t.Helper()
 	seeds := uint64(4) // different nonces: either side has the lowest
@@ -79,10 +86,16 @@ func collide(t *testing.T, want, lose int, start func(p *pair)) {
 			p.net.Run(5 * time.Minute)
 			for _, h := range []*ikev2test.Host{p.a, p.b} {
 				for _, c := range h.Closed {
-					if want > 0 && c.Reason != ikev2.CloseRekeyed {
+					if want != noSA && c.Reason != ikev2.CloseRekeyed {
 						return fmt.Errorf("seed %d: %s closed an IKE SA: %v\n%s%s", seed, h.Name, c.Reason, strings.Join(p.net.Trace, "\n"), story(p.a, p.b))
 					}
 				}
+			}
+			if want == noSA && len(p.a.SAs)+len(p.b.SAs) == 0 {
+				if n := len(p.a.In) + len(p.a.Out) + len(p.b.In) + len(p.b.Out) + len(p.a.Reserved) + len(p.b.Reserved); n != 0 {
+					return fmt.Errorf("seed %d: %d things are left in the backends", seed, n)
+				}
+				return nil
 			}
 			if err := ikev2test.Consistent(p.a, p.b, want); err != nil {
 				return fmt.Errorf("seed %d: %w\n%s%s", seed, err, strings.Join(p.net.Trace, "\n"), story(p.a, p.b))
@@ -188,4 +201,31 @@ func TestCollisionDeleteChildDeleteChild(t *testing.T) {
 func TestCollisionRekeyIKEDeleteChild(t *testing.T) {
 	collide(t, 0, 1, func(p *pair) { rekeyIKE(p.a); deleteChild(p.b) })
 	collide(t, 0, 1, func(p *pair) { deleteChild(p.a); rekeyIKE(p.b) })
+}
+
+// RFC 7296, Section 2.25.1: a CHILD_SA is rekeyed by one side and deleted by the
+// other. Which came first decides; both sides agree on it.
+func TestCollisionRekeyChildDeleteChild(t *testing.T) {
+	collide(t, anyChildren, 1, func(p *pair) { rekeyChild(p.a); deleteChild(p.b) })
+	collide(t, anyChildren, 1, func(p *pair) { deleteChild(p.a); rekeyChild(p.b) })
+}
+
+// RFC 7296, Section 2.25.2: the IKE SA is deleted while the other side rekeys it,
+// rekeys a CHILD_SA, or deletes it, too.
+func TestCollisionDeleteIKE(t *testing.T) {
+	collide(t, noSA, 1, func(p *pair) { deleteIKE(p.a); rekeyIKE(p.b) })
+	collide(t, noSA, 1, func(p *pair) { deleteIKE(p.b); rekeyIKE(p.a) })
+	collide(t, noSA, 1, func(p *pair) { deleteIKE(p.a); rekeyChild(p.b) })
+	collide(t, noSA, 1, func(p *pair) { deleteIKE(p.a); deleteIKE(p.b) })
+	collide(t, noSA, 1, func(p *pair) { deleteIKE(p.a); deleteChild(p.b) })
+}
+
+// RFC 7296, Section 2.25: a new CHILD_SA is made while the other side rekeys the
+// IKE SA or another CHILD_SA.
+func TestCollisionCreateChild(t *testing.T) {
+	create := func(h *ikev2test.Host, c *ikev2.ChildConfig) { h.Start(h.SAs[0], ikev2.CreateChild{Child: c}) }
+	collide(t, 2, 1, func(p *pair) { create(p.a, p.cha); rekeyIKE(p.b) })
+	collide(t, 2, 1, func(p *pair) { rekeyIKE(p.a); create(p.b, p.chb) })
+	collide(t, 2, 1, func(p *pair) { create(p.a, p.cha); rekeyChild(p.b) })
+	collide(t, 3, 1, func(p *pair) { create(p.a, p.cha); create(p.b, p.chb) })
 }

@@ -18,7 +18,11 @@ func TestBadNetwork(t *testing.T) {
 	if testing.Short() {
 		seeds = 60
 	}
+	list := []uint64{3495, 5383} // once found by a longer search
 	for seed := range seeds {
+		list = append(list, seed)
+	}
+	for _, seed := range list {
 		p := newPair(t, seed)
 		p.cha.Proposals = proposals(t, suite.ProtoESP, "aes128gcm16-x25519-ecp256")
 		p.chb.Proposals = p.cha.Proposals
@@ -60,13 +64,20 @@ func TestBadNetwork(t *testing.T) {
 			if sa == nil {
 				continue
 			}
-			switch kids := sa.Children(); p.net.Rand.IntN(5) {
+			switch kids := sa.Children(); p.net.Rand.IntN(6) {
+			case 5:
+				if seed%3 == 0 && len(kids) > 1 {
+					want = -1 // it may have been replaced by the time it is deleted
+					h.Start(sa, ikev2.DeleteChild{SPI: kids[0].SPIIn})
+				}
 			case 0, 1:
 				h.Start(sa, ikev2.RekeyChild{SPI: kids[p.net.Rand.IntN(len(kids))].SPIIn})
 			case 2, 3:
 				h.Start(sa, ikev2.RekeyIKE{})
 			case 4:
-				want++
+				if want > 0 {
+					want++
+				}
 				h.Start(sa, ikev2.CreateChild{Child: c})
 			}
 			p.net.Run(time.Duration(p.net.Rand.IntN(int(3 * time.Second))))

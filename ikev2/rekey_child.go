@@ -53,9 +53,13 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 		return
 	}
 	if x.deletedMeanwhile(made) {
-		made.silent = true
+		// It was rekeyed and then closed: the old one, ours to delete, goes as well.
 		sa.dropChild(now, made, true)
-		x.settleFailed(now)
+		x.done()
+		if old.State == ChildRekeying {
+			sa.enqueueFirst(&deleteChild{sa: sa, child: old})
+		}
+		sa.settleGone(now, old)
 		return
 	}
 	rival := old.rivalChild()
