@@ -319,7 +319,8 @@ type UseAddress struct {
 }
 
 // InstallChild puts SAs of a child into the backend. In and Out say which
-// directions; Policies whether its selectors enter the SPD. Reply: DoneReply.
+// directions. Reply: DoneReply; with an error nothing of the child is left in
+// the backend.
 type InstallChild struct {
 	Child   *Child
 	In, Out bool

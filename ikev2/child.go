@@ -170,6 +170,10 @@ func (sa *SA) installChild(x *flow, c *Child, in, out bool, then func(time.Time,
 	}
 	x.ask(InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r Reply) {
 		d, _ := r.(DoneReply)
+		if d.Err != nil {
+			// The backend left nothing of it; the reservation of the SPI stands.
+			c.inUp, c.outUp, c.reserved = false, false, in
+		}
 		then(now, d.Err)
 	})
 }
@@ -251,7 +255,6 @@ func (sa *SA) sendOn(now time.Time, c *Child) {
 		if err == nil {
 			return
 		}
-		c.outUp = false
 		sa.failed(now, c.Config, sa.failure(now, trace.StageInstall, fmt.Sprintf("the outbound SA of %s cannot be installed: %v", c.Config.Name, err), "see the kernel's or the datapath's message"))
 		sa.queueDeleteChild(now, c, true)
 	})

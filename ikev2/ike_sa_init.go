@@ -41,6 +41,11 @@ func (h *handshake) destroy() {
 	}
 }
 
+// hintPatience is how long a better answer is waited for after a refusal in
+// clear: long enough for one more try that got lost or was outrun by a forger,
+// short enough for somebody who waits to be told why.
+const hintPatience = 5 * time.Second
+
 // maxCookies is how often a responder may ask for a cookie (RFC 7296, Section
 // 2.6: loops must end).
 const maxCookies = 5
@@ -278,6 +283,7 @@ func (x *ikeInit) accepted(now time.Time, v *message.IKESAInitResponse, chosen s
 	sa.detectNAT(v.Notifies, sa.spiI, sa.spiR, d.Local, d.Remote)
 	sa.float()
 	sa.window.out, sa.window.sendID = nil, 1
+	x.unrefuse()
 	sa.lastInbound = now
 	hs.pair.Destroy()
 	hs.pair = nil
@@ -327,6 +333,7 @@ func (x *ikeInit) refused(now time.Time, v *message.IKESAInitResponse) {
 		default:
 			hs.cookies++
 			hs.cookie = bytes.Clone(n.Data)
+			x.unrefuse()
 			x.send(now)
 		}
 		return
@@ -342,6 +349,7 @@ func (x *ikeInit) refused(now time.Time, v *message.IKESAInitResponse) {
 		hs.tried = append(hs.tried, hs.group)
 		hs.group = group
 		sa.window.out = nil
+		x.unrefuse()
 		x.exchangeKeys(now)
 		return
 	}
@@ -351,11 +359,18 @@ func (x *ikeInit) refused(now time.Time, v *message.IKESAInitResponse) {
 		return
 	}
 	hs.hinted = n.Kind
+	if sa.timers.refused.IsZero() {
+		sa.timers.refused = now.Add(hintPatience)
+	}
 	f := sa.refusedBy(now, n, "IKE_SA_INIT")
 	f.Sentence += ", which nobody authenticated: still waiting for another answer"
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
 	sa.event(Failed{Failure: f})
 }
+
+// unrefuse: the peer goes on with the handshake, an earlier refusal is no longer
+// what it says.
+func (x *ikeInit) unrefuse() { x.sa.hs.hinted, x.sa.timers.refused = message.NoNotify, time.Time{} }
 
 func offersKE(ps []suite.Proposal, group uint16) bool {
 	return slices.ContainsFunc(ps, func(p suite.Proposal) bool {

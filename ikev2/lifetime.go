@@ -16,6 +16,7 @@ type timers struct {
 	reauthHard time.Time
 	dpd        time.Time
 	linger     time.Time // until then the peer should have deleted this SA
+	refused    time.Time // until then a better answer than a refusal in clear may come
 }
 
 // setLifetimes starts the lifetimes of an authenticated IKE SA.
@@ -52,7 +53,7 @@ func (sa *SA) NextDeadline() time.Time {
 		return time.Time{}
 	}
 	t := &sa.timers
-	d := earliest(t.halfOpen, t.linger)
+	d := earliest(earliest(t.halfOpen, t.linger), t.refused)
 	if o := sa.window.out; o != nil {
 		d = earliest(d, o.due)
 	}
@@ -94,6 +95,13 @@ func (sa *SA) expire(now time.Time) {
 		// The peer should have deleted it long ago.
 		sa.close(now, Closed{Reason: CloseRekeyed})
 		return
+	}
+	if due(sa.timers.refused, now) {
+		sa.timers.refused = time.Time{}
+		if o := sa.window.out; o != nil && sa.hs != nil && !sa.hs.busy {
+			sa.timedOut(now, o)
+			return
+		}
 	}
 	if o := sa.window.out; o != nil && due(o.due, now) {
 		sa.retransmit(now)

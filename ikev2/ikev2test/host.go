@@ -321,6 +321,8 @@ func (h *Host) assign(w ikev2.AssignAddress) ikev2.Reply {
 func (h *Host) install(w ikev2.InstallChild) ikev2.Reply {
 	c := w.Child
 	if h.RefuseInstall {
+		delete(h.In, c.SPIIn)
+		delete(h.Out, c.SPIOut)
 		return ikev2.DoneReply{Err: errors.New("refused")}
 	}
 	if w.In {
