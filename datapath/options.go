@@ -66,7 +66,7 @@ type Raw interface {
 // Router brings packets to the device; route.Manager implements it.
 type Router interface {
 	Add(remote []netip.Prefix, local []spd.TS) error
-	Remove(remote []netip.Prefix) error
+	Remove(remote []netip.Prefix, local []spd.TS) error
 	SetThrows(list []netip.Prefix) error
 	DropOrphans() error
 	Adopted() int

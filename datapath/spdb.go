@@ -81,7 +81,7 @@ func (d *Datapath) removeRoutes(p *spd.Policy) error {
 	if p.Action == spd.Bypass || d.io.Router == nil {
 		return nil
 	}
-	return d.io.Router.Remove(spd.Prefixes(p.Remote))
+	return d.io.Router.Remove(spd.Prefixes(p.Remote), p.Local)
 }
 
 // throws lets the kernel route what a Bypass policy lets pass as a whole. A

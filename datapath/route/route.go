@@ -32,6 +32,7 @@ const (
 	metricThrow       = 10   // leave the table: traffic that a policy lets pass
 	metricDevice      = 50   // to the device
 	metricUnreachable = 4096 // nobody is there to protect it
+	metricLocal       = 8192 // leave the table: what is here though a wider selector has it
 )
 
 // Options of New.
@@ -55,6 +56,7 @@ type Manager struct {
 	mu     sync.Mutex
 	routes map[netip.Prefix]*held
 	throws map[netip.Prefix]bool
+	locals map[netip.Prefix]int
 	addrs  map[netip.Prefix]int
 	// orphans are unreachable routes of a process that crashed, unclaimed so far.
 	orphans map[netip.Prefix]bool
@@ -77,7 +79,7 @@ func New(o Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("routes: netlink socket: %w", err)
 	}
-	m := &Manager{opt: o, h: h, routes: map[netip.Prefix]*held{}, throws: map[netip.Prefix]bool{},
+	m := &Manager{opt: o, h: h, routes: map[netip.Prefix]*held{}, throws: map[netip.Prefix]bool{}, locals: map[netip.Prefix]int{},
 		addrs: map[netip.Prefix]int{}, orphans: map[netip.Prefix]bool{}}
 	if err := m.setup(); err != nil {
 		h.Close()
@@ -192,6 +194,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 const (
 	throwRoute = iota
 	deviceRoute
+	localRoute
 	unreachableRoute
 )
 
@@ -200,6 +203,8 @@ func (m *Manager) route(p netip.Prefix, kind int, src netip.Addr) *netlink.Route
 	switch kind {
 	case throwRoute:
 		r.Type, r.Priority = unix.RTN_THROW, metricThrow
+	case localRoute:
+		r.Type, r.Priority = unix.RTN_THROW, metricLocal
 	case deviceRoute:
 		r.Type, r.Priority, r.LinkIndex, r.Scope = unix.RTN_UNICAST, metricDevice, m.link.Attrs().Index, unix.RT_SCOPE_LINK
 		if p.Addr().Is6() {
@@ -222,7 +227,8 @@ func (m *Manager) Add(remote []netip.Prefix, local []spd.TS) error {
 	defer m.mu.Unlock()
 	var src [2]netip.Addr
 	found := [2]bool{}
-	var errs []error
+	// Before the routes to the device, so that no local packet sees those alone.
+	errs := []error{m.keepLocal(inside(local, remote))}
 	for _, p := range remote {
 		if h := m.routes[p]; h != nil {
 			h.n++
@@ -291,8 +297,8 @@ func (m *Manager) source(v6 bool, local []spd.TS) netip.Addr {
 	return netip.Addr{}
 }
 
-// Remove takes back one Add.
-func (m *Manager) Remove(remote []netip.Prefix) error {
+// Remove takes back one Add of the same selectors.
+func (m *Manager) Remove(remote []netip.Prefix, local []spd.TS) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
@@ -307,6 +313,7 @@ func (m *Manager) Remove(remote []netip.Prefix) error {
 		delete(m.routes, p)
 		errs = append(errs, m.uninstall(p, h.src))
 	}
+	errs = append(errs, m.dropLocal(inside(local, remote)))
 	return errors.Join(errs...)
 }
 
@@ -425,6 +432,9 @@ func (m *Manager) Close() error {
 	m.closed = true
 	for p, h := range m.routes {
 		err = errors.Join(err, m.uninstall(p, h.src))
+	}
+	for p := range m.locals {
+		err = errors.Join(err, m.del(m.route(p, localRoute, netip.Addr{})))
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		if family == unix.AF_INET6 && m.noV6 {
