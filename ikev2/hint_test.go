@@ -24,9 +24,9 @@ func TestHintCutsPatience(t *testing.T) {
 	}
 
 	p = newPair(t, 1)
+	p.net.Fate = func(*ikev2test.Packet) ikev2test.Verdict { return ikev2test.Lose } // only what is forged below arrives
 	p.a.Initiate(p.ca, p.b.Addr, p.cha)
 	sa := p.a.SAs[0]
-	p.net.Fate = func(*ikev2test.Packet) ikev2test.Verdict { return ikev2test.Lose } // only what is forged below arrives
 	hd := message.Header{SPIi: spiOf(sa.SPIi()), Exchange: message.ExchangeIKESAInit, Flags: message.FlagResponse}
 	for _, n := range []*message.Notify{message.NewNotify(message.NoProposalChosen, nil), message.NewNotify(message.Cookie, []byte("cookie"))} {
 		b, _ := (&message.Message{Header: hd, Payloads: []message.Payload{n}}).Append(nil)
