@@ -166,7 +166,7 @@ func (l *loader) checkCredentials(c *Config, conn *Connection) {
 			if !local.ID.IsAny() {
 				what += " for the identity " + local.ID.String()
 			}
-			if local.Implied && len(c.Secrets) == 0 && len(c.Keys) == 0 {
+			if local.Implied && len(c.Secrets)+len(c.Keys)+len(certs) == 0 {
 				what = "there is neither a pre-shared key nor a certificate with its private key"
 			}
 			l.fault(conn.pos, "put the certificate into certs/ and its key into private/ beside the configuration, or add a psk to secrets", "%s", what)
