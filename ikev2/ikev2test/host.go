@@ -381,3 +381,9 @@ func Happened[E ikev2.SAEvent](h *Host) (all []E) {
 	}
 	return all
 }
+
+// Feed gives an SA a datagram past the network.
+func (h *Host) Feed(sa *ikev2.SA, d ikev2.Datagram) {
+	sa.Receive(h.Net.Now, d)
+	h.drain(sa)
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package ikev2_test
+
+const raceEnabled = false
