@@ -278,19 +278,14 @@ func (sa *SA) dropChild(now time.Time, c *Child, peer bool) {
 		sa.removeChild(c, true, true)
 	default:
 		sa.removeChild(c, true, true)
-		sa.childDown(now, c, peer)
+		sa.childDown(c, peer)
 	}
 }
 
-func (sa *SA) childDown(now time.Time, c *Child, peer bool) {
+func (sa *SA) childDown(c *Child, peer bool) {
 	if c.silent || !c.announced {
 		return
 	}
-	by := "closed"
-	if peer {
-		by = "closed by the peer"
-	}
-	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} with SPIs %08x_i %08x_o %s", c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, by)
 	sa.event(ChildDown{Child: c, Peer: peer})
 }
 

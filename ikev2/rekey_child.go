@@ -133,7 +133,7 @@ func (x *createChild) settleFailed(now time.Time) {
 func (sa *SA) settleGone(now time.Time, old *Child) {
 	if old.peerGone && old.successor == nil {
 		old.peerGone = false
-		sa.childDown(now, old, true)
+		sa.childDown(old, true)
 	}
 }
 

@@ -245,8 +245,13 @@ func (s *shard) tellDowns(x *ikeSA) {
 	for _, d := range list {
 		with := info
 		with.Children = []ChildInfo{d.child}
+		by := "closed"
+		if d.byPeer {
+			by = "closed by the peer"
+		}
 		s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.CHD, Child: d.child.Name, Peer: info.Remote.String(),
-			Msg: fmt.Sprintf("CHILD_SA %s{%d} closed", d.child.Name, d.child.UniqueID)}))
+			SPIi: uint64(info.SPIi), SPIr: uint64(info.SPIr),
+			Msg: fmt.Sprintf("CHILD_SA %s{%d} with SPIs %08x_i %08x_o %s", d.child.Name, d.child.UniqueID, d.child.SPIIn, d.child.SPIOut, by)}))
 		s.e.bus.publish(Event{Kind: EventChildUpDown, At: time.Now(), SA: &with})
 		if !x.closed {
 			s.e.sup.post(func() { s.e.sup.childDown(info, d) })
