@@ -84,5 +84,10 @@ func (d *Datapath) Counters() map[string]uint64 {
 			m["out_invalid_"+f.String()] += c.fault[f].Load()
 		}
 	}
+	if r, ok := d.io.Router.(*guarded); ok {
+		if n, err := r.guard.Dropped(); err == nil {
+			m["in_drop_clear_text"] = n
+		}
+	}
 	return m
 }

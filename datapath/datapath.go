@@ -26,6 +26,7 @@ import (
 	"iked/crypto/aead"
 	"iked/crypto/suite"
 	"iked/datapath/esp"
+	"iked/datapath/guard"
 	"iked/datapath/ip"
 	"iked/datapath/route"
 	"iked/datapath/tun"
@@ -122,6 +123,12 @@ func New(o Options) (*Datapath, error) {
 		return fail(err)
 	}
 	io.Router = r
+	undo = append(undo, r.Close)
+	if g, err := guard.New(dev.Name(), ikePorts(o)); err != nil {
+		warn(fmt.Sprintf("clear text that arrives where protection is demanded is not dropped: %v; a kernel with nf_tables and nft_fib can", err))
+	} else {
+		io.Router = &guarded{Router: r, guard: g, warn: warn}
+	}
 	d := NewIO(o, io)
 	if n := r.Adopted(); n > 0 {
 		warn(fmt.Sprintf("%d routes of a process that ended without cleaning up are kept blocked for %v or until a policy claims them", n, orphanGrace))
@@ -204,7 +211,7 @@ func (d *Datapath) Describe() backend.Info {
 	if d.opt.FailOpen {
 		detail += ", fails open"
 	}
-	detail += "; arriving clear text that should have been protected is dropped by strict rp_filter only"
+	detail += "; " + d.clearText()
 	return backend.Info{Name: "userspace", Detail: detail, UDPEncapOnly: d.io.Raw == nil, Supports: supports}
 }
 

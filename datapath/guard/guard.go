@@ -1,0 +1,253 @@
+// Package guard drops clear text that arrives from outside where the policies
+// demand protection (RFC 4301, Section 5.2: what no SA carried is checked against
+// the SPD). The kernel forwards such packets past the datapath, so the kernel
+// must drop them: a table of netfilter, of this daemon alone, says
+//
+//	to a local selector, from a source that is routed into the tunnel device,
+//	but not arriving from that device: drop
+//
+// The routes to the device are the remote selectors, so nothing else needs to be
+// kept in step. IKE and IPsec themselves pass.
+package guard
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"iked/spd"
+)
+
+// maxPrefixes bounds the set of local selectors. They are the same few networks
+// for most policies; a host with more is told that the rest is not guarded.
+const maxPrefixes = 4096
+
+// Guard is the table of one device. All methods are safe for concurrent use.
+type Guard struct {
+	mu     sync.Mutex
+	conn   *nftables.Conn
+	table  *nftables.Table
+	chain  *nftables.Chain
+	sets   [2]*nftables.Set // IPv4, IPv6
+	locals map[netip.Prefix]int
+	closed bool
+}
+
+// New makes the table in the network namespace of the calling thread; one that a
+// crashed process left is replaced. ports are the UDP ports of IKE.
+func New(device string, ports []uint16) (*Guard, error) {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("netfilter: %w", err)
+	}
+	g := &Guard{conn: conn, locals: map[netip.Prefix]int{}}
+	if err := g.build(device, ports); err != nil {
+		conn.CloseLasting()
+		return nil, fmt.Errorf("netfilter table for %s: %w", device, err)
+	}
+	return g, nil
+}
+
+func (g *Guard) build(device string, ports []uint16) error {
+	g.table = &nftables.Table{Family: nftables.TableFamilyINet, Name: "iked_" + device}
+	// Adding first makes the deletion succeed whether or not it was there.
+	g.conn.AddTable(g.table)
+	g.conn.DelTable(g.table)
+	g.conn.AddTable(g.table)
+	for i, kt := range []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeIP6Addr} {
+		g.sets[i] = &nftables.Set{Table: g.table, Name: []string{"local4", "local6"}[i], KeyType: kt, Interval: true}
+		if err := g.conn.AddSet(g.sets[i], nil); err != nil {
+			return err
+		}
+	}
+	accept := nftables.ChainPolicyAccept
+	g.chain = g.conn.AddChain(&nftables.Chain{Name: "prerouting", Table: g.table, Type: nftables.ChainTypeFilter,
+		// Behind the translation of destinations, which decides whom a packet is for.
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(-90), Policy: &accept})
+	for _, proto := range []byte{unix.IPPROTO_ESP, unix.IPPROTO_AH} {
+		g.rule(protocol(proto), verdict(expr.VerdictAccept))
+	}
+	for _, p := range ports {
+		g.rule(protocol(unix.IPPROTO_UDP), destinationPort(p), verdict(expr.VerdictAccept))
+	}
+	for i := range g.sets {
+		// The device, or no route at all: the device of a crashed process is gone.
+		for _, from := range [][]expr.Any{sourceDevice(device), sourceUnrouted()} {
+			g.rule(g.family(i), notFrom(device), g.toLocal(i), from, []expr.Any{&expr.Counter{}}, verdict(expr.VerdictDrop))
+		}
+	}
+	return g.conn.Flush()
+}
+
+func (g *Guard) rule(parts ...[]expr.Any) {
+	var all []expr.Any
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	g.conn.AddRule(&nftables.Rule{Table: g.table, Chain: g.chain, Exprs: all})
+}
+
+func verdict(k expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k}} }
+
+func equal(data []byte) *expr.Cmp { return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data} }
+
+func protocol(p byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal([]byte{p})}
+}
+
+func destinationPort(p uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		equal(binary.BigEndian.AppendUint16(nil, p)),
+	}
+}
+
+func (g *Guard) family(i int) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		equal([]byte{[]byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6}[i]})}
+}
+
+// ifname is a device name as the kernel compares it.
+func ifname(device string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, device)
+	return b
+}
+
+func notFrom(device string) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: ifname(device)}}
+}
+
+func (g *Guard) toLocal(i int) []expr.Any {
+	offset, length := []uint32{16, 24}[i], []uint32{4, 16}[i]
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Lookup{SourceRegister: 1, SetName: g.sets[i].Name, SetID: g.sets[i].ID},
+	}
+}
+
+func sourceDevice(device string) []expr.Any {
+	return []expr.Any{&expr.Fib{Register: 1, ResultOIFNAME: true, FlagSADDR: true}, equal(ifname(device))}
+}
+
+func sourceUnrouted() []expr.Any {
+	return []expr.Any{&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true}, equal(binaryutil.NativeEndian.PutUint32(0))}
+}
+
+// Add guards the local selectors of a policy. Each Add needs a Remove.
+func (g *Guard) Add(local []spd.TS) error { return g.change(local, 1) }
+
+// Remove takes back one Add of the same selectors.
+func (g *Guard) Remove(local []spd.TS) error { return g.change(local, -1) }
+
+func (g *Guard) change(local []spd.TS, n int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil
+	}
+	var changed [2]bool
+	for _, p := range spd.Prefixes(local) {
+		before := g.locals[p]
+		if before == 0 && n > 0 && len(g.locals) >= maxPrefixes {
+			return fmt.Errorf("more than %d local selectors: clear text that arrives for %v is not checked", maxPrefixes, p)
+		}
+		switch after := before + n; {
+		case after > 0:
+			g.locals[p] = after
+			changed[index(p)] = changed[index(p)] || before == 0
+		case before > 0:
+			delete(g.locals, p)
+			changed[index(p)] = true
+		}
+	}
+	return g.write(changed)
+}
+
+func index(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return 0
+	}
+	return 1
+}
+
+// write replaces the contents of the sets that changed, in one transaction.
+func (g *Guard) write(changed [2]bool) error {
+	if changed == [2]bool{} {
+		return nil
+	}
+	for i, c := range changed {
+		if !c {
+			continue
+		}
+		g.conn.FlushSet(g.sets[i])
+		var list []spd.TS
+		for p := range g.locals {
+			if index(p) == i {
+				list = append(list, spd.FromPrefix(p))
+			}
+		}
+		if err := g.conn.SetAddElements(g.sets[i], elements(list)); err != nil {
+			return err
+		}
+	}
+	if err := g.conn.Flush(); err != nil {
+		return fmt.Errorf("netfilter table %s: %w", g.table.Name, err)
+	}
+	return nil
+}
+
+// elements are disjoint intervals: a start, and the address behind the end.
+func elements(list []spd.TS) []nftables.SetElement {
+	var out []nftables.SetElement
+	for _, p := range spd.Prefixes(spd.Minimize(list)) {
+		ts := spd.FromPrefix(p)
+		out = append(out, nftables.SetElement{Key: ts.From.AsSlice()})
+		if end := ts.To.Next(); end.IsValid() {
+			out = append(out, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+		}
+	}
+	return out
+}
+
+// Dropped counts the packets that were dropped.
+func (g *Guard) Dropped() (uint64, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return 0, nil
+	}
+	rules, err := g.conn.GetRules(g.table, g.chain)
+	if err != nil {
+		return 0, fmt.Errorf("netfilter table %s: %w", g.table.Name, err)
+	}
+	var n uint64
+	for _, r := range rules {
+		for _, e := range r.Exprs {
+			if c, ok := e.(*expr.Counter); ok {
+				n += c.Packets
+			}
+		}
+	}
+	return n, nil
+}
+
+// Close removes the table.
+func (g *Guard) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil
+	}
+	g.closed = true
+	g.conn.DelTable(g.table)
+	return errors.Join(g.conn.Flush(), g.conn.CloseLasting())
+}
