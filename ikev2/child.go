@@ -87,8 +87,10 @@ func (sa *SA) localTS(c *ChildConfig) []spd.TS {
 	return resolve(c.Local, dynamic(sa.vipLocal, sa.local.Addr()))
 }
 
+// A peer's own address is the one that it began with: it cannot claim another by
+// sending from there, because nothing shows that it receives there.
 func (sa *SA) remoteTS(c *ChildConfig) []spd.TS {
-	return resolve(c.Remote, dynamic(sa.vipRemote, sa.remote.Addr()))
+	return resolve(c.Remote, dynamic(sa.vipRemote, sa.host))
 }
 
 func toWire(ts []spd.TS, responder bool) *message.TrafficSelectors {
@@ -484,6 +486,15 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 		return nil, sa.failure(now, trace.StageChild, "the peer gave no SPI", "this is a fault of the peer")
 	}
 	local, remote := fromWire(a.tsi), fromWire(a.tsr)
+	if o.first && o.old == nil && len(sa.cfg.VIPs) > 0 {
+		// RFC 7296, Section 2.19: what was offered stood for the address that the
+		// responder assigns. It cannot choose more than that.
+		local = spd.Narrow(sa.localTS(o.cfg), local)
+		if len(local) == 0 {
+			return nil, sa.failure(now, trace.StageSelectors, "the peer's traffic selectors leave out the address that it assigned", "this is a fault of the peer",
+				"assigned: "+selectors(sa.localTS(o.cfg)), "answered: "+selectors(fromWire(a.tsi)))
+		}
+	}
 	// RFC 7296, Section 2.9.
 	if !spd.Subset(local, o.tsi) || !spd.Subset(remote, o.tsr) {
 		return nil, sa.failure(now, trace.StageSelectors, "the peer's traffic selectors are not part of what was offered", "this is a fault of the peer",

@@ -248,6 +248,13 @@ func (q *childRequest) exchangeKeys(now time.Time) {
 	})
 }
 
+// ifMalformed ends the IKE SA when the refusal was INVALID_SYNTAX.
+func (q *childRequest) ifMalformed(now time.Time) {
+	if q.refused != nil && q.refused.Kind == message.InvalidSyntax {
+		q.sa.syntaxSent(now, "its key exchange data is refused")
+	}
+}
+
 // install makes the child and puts it into the backend; out: both directions.
 func (q *childRequest) install(now time.Time, out bool) {
 	if q.refused != nil {

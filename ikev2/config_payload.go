@@ -2,6 +2,7 @@ package ikev2
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"iked/ikev2/message"
@@ -38,6 +39,35 @@ func (sa *SA) configRequest() *message.CP {
 	return cp
 }
 
+// Bounds on what a configuration payload may make the other side keep.
+const (
+	maxNameServers = 8
+	maxAddresses   = 4 // of each family, for one IKE SA
+)
+
+// wantsAddress tells whether an address that the responder gives is one more of
+// those that were asked for (RFC 7296, Section 3.15.1), and may be an own one.
+func (sa *SA) wantsAddress(a netip.Addr) bool {
+	if !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() || a.Is4In6() {
+		return false
+	}
+	left := 0
+	for _, v := range sa.cfg.VIPs {
+		if v.Unmap().Is4() == a.Is4() {
+			left++
+		}
+	}
+	for _, p := range sa.vipLocal {
+		if p.Addr() == a {
+			return false
+		}
+		if p.Addr().Is4() == a.Is4() {
+			left--
+		}
+	}
+	return left > 0
+}
+
 // takeAddresses uses what the responder gave. A failure means that the
 // addresses that the configuration asks for did not come.
 func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
@@ -52,11 +82,13 @@ func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
 			}
 			switch a.Type {
 			case message.InternalIP4Address, message.InternalIP6Address:
-				if addr.Is4() == (a.Type == message.InternalIP4Address) && !addr.IsUnspecified() {
+				if addr.Is4() == (a.Type == message.InternalIP4Address) && sa.wantsAddress(addr) {
 					sa.vipLocal = append(sa.vipLocal, netip.PrefixFrom(addr, addr.BitLen()))
 				}
 			case message.InternalIP4DNS, message.InternalIP6DNS:
-				sa.dns = append(sa.dns, addr)
+				if len(sa.dns) < maxNameServers && !slices.Contains(sa.dns, addr) {
+					sa.dns = append(sa.dns, addr)
+				}
 			}
 		}
 	}
@@ -76,13 +108,19 @@ func (sa *SA) assignAddress(now time.Time, x *flow, cp *message.CP, then func(ti
 	}
 	w := AssignAddress{Config: sa.cfg, Peer: sa.remoteID}
 	var addresses bool
+	wanted := [2]int{}
 	for _, a := range cp.Attributes {
 		switch a.Type {
 		case message.InternalIP4Address, message.InternalIP6Address:
 			addresses = true
-			any := netip.IPv4Unspecified()
+			any, family := netip.IPv4Unspecified(), 0
 			if a.Type == message.InternalIP6Address {
-				any = netip.IPv6Unspecified()
+				any, family = netip.IPv6Unspecified(), 1
+			}
+			// RFC 7296, Section 3.15.1: fewer than asked for may be given. One peer must
+			// not take a whole pool.
+			if wanted[family]++; wanted[family] > maxAddresses {
+				continue
 			}
 			if addr, ok := a.Addr(); ok && addr.Is4() == any.Is4() {
 				any = addr

@@ -296,7 +296,7 @@ func (sa *SA) respondCreateChild(now time.Time, m *message.Message) {
 	a := sa.window.answering
 	a.name = map[message.ChildKind]string{message.NewChild: "CHILD_CREATE", message.RekeyChild: "CHILD_REKEY", message.RekeyIKE: "IKE_REKEY"}[v.Kind]
 	switch {
-	case sa.state == Deleting || sa.state == Rekeyed || sa.deleteQueued():
+	case sa.state == Deleting || sa.state == Rekeyed || sa.closing() != nil:
 		// RFC 7296, Section 2.25.2: the IKE SA is being closed.
 		sa.temporaryFailure(now, "ike-closing")
 	case sa.undecided():
@@ -331,6 +331,7 @@ func (sa *SA) respondNewChild(now time.Time, v *message.CreateChildSARequest) {
 		func(now time.Time) { q.install(now, true) },
 		func(now time.Time) {
 			sa.reply(now, q.payloads()...)
+			q.ifMalformed(now)
 			if q.made != nil {
 				sa.childUp(now, q.made)
 			}

@@ -114,6 +114,11 @@ func (sa *SA) receiveResponse(now time.Time, h message.Header, d Datagram) {
 	sa.fresh(now, d)
 	sa.counted(h.Exchange, "in-resp")
 	sa.window.out, sa.window.responses = nil, nil
+	if n := m.Notifies().Find(message.InvalidSyntax); n != nil && sa.state != Connecting && sa.state != Rekeyed && !sa.deleting() {
+		// RFC 7296, Section 2.21.3: fatal in both peers, without a Delete.
+		sa.close(now, Closed{Reason: CloseFailed, Failure: sa.refusedBy(now, n, message.ExchangeName(h.Exchange))})
+		return
+	}
 	sa.active.answer(now, m)
 }
 
@@ -177,12 +182,30 @@ func (sa *SA) allowed(x message.Exchange) bool {
 	return false
 }
 
+// deleting tells whether the exchange in progress ends the IKE SA anyway.
+func (sa *SA) deleting() bool {
+	switch sa.active.(type) {
+	case *deleteIKE, *rejection:
+		return true
+	}
+	return false
+}
+
+// syntaxSent ends the IKE SA after a response with INVALID_SYNTAX (RFC 7296,
+// Section 2.21.3).
+func (sa *SA) syntaxSent(now time.Time, detail string) {
+	sa.close(now, Closed{Reason: CloseFailed, Tombstone: sa.tombstone(), Failure: sa.failure(now, trace.StageRefused,
+		"the peer's request is malformed: "+detail, "this is a fault of the peer's implementation")})
+}
+
 // faulty answers an authentic request that cannot be read.
 func (sa *SA) faulty(now time.Time, e *message.Error) {
 	sa.count("invalid", string(e.Reason))
 	sa.log(now, trace.Control, true, "the peer's %s request is faulty: %v", message.ExchangeName(sa.window.answering.header.Exchange), e)
 	sa.reply(now, message.NewNotify(e.Notify, e.Data))
-	if e.Action == message.Fatal {
+	// RFC 7296, Sections 2.21.2 and 2.21.3: in IKE_AUTH a critical payload that is
+	// not understood means that no IKE SA is made.
+	if e.Action == message.Fatal || sa.state == Connecting {
 		sa.close(now, Closed{Reason: CloseFailed, Tombstone: sa.tombstone(), Failure: sa.failure(now, trace.StageRefused,
 			"the peer's request cannot be read: "+e.Error(), "this is a fault of the peer's implementation")})
 	}
@@ -271,6 +294,11 @@ func (sa *SA) request(now time.Time, x message.Exchange, ps ...message.Payload) 
 
 func (sa *SA) sendRequest(now time.Time, x message.Exchange, ds [][]byte) {
 	w := &sa.window
+	if w.sendID == math.MaxUint32 {
+		// RFC 7296, Section 2.2: the IKE SA ends before its message IDs wrap.
+		sa.close(now, Closed{Reason: CloseExpired, Failure: sa.failure(now, trace.StageReach, "the message IDs of the IKE SA are used up", "")})
+		return
+	}
 	w.out = &outgoing{id: w.sendID, exchange: x, datagrams: ds, limit: sa.tries()}
 	w.sendID++
 	sa.counted(x, "out-req")

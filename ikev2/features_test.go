@@ -499,3 +499,26 @@ func TestInitialContact(t *testing.T) {
 		t.Error("b does not tell of INITIAL_CONTACT")
 	}
 }
+
+// RFC 6023: without a child the IKE SA comes up alone.
+func TestChildless(t *testing.T) {
+	p := newPair(t, 1)
+	p.a.Initiate(p.ca, p.b.Addr, nil)
+	p.net.Run(5 * time.Second)
+	p.consistent(t, 0)
+	p.b.Start(p.b.SA(), ikev2.CreateChild{Child: p.chb})
+	p.net.Run(5 * time.Second)
+	p.consistent(t, 1)
+}
+
+// RFC 7296, Section 2.25.2: when both close, each keeps its own reason.
+func TestBothClose(t *testing.T) {
+	p := newPair(t, 1)
+	p.up(t)
+	p.a.Start(p.a.SAs[0], ikev2.Delete{Why: ikev2.CloseReplaced})
+	p.b.Start(p.b.SAs[0], ikev2.Delete{Why: ikev2.CloseAsked})
+	p.net.Run(5 * time.Second)
+	if len(p.a.Closed) != 1 || len(p.b.Closed) != 1 || p.a.Closed[0].Reason != ikev2.CloseReplaced || p.b.Closed[0].Reason != ikev2.CloseAsked {
+		t.Errorf("a: %v, b: %v", p.a.Closed, p.b.Closed)
+	}
+}

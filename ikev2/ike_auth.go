@@ -79,6 +79,11 @@ func (x *authInitiator) reserveSPI(now time.Time) {
 
 func (x *authInitiator) send(now time.Time) {
 	sa := x.sa
+	if x.offer == nil && !sa.hs.childless {
+		sa.close(now, Closed{Reason: CloseFailed, Failure: sa.failure(now, trace.StageChild,
+			"there is no CHILD_SA to offer, and the peer takes no IKE_AUTH without one", "configure a child, or initiate one")})
+		return
+	}
 	ps := []message.Payload{&message.ID{Value: sa.localID}}
 	ps = append(ps, certPayloads(x.certs)...)
 	if sa.cfg.InitialContact {
@@ -329,6 +334,12 @@ func (sa *SA) verify(now time.Time, x *flow, cfg *Config, id *message.ID, auth *
 			return
 		}
 		then(now, nil)
+		return
+	}
+	switch auth.Method {
+	case message.AuthRSA, message.AuthECDSA256, message.AuthECDSA384, message.AuthECDSA521, message.AuthSignature:
+	default:
+		then(now, sa.failure(now, trace.StageAuth, fmt.Sprintf("the peer %v authenticates with %v, which is not spoken here", id.Value, auth.Method), "use psk or pubkey on the peer"))
 		return
 	}
 	w := Verify{Config: cfg, ID: id.Value, Method: uint8(auth.Method), Auth: auth.Data, Octets: octets}

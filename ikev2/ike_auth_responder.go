@@ -50,6 +50,9 @@ func (x *authResponder) refuse(now time.Time, f *trace.Failure) {
 	sa.close(now, Closed{Reason: CloseFailed, Failure: f, Tombstone: sa.tombstone()})
 }
 
+// maxReasons bounds what is kept of why no connection fits a stranger.
+const maxReasons = 32
+
 // choosePeer finds the configuration for the identities (RFC 4301, Section
 // 4.4.3): the best match of both, then the order of the candidates.
 func (x *authResponder) choosePeer(now time.Time) {
@@ -58,6 +61,11 @@ func (x *authResponder) choosePeer(now time.Time) {
 	var rank ident.Rank
 	var why []string
 	psk := v.Auth.Method == message.AuthPSK
+	note := func(format string, args ...any) {
+		if len(why) < maxReasons {
+			why = append(why, fmt.Sprintf(format, args...))
+		}
+	}
 	for _, cfg := range sa.hs.candidates {
 		remote := ident.Match(cfg.Remote.ID, v.IDi.Value)
 		local := ident.Exact
@@ -68,11 +76,11 @@ func (x *authResponder) choosePeer(now time.Time) {
 		class := cfg.Remote.Class
 		switch {
 		case remote == ident.None:
-			why = append(why, fmt.Sprintf("%s: the remote id is %v, the peer is %v", cfg.Name, cfg.Remote.ID, v.IDi.Value))
+			note("%s: the remote id is %v, the peer is %v", cfg.Name, cfg.Remote.ID, v.IDi.Value)
 		case local == ident.None:
-			why = append(why, fmt.Sprintf("%s: the local id is %v, the peer asks for %v", cfg.Name, cfg.Local.ID, v.IDr.Value))
+			note("%s: the local id is %v, the peer asks for %v", cfg.Name, cfg.Local.ID, v.IDr.Value)
 		case class == AuthPSK && !psk || class == AuthPubkey && psk:
-			why = append(why, fmt.Sprintf("%s: demands %s, the peer uses %v", cfg.Name, className(class), v.Auth.Method))
+			note("%s: demands %s, the peer uses %v", cfg.Name, className(class), v.Auth.Method)
 		case best == nil || remote+local > rank:
 			best, rank = cfg, remote+local
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"iked/crypto/kdf"
@@ -27,10 +28,13 @@ type handshake struct {
 	init1, init2 []byte // the IKE_SA_INIT messages as on the wire
 	busy         bool   // an accepted response is being worked on
 	hinted       message.NotifyType
+	hints        int // refusals told so far
+	repeats      int // copies of the answer to IKE_SA_INIT sent again
 	peerHashes   []uint16
 	certAsked    bool
 	certRequests []byte
 	candidates   []*Config // responder
+	childless    bool      // the responder takes IKE_AUTH without a CHILD_SA (RFC 6023)
 	child        *ChildConfig
 	flow         *spd.Flow
 }
@@ -49,6 +53,15 @@ const hintPatience = 5 * time.Second
 // maxCookies is how often a responder may ask for a cookie (RFC 7296, Section
 // 2.6: loops must end).
 const maxCookies = 5
+
+// maxHints is how many refusals that nobody authenticated are told of one
+// handshake, and maxRepeats how often IKE_SA_INIT is answered again. Who sends
+// its request is not known to get the answer, which may be longer than it, so
+// copies of a request with somebody else's address must not make many.
+const (
+	maxHints   = 4
+	maxRepeats = 12
+)
 
 // ikeInit is the initiator's IKE_SA_INIT (RFC 7296, Section 1.2).
 //
@@ -215,6 +228,10 @@ func (sa *SA) receiveInit(now time.Time, h message.Header, d Datagram) {
 	case sa.state == Created && sa.hs == nil:
 		sa.respondInit(now, h, d)
 	case sa.hs != nil && sa.hs.init2 != nil && bytes.Equal(sa.hs.init1, d.Data):
+		if sa.hs.repeats++; sa.hs.repeats > maxRepeats {
+			sa.dropped(now, h, "repeats", "IKE_SA_INIT was answered often enough")
+			return
+		}
 		sa.count("ike-retransmit", "response")
 		d.Data = nil
 		sa.transmit(now, [][]byte{sa.hs.init2}, d)
@@ -279,6 +296,7 @@ func (x *ikeInit) accepted(now time.Time, v *message.IKESAInitResponse, chosen s
 	}
 	sa.learn(sa.cfg, v.Notifies)
 	sa.learnCertReqs(v.CertReqs)
+	hs.childless = v.Notifies.Has(message.ChildlessIKEv2Supported)
 	sa.local = d.Local
 	sa.detectNAT(v.Notifies, sa.spiI, sa.spiR, d.Local, d.Remote)
 	sa.float()
@@ -354,11 +372,14 @@ func (x *ikeInit) refused(now time.Time, v *message.IKESAInitResponse) {
 		return
 	}
 	n := v.Notifies.Error()
-	sa.count("ike-hint", n.Kind.Name())
+	sa.count("ike-hint", hintLabel(n.Kind))
 	if hs.hinted == n.Kind {
 		return
 	}
 	hs.hinted = n.Kind
+	if hs.hints++; hs.hints > maxHints {
+		return
+	}
 	if sa.timers.refused.IsZero() {
 		sa.timers.refused = now.Add(hintPatience)
 	}
@@ -366,6 +387,14 @@ func (x *ikeInit) refused(now time.Time, v *message.IKESAInitResponse) {
 	f.Sentence += ", which nobody authenticated: still waiting for another answer"
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
 	sa.event(Failed{Failure: f})
+}
+
+// hintLabel names a refusal for a counter: peers cannot make labels.
+func hintLabel(n message.NotifyType) string {
+	if name := n.Name(); !strings.HasPrefix(name, "ERROR_") {
+		return name
+	}
+	return "unknown"
 }
 
 // unrefuse: the peer goes on with the handshake, an earlier refusal is no longer
@@ -533,6 +562,8 @@ func (x *initResponder) reply(now time.Time, pair *ke.KeyPair) {
 		}
 		m.Payloads = append(m.Payloads, p)
 	}
+	// RFC 6023, Section 3.
+	m.Payloads = append(m.Payloads, message.NewNotify(message.ChildlessIKEv2Supported, nil))
 	b, err := m.Append(nil)
 	if err != nil {
 		sa.close(now, Closed{Reason: CloseInternal, Failure: sa.failure(now, trace.StageConfig, err.Error(), "")})

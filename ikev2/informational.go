@@ -97,20 +97,11 @@ func (sa *SA) startDelete(now time.Time, t Delete) {
 		sa.close(now, Closed{Reason: t.Why})
 		return
 	}
-	if sa.state == Deleting || sa.deleteQueued() {
+	if sa.state == Deleting || sa.closing() != nil {
 		return
 	}
 	sa.log(now, trace.Control, false, "deleting IKE_SA %s", sa.cfg.Name)
 	sa.enqueueFirst(&deleteIKE{sa: sa, why: t.Why})
-}
-
-func (sa *SA) deleteQueued() bool {
-	for _, q := range sa.queue {
-		if _, ok := q.x.(*deleteIKE); ok {
-			return true
-		}
-	}
-	return false
 }
 
 func (x *deleteIKE) begin(now time.Time) {
@@ -201,20 +192,29 @@ func (sa *SA) peerDeletes(now time.Time) {
 		}
 		sa.inherit(now, sa.rekey.rival)
 		c.Reason = CloseRekeyed
-	case sa.deletesRedundant():
+	case !sa.timers.linger.IsZero():
+		// It lost a simultaneous rekeying, as expected.
 		c.Reason = CloseRekeyed
+	case sa.closing() != nil:
+		// RFC 7296, Section 2.25.2: both close it; ours is forgotten.
+		c.Reason = sa.closing().why
 	default:
 		sa.log(now, trace.Control, false, "the peer deleted IKE_SA %s", sa.cfg.Name)
 	}
 	sa.close(now, c)
 }
 
-// deletesRedundant tells whether this SA lost a simultaneous rekeying.
-func (sa *SA) deletesRedundant() bool {
-	if x, ok := sa.active.(*deleteIKE); ok && x.why == CloseRekeyed {
-		return true
+// closing is our own Delete of the IKE SA, sent or queued.
+func (sa *SA) closing() *deleteIKE {
+	if x, ok := sa.active.(*deleteIKE); ok {
+		return x
 	}
-	return !sa.timers.linger.IsZero()
+	for _, q := range sa.queue {
+		if x, ok := q.x.(*deleteIKE); ok {
+			return x
+		}
+	}
+	return nil
 }
 
 // peerDeletesChildren closes CHILD_SAs for the peer; the answer names our halves

@@ -187,6 +187,7 @@ func (sa *SA) respondRekeyChild(now time.Time, v *message.CreateChildSARequest) 
 				old.RekeyAt = time.Time{}
 			}
 			sa.reply(now, q.payloads()...)
+			q.ifMalformed(now)
 		})
 }
 

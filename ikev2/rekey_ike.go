@@ -253,7 +253,7 @@ func (sa *SA) successor(now time.Time, initiator bool, spii, spir isakmp.SPI, ch
 	defer seed.Destroy()
 	next := &SA{
 		env: sa.env, cfg: sa.cfg, uniqueID: sa.env.NextIKEID(), initiator: initiator, state: Established,
-		spiI: spii, spiR: spir, local: sa.local, remote: sa.remote, natt: sa.natt, nat: sa.nat, proposal: chosen,
+		spiI: spii, spiR: spir, local: sa.local, remote: sa.remote, host: sa.host, moved: sa.moved, natt: sa.natt, nat: sa.nat, proposal: chosen,
 		localID: sa.localID, remoteID: sa.remoteID,
 		peerFragments: sa.peerFragments, established: now, lastInbound: now, lastOutbound: now,
 	}
@@ -336,6 +336,7 @@ func (sa *SA) respondRekeyIKE(now time.Time, v *message.CreateChildSARequest) {
 	}
 	if err := nonceFits(c.Proposal, v.Nonce.Data); err != nil {
 		sa.reply(now, message.NewNotify(message.InvalidSyntax, nil))
+		sa.syntaxSent(now, err.Error())
 		return
 	}
 	x := &flow{sa: sa}
@@ -346,6 +347,7 @@ func (sa *SA) respondRekeyIKE(now time.Time, v *message.CreateChildSARequest) {
 			if err != nil {
 				sa.log(now, trace.Control, true, "the peer's key exchange data is refused: %v", err)
 				sa.reply(now, message.NewNotify(message.InvalidSyntax, nil))
+				sa.syntaxSent(now, err.Error())
 				return
 			}
 			sa.answerRekeyIKE(now, p, c.Proposal, v.Nonce.Data, r)

@@ -23,6 +23,8 @@ type SA struct {
 
 	spiI, spiR      isakmp.SPI
 	local, remote   netip.AddrPort
+	host            netip.Addr // of the peer when the IKE SA was begun: it got our answer there
+	moved           time.Time  // when the peer was followed last
 	natt            bool
 	nat             natState
 	proposal        suite.Proposal
@@ -55,7 +57,7 @@ type SA struct {
 func NewInitiator(env Env, cfg *Config, local, remote netip.AddrPort) *SA {
 	sa := &SA{
 		env: env, cfg: cfg, initiator: true, uniqueID: env.NextIKEID(),
-		local: unmap(local), remote: unmap(remote),
+		local: unmap(local), remote: unmap(remote), host: remote.Addr().Unmap(),
 		spiI:    isakmp.SPIFromUint64(uint64(env.NewSPI())),
 		localID: cfg.Local.ID,
 	}
@@ -66,7 +68,7 @@ func NewInitiator(env Env, cfg *Config, local, remote netip.AddrPort) *SA {
 // request itself comes by Receive.
 func NewResponder(env Env, local, remote netip.AddrPort, natt bool) *SA {
 	return &SA{
-		env: env, uniqueID: env.NextIKEID(), local: unmap(local), remote: unmap(remote), natt: natt,
+		env: env, uniqueID: env.NextIKEID(), local: unmap(local), remote: unmap(remote), host: remote.Addr().Unmap(), natt: natt,
 		spiR: isakmp.SPIFromUint64(uint64(env.NewSPI())),
 	}
 }
