@@ -46,8 +46,11 @@ func (d *process) openBackend() error {
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("userspace backend: %w; load the tun module (modprobe tun), or give the container the device /dev/net/tun", err)
+	case errors.Is(err, syscall.EBUSY):
+		return fmt.Errorf("userspace backend: %w: another program has the device, perhaps a second iked; stop it, or give this one its own "+
+			"device, table, rule_priority and mark (section datapath)", err)
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("userspace backend: %w; it needs root, or CAP_NET_ADMIN and CAP_NET_RAW", err)
+		return fmt.Errorf("userspace backend: %w; it needs root, or CAP_NET_ADMIN and CAP_NET_RAW and the right to open /dev/net/tun", err)
 	}
 	return fmt.Errorf("userspace backend: %w", err)
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,8 +9,11 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"iked/conf"
 	"iked/internal/trace"
@@ -63,8 +65,8 @@ func listenUnix(path string, c conf.Control) (net.Listener, error) {
 			return nil, fmt.Errorf("%s exists and is no socket", path)
 		}
 		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-			conn.Close()
-			return nil, errors.New("another daemon answers there; stop it, or use --control")
+			defer conn.Close()
+			return nil, fmt.Errorf("another daemon%s answers there; stop it, or use --control", peerName(conn))
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, err
@@ -81,6 +83,25 @@ func listenUnix(path string, c conf.Control) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// peerName names the process at the other end of a connection, in parentheses;
+// empty when the kernel does not tell.
+func peerName(c net.Conn) string {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return ""
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return ""
+	}
+	var cred *unix.Ucred
+	if raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }) != nil || err != nil || cred.Pid == 0 {
+		return ""
+	}
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cred.Pid))
+	return fmt.Sprintf(" (%s, process %d)", strings.TrimSpace(string(comm)), cred.Pid)
 }
 
 func own(path string, c conf.Control) error {

@@ -60,11 +60,12 @@ func Run(ctx context.Context, o Options) error {
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
 	}
-	cfg, err := load(&o)
+	cfg, warnings, err := load(&o)
 	if err != nil {
 		return err
 	}
 	if o.Check {
+		printFaults(o.Stderr, warnings)
 		fmt.Fprintf(o.Stderr, "%s: no faults, %d connections\n", describeFile(cfg), len(cfg.Connections))
 		return nil
 	}
@@ -73,6 +74,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer logger.close()
+	for _, f := range warnings {
+		logger.warn(trace.CFG, "%s", f)
+	}
 	d := &process{opt: o, log: logger, cfg: cfg}
 	defer d.cleanup()
 	if err := d.start(); err != nil {
@@ -97,24 +101,29 @@ func describeFile(c *conf.Config) string {
 	return c.File
 }
 
-// load reads the configuration and prints all its faults. Without a file at the
-// default place the daemon starts empty.
-func load(o *Options) (*conf.Config, error) {
+func printFaults(w io.Writer, faults conf.Faults) {
+	for _, f := range faults {
+		fmt.Fprintln(w, f)
+	}
+}
+
+// load reads the configuration. All faults of one that cannot be used are printed;
+// of one that can, the warnings are returned. Without a file at the default place
+// the daemon starts empty.
+func load(o *Options) (*conf.Config, conf.Faults, error) {
 	file := o.Config
 	if file == "" {
 		file = DefaultConfig
 		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-			return conf.Empty(), nil
+			return conf.Empty(), nil, nil
 		}
 	}
 	cfg, faults := conf.Load(file, time.Now())
-	for _, f := range faults {
-		fmt.Fprintln(o.Stderr, f)
-	}
 	if faults.Failed() || cfg == nil {
-		return nil, fmt.Errorf("%s: %w", file, ErrConfig)
+		printFaults(o.Stderr, faults)
+		return nil, nil, fmt.Errorf("%s: %w", file, ErrConfig)
 	}
-	return cfg, nil
+	return cfg, faults, nil
 }
 
 // process is what runs; cleanup takes it down in reverse order.

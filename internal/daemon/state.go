@@ -21,8 +21,8 @@ type stateDir struct {
 	lock *os.File
 }
 
-// openState makes the directory, mode 0700, and locks it. The error is that
-// another daemon has it.
+// openState makes the directory, mode 0700 when it is new, and locks it. The error
+// is that another daemon has it.
 func openState(dir string, log func(trace.Record)) (*stateDir, error) {
 	degrade := func(err error) (*stateDir, error) {
 		log(trace.Record{Level: trace.Control, Group: trace.DMN, Warn: true,
@@ -32,8 +32,10 @@ func openState(dir string, log func(trace.Record)) (*stateDir, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return degrade(err)
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return degrade(err)
+	// One that was there keeps its mode: it may be somebody else's, such as /tmp.
+	if st, err := os.Stat(dir); err == nil && st.Mode()&0o022 != 0 {
+		log(trace.Record{Level: trace.Control, Group: trace.DMN, Warn: true,
+			Msg: fmt.Sprintf("state directory %s can be written by others (mode %04o); chmod 700 %[1]s, or name another with --state", dir, st.Mode().Perm())})
 	}
 	name := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o600)
