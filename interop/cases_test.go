@@ -114,6 +114,10 @@ func fromVirtualIP(dst func(*pair) netip.Addr) func(*pair) {
 		if err != nil {
 			p.Fatal(err)
 		}
+		// The peer puts its route to the virtual address in place after its answer.
+		if _, err := p.GwA.WaitPing(dst(p), testnet.PingOptions{From: from}, 3*time.Second); err != nil {
+			p.Fatal(err)
+		}
 		p.echo(p.GwA, dst(p), testnet.PingOptions{From: from, Count: 3})
 	}
 }
