@@ -100,6 +100,42 @@ func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
 	return nil
 }
 
+// asksAddress tells whether a CFG_REQUEST asks for an address.
+func asksAddress(cp *message.CP) bool {
+	if cp == nil || cp.Kind != message.CFGRequest {
+		return false
+	}
+	for _, a := range cp.Attributes {
+		if a.Type == message.InternalIP4Address || a.Type == message.InternalIP6Address {
+			return true
+		}
+	}
+	return false
+}
+
+// answerQueries answers what a CFG_REQUEST asks about this implementation; nil
+// when it asks nothing of the kind. The version is not given out, which RFC 7296,
+// Section 2.20, wants said with an empty string.
+func answerQueries(cp *message.CP) []message.CPAttribute {
+	if cp == nil || cp.Kind != message.CFGRequest {
+		return nil
+	}
+	var answer []message.CPAttribute
+	if _, ok := cp.Find(message.ApplicationVersion); ok {
+		answer = append(answer, message.CPAttribute{Type: message.ApplicationVersion})
+	}
+	if _, ok := cp.Find(message.SupportedAttributes); ok {
+		// RFC 7296, Section 3.15.1: two octets for each.
+		var list []byte
+		for _, t := range [...]message.CPAttributeType{message.InternalIP4Address, message.InternalIP4DNS, message.ApplicationVersion,
+			message.InternalIP6Address, message.InternalIP6DNS, message.SupportedAttributes} {
+			list = append(list, byte(t>>8), byte(t))
+		}
+		answer = append(answer, message.CPAttribute{Type: message.SupportedAttributes, Value: list})
+	}
+	return answer
+}
+
 // assignAddress answers a CFG_REQUEST from the pools; then gets the CFG_REPLY,
 // nil when there is nothing to give.
 func (sa *SA) assignAddress(now time.Time, x *flow, cp *message.CP, then func(time.Time, *message.CP, error)) {
@@ -107,12 +143,10 @@ func (sa *SA) assignAddress(now time.Time, x *flow, cp *message.CP, then func(ti
 		return
 	}
 	w := AssignAddress{Config: sa.cfg, Peer: sa.remoteID}
-	var addresses bool
 	wanted := [2]int{}
 	for _, a := range cp.Attributes {
 		switch a.Type {
 		case message.InternalIP4Address, message.InternalIP6Address:
-			addresses = true
 			any, family := netip.IPv4Unspecified(), 0
 			if a.Type == message.InternalIP6Address {
 				any, family = netip.IPv6Unspecified(), 1
@@ -126,11 +160,12 @@ func (sa *SA) assignAddress(now time.Time, x *flow, cp *message.CP, then func(ti
 				any = addr
 			}
 			w.Wanted = append(w.Wanted, any)
+		case message.ApplicationVersion, message.SupportedAttributes: // see answerQueries
 		default:
 			w.Attrs = append(w.Attrs, uint16(a.Type))
 		}
 	}
-	if !addresses {
+	if !asksAddress(cp) {
 		return
 	}
 	x.ask(w, func(now time.Time, r Reply) {

@@ -158,6 +158,9 @@ func (x *createChild) answer(now time.Time, m *message.Message) {
 			"the peer's CREATE_CHILD_SA response is faulty: "+err.Error(), "this is a fault of the peer's implementation")})
 	case !v.Accepted():
 		x.refused(now, v.Notifies.Error())
+	case v.Notifies.UnknownError() != nil:
+		// RFC 7296, Section 3.10.1.
+		x.giveUp(now, &v.SA.Proposals[0], x.sa.refusedBy(now, v.Notifies.UnknownError(), "CHILD_SA "+x.cfg.Name))
 	default:
 		x.accepted(now, v)
 	}
@@ -172,12 +175,12 @@ func (x *createChild) accepted(now time.Time, v *message.CreateChildSAResponse) 
 			return
 		}
 		if v.KE == nil || x.pair == nil || v.KE.Group != x.group || t.ID != x.group {
-			x.giveUp(now, v, x.sa.failure(now, trace.StageKE, "the peer's key exchange does not fit its choice", "this is a fault of the peer"))
+			x.giveUp(now, &v.SA.Proposals[0], x.sa.failure(now, trace.StageKE, "the peer's key exchange does not fit its choice", "this is a fault of the peer"))
 			return
 		}
 		x.steps.compute(now, x.sa.agree(x.group, x.pair, v.KE.Data), func(now time.Time, r keResult, err error) {
 			if err != nil {
-				x.giveUp(now, v, x.sa.failure(now, trace.StageKE, err.Error(), "this is a fault of the peer"))
+				x.giveUp(now, &v.SA.Proposals[0], x.sa.failure(now, trace.StageKE, err.Error(), "this is a fault of the peer"))
 				return
 			}
 			gir = r.shared
@@ -204,8 +207,8 @@ func (x *createChild) accepted(now time.Time, v *message.CreateChildSAResponse) 
 }
 
 // giveUp refuses what the peer set up.
-func (x *createChild) giveUp(now time.Time, v *message.CreateChildSAResponse, f *trace.Failure) {
-	x.sa.refuseGiven(now, x.offer, &v.SA.Proposals[0])
+func (x *createChild) giveUp(now time.Time, p *message.Proposal, f *trace.Failure) {
+	x.sa.refuseGiven(now, x.offer, p)
 	x.failed(now, f)
 }
 

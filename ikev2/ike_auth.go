@@ -124,6 +124,11 @@ func (x *authInitiator) answer(now time.Time, m *message.Message) {
 		x.reject(now, sa.failure(now, trace.StageAuth, "the peer wants EAP, which was not offered", "configure another authentication on the peer"))
 		return
 	}
+	if n := v.Notifies.UnknownError(); n != nil && v.SA != nil {
+		// RFC 7296, Section 3.10.1: the request failed entirely.
+		x.reject(now, sa.refusedBy(now, n, "IKE_AUTH"))
+		return
+	}
 	x.v = v
 	x.run(now, x.checkIdentity, x.verify, x.establish, x.takeAddresses, x.takeChild, x.done)
 }

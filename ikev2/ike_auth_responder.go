@@ -127,6 +127,13 @@ func (x *authResponder) establish(now time.Time) {
 }
 
 func (x *authResponder) assignAddress(now time.Time) {
+	if len(x.sa.cfg.Pools) > 0 && !asksAddress(x.v.CP) && x.v.SA != nil {
+		// RFC 7296, Section 2.19.
+		x.child = &childRequest{sa: x.sa, flow: &x.flow}
+		x.child.refuse(now, message.NewNotify(message.FailedCPRequired, nil), x.sa.failure(now, trace.StageAddress,
+			fmt.Sprintf("%v asks for no virtual address, which the pools of %s demand", x.sa.remoteID, x.sa.cfg.Name), "configure vips at the peer, or remove pools here"))
+		return
+	}
 	if x.v.CP == nil {
 		return
 	}
@@ -162,6 +169,12 @@ func (x *authResponder) reply(now time.Time) {
 	ps := []message.Payload{&message.ID{Responder: true, Value: sa.localID}}
 	ps = append(ps, certPayloads(x.certs)...)
 	ps = append(ps, x.auth)
+	if q := answerQueries(x.v.CP); q != nil {
+		if x.cp == nil {
+			x.cp = &message.CP{Kind: message.CFGReply}
+		}
+		x.cp.Attributes = append(x.cp.Attributes, q...)
+	}
 	if x.cp != nil {
 		ps = append(ps, x.cp)
 	}

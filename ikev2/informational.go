@@ -165,6 +165,9 @@ func (sa *SA) respondInformational(now time.Time, m *message.Message) {
 		}
 	}
 	var answer []message.Payload
+	if q := answerQueries(v.CP); q != nil {
+		answer = append(answer, &message.CP{Kind: message.CFGReply, Attributes: q})
+	}
 	for _, d := range v.Deletes {
 		if d.Protocol == suite.ProtoIKE {
 			sa.peerDeletes(now)

@@ -53,13 +53,8 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 		return
 	}
 	if x.deletedMeanwhile(made) {
-		// It was rekeyed and then closed: the old one, ours to delete, goes as well.
 		sa.dropChild(now, made, true)
-		x.done()
-		if old.State == ChildRekeying {
-			sa.enqueueFirst(&deleteChild{sa: sa, child: old})
-		}
-		sa.settleGone(now, old)
+		x.settleDeleted(now)
 		return
 	}
 	rival := old.rivalChild()
@@ -94,6 +89,10 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 			sa.settleGone(now, old)
 			return
 		}
+		if made.State == ChildDeleted {
+			x.settleDeleted(now)
+			return
+		}
 		sa.childInstalled(now, made)
 		old.successor = made
 		if rival != nil && rival.announced {
@@ -109,6 +108,18 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 		old.State = ChildRekeyed
 		sa.enqueueFirst(&deleteChild{sa: sa, child: old})
 	})
+}
+
+// settleDeleted: it was rekeyed and closed by the peer at once: the old one, ours
+// to delete, goes as well.
+func (x *createChild) settleDeleted(now time.Time) {
+	sa, old := x.sa, x.old
+	x.done()
+	if old.State != ChildDeleted && old.State != ChildDeleting {
+		old.State = ChildRekeyed
+		sa.enqueueFirst(&deleteChild{sa: sa, child: old})
+	}
+	sa.settleGone(now, old)
 }
 
 // settleFailed: our rekeying made nothing.

@@ -130,6 +130,11 @@ func (x *rekeyIKE) answer(now time.Time, m *message.Message) {
 		x.refused(now, v.Notifies.Error())
 		return
 	}
+	if n := v.Notifies.UnknownError(); n != nil {
+		// RFC 7296, Section 3.10.1.
+		x.failed(now, sa.refusedBy(now, n, "the rekeying of the IKE SA"))
+		return
+	}
 	p := &v.SA.Proposals[0]
 	spi, _ := p.IKESPI()
 	chosen, err := chosenFrom(sa.cfg.Proposals, p, suite.Options{})
@@ -253,7 +258,7 @@ func (sa *SA) successor(now time.Time, initiator bool, spii, spir isakmp.SPI, ch
 	defer seed.Destroy()
 	next := &SA{
 		env: sa.env, cfg: sa.cfg, uniqueID: sa.env.NextIKEID(), initiator: initiator, state: Established,
-		spiI: spii, spiR: spir, local: sa.local, remote: sa.remote, host: sa.host, moved: sa.moved, natt: sa.natt, nat: sa.nat, proposal: chosen,
+		spiI: spii, spiR: spir, local: sa.local, remote: sa.remote, host: sa.host, moved: sa.moved, moves: sa.moves, natt: sa.natt, nat: sa.nat, proposal: chosen,
 		localID: sa.localID, remoteID: sa.remoteID,
 		peerFragments: sa.peerFragments, established: now, lastInbound: now, lastOutbound: now,
 	}

@@ -142,6 +142,18 @@ func (ns Notifies) All(t NotifyType) iter.Seq[*Notify] {
 	}
 }
 
+// UnknownError is the first notify of an error type that is not understood, or
+// nil. A response that has one stands for a failed request, whatever else it
+// says (RFC 7296, Section 3.10.1).
+func (ns Notifies) UnknownError() *Notify {
+	for _, n := range ns {
+		if n.Kind.IsError() && !n.Kind.Known() {
+			return n
+		}
+	}
+	return nil
+}
+
 // Error is the first notify of an error type, or nil.
 func (ns Notifies) Error() *Notify {
 	for _, n := range ns {

@@ -113,6 +113,9 @@ const (
 // IsError reports whether the type is an error type; the others are status.
 func (t NotifyType) IsError() bool { return t < 16384 }
 
+// Known reports whether the type has a name here.
+func (t NotifyType) Known() bool { return notifyNames[t] != "" }
+
 // Name is the name in the RFC's spelling; for types that are not known
 // "ERROR_n" or "STATUS_n".
 func (t NotifyType) Name() string {
