@@ -540,6 +540,11 @@ func (o *childOffer) accept(now time.Time, x *flow, a childAnswer, then func(tim
 			then(now, nil)
 			return
 		}
+		if c.State == ChildDeleted {
+			sa.failed(now, c.Config, sa.failure(now, trace.StageRefused, "the peer closed CHILD_SA "+c.Config.Name+" at once", "see the peer's log"))
+			then(now, nil)
+			return
+		}
 		then(now, c)
 	})
 }
@@ -548,6 +553,9 @@ func (o *childOffer) accept(now time.Time, x *flow, a childAnswer, then func(tim
 func (sa *SA) installFailed(now time.Time, c *Child, err error) {
 	sa.failed(now, c.Config, sa.failure(now, trace.StageInstall, fmt.Sprintf("%s cannot be installed: %v", c.Config.Name, err), "see the kernel's or the datapath's message"))
 	c.silent = true
+	if c.State == ChildDeleted {
+		return
+	}
 	sa.removeChild(c, true, true)
 	sa.enqueueFirst(&deleteChild{sa: sa, child: c})
 }

@@ -91,9 +91,21 @@ func orPort(p uint16) uint16 {
 	return p
 }
 
-// followEvery is the least time between two moves: a peer that sends from many
+// A peer is followed maxMoves times within movesWindow: one that sends from many
 // addresses at once must not make work without end.
-const followEvery = time.Second
+const (
+	maxMoves    = 10
+	movesWindow = 10 * time.Second
+)
+
+// mayMove counts a move in.
+func (sa *SA) mayMove(now time.Time) bool {
+	if now.Sub(sa.moved) >= movesWindow {
+		sa.moved, sa.moves = now, 0
+	}
+	sa.moves++
+	return sa.moves <= maxMoves
+}
 
 // follow moves the IKE SA to where an authentic message came from, if the rules
 // of RFC 7296, Section 2.23 allow it.
@@ -105,16 +117,13 @@ func (sa *SA) follow(now time.Time, d Datagram) {
 	case sa.hs != nil && !sa.initiator && d.Remote.Addr() == sa.remote.Addr():
 		// The initiator floats with IKE_AUTH: to other ports. Its address stays, since
 		// it is not authenticated yet.
-	case sa.hs == nil && sa.nat.remote && !sa.nat.local && now.Sub(sa.moved) >= followEvery:
+	case sa.hs == nil && sa.nat.remote && !sa.nat.local && sa.mayMove(now):
 		// Who is behind a NAT itself does not follow: the NAT maps to one peer.
 	default:
 		sa.count("ike-address", "not-followed")
 		return
 	}
 	from := sa.remote
-	if sa.hs == nil {
-		sa.moved = now
-	}
 	sa.local, sa.remote, sa.natt = d.Local, d.Remote, d.NATT
 	if sa.hs != nil {
 		return

@@ -24,7 +24,8 @@ type SA struct {
 	spiI, spiR      isakmp.SPI
 	local, remote   netip.AddrPort
 	host            netip.Addr // of the peer when the IKE SA was begun: it got our answer there
-	moved           time.Time  // when the peer was followed last
+	moved           time.Time  // since when moves are counted
+	moves           int
 	natt            bool
 	nat             natState
 	proposal        suite.Proposal
