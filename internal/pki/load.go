@@ -21,11 +21,24 @@ import (
 // maxObject bounds a certificate, key or CRL file.
 const maxObject = 16 << 20
 
+// MaxRSA is the largest RSA key in bits that is read in a certificate.
+const MaxRSA = 16384
+
 // NewCert parses one DER certificate, as a CERT payload of encoding 4 holds it.
 func NewCert(der []byte) (*Cert, error) {
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the certificate: %w", err)
+	}
+	if k, ok := c.PublicKey.(*rsa.PublicKey); ok {
+		// Peers send certificates before anything is known of them, and a signature
+		// by a key of half a million bits takes seconds to check.
+		if n := k.N.BitLen(); n > MaxRSA {
+			return nil, fmt.Errorf("the RSA key of the certificate has %d bits, at most %d are read", n, MaxRSA)
+		}
+		if k.E < 3 || k.E&1 == 0 {
+			return nil, fmt.Errorf("the RSA key of the certificate has the exponent %d, expected an odd number from 3 on", k.E)
+		}
 	}
 	bits, err := subjectPublicKey(c.RawSubjectPublicKeyInfo)
 	if err != nil {

@@ -639,9 +639,11 @@ func TestCacheIsBounded(t *testing.T) {
 	root := newCA(t, nil, nil)
 	c := NewCache(3)
 	for range 10 {
-		if _, err := c.Parse(issue(t, root, root.key.Public(), nil, nil).X509.Raw); err != nil {
+		x, err := c.Parse(issue(t, root, root.key.Public(), nil, nil).X509.Raw)
+		if err != nil {
 			t.Fatal(err)
 		}
+		c.Keep(x, x)
 	}
 	if c.Len() != 3 || len(c.All()) != 3 {
 		t.Errorf("%d certificates are held", c.Len())

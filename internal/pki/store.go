@@ -244,8 +244,8 @@ func (c *Cert) Names() []string {
 	return names
 }
 
-// Cache holds parsed certificates of peers by their hash, so that a storm of the
-// same chain parses it once. It is bounded.
+// Cache holds verified certificates of peers by their hash, so that a storm of
+// the same chain parses it once. It is bounded.
 type Cache struct {
 	mu    sync.Mutex
 	max   int
@@ -261,8 +261,7 @@ func NewCache(max int) *Cache {
 	return &Cache{max: max, certs: make(map[[32]byte]*Cert)}
 }
 
-// Parse is NewCert through the cache. A certificate that does not parse is not
-// kept.
+// Parse is NewCert through the cache. It keeps nothing: see Keep.
 func (k *Cache) Parse(der []byte) (*Cert, error) {
 	h := sha256.Sum256(der)
 	k.mu.Lock()
@@ -271,13 +270,19 @@ func (k *Cache) Parse(der []byte) (*Cert, error) {
 	if c != nil {
 		return c, nil
 	}
-	c, err := NewCert(der)
-	if err != nil {
-		return nil, err
-	}
+	return NewCert(der)
+}
+
+// Keep holds certificates whose chain was verified: what strangers send takes no
+// place and drives nothing out.
+func (k *Cache) Keep(list ...*Cert) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, ok := k.certs[h]; !ok {
+	for _, c := range list {
+		h := sha256.Sum256(c.X509.Raw)
+		if _, ok := k.certs[h]; ok {
+			continue
+		}
 		if len(k.order) >= k.max {
 			delete(k.certs, k.order[0])
 			k.order = k.order[1:]
@@ -285,7 +290,6 @@ func (k *Cache) Parse(der []byte) (*Cert, error) {
 		k.certs[h] = c
 		k.order = append(k.order, h)
 	}
-	return c, nil
 }
 
 // Len is how many certificates are held.

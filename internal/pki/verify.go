@@ -19,7 +19,7 @@ import (
 
 const (
 	maxChain     = 8  // certificates in a chain
-	maxPeerCerts = 32 // CERT payloads that are looked at
+	maxPeerCerts = 16 // CERT payloads that are looked at
 )
 
 // Encodings of a CERT payload that are understood (RFC 7296, Section 3.6).
@@ -90,6 +90,7 @@ func (s *Store) Verify(now time.Time, p Peer) (leaf *Cert, chain []*Cert, f *Fai
 	if f := s.checkRevocation(now, p.Revocation, chain); f != nil {
 		return nil, nil, f
 	}
+	s.cache.Keep(chain...)
 	return leaf, chain, nil
 }
 
