@@ -314,12 +314,16 @@ func TestProposalCaps(t *testing.T) {
 }
 
 // CVE-2025-9242: identities of every size up to the largest payload are read
-// without harm; addresses have the size of an address, and ID type 0, which
-// means "anybody" here, is not accepted.
+// without harm, those above MaxID are refused; addresses have the size of an
+// address, and the ID types that are patterns here are not accepted.
 func TestIDLength(t *testing.T) {
-	for _, n := range []int{0, 1, 4, 16, 255, 256, 4096, 65527} {
+	for _, typ := range []ident.Type{ident.Any, ident.IPv4Subnet, ident.IPv6Subnet, ident.IPv4Range, ident.IPv6Range} {
+		_, err := inner(t, rawPayload{TypeIDi, append([]byte{byte(typ), 0, 0, 0}, make([]byte, 8)...)})
+		wantError(t, err, Fatal, InvalidSyntax, ReasonPayloadSyntax)
+	}
+	for _, n := range []int{0, 1, 4, 16, 255, 256, MaxID, MaxID + 1, 4096, 65527} {
 		m, err := inner(t, rawPayload{TypeIDi, append([]byte{byte(ident.FQDN), 0, 0, 0}, make([]byte, n)...)})
-		if err != nil || len(m.Payloads[0].(*ID).Value.Data) != n {
+		if (err == nil) != (n <= MaxID) || err == nil && len(m.Payloads[0].(*ID).Value.Data) != n {
 			t.Errorf("%d octets: %v", n, err)
 		}
 		_, err = inner(t, rawPayload{TypeIDr, append([]byte{byte(ident.IPv4), 0, 0, 0}, make([]byte, n)...)})

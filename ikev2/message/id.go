@@ -16,6 +16,11 @@ type ID struct {
 	Reserved [3]byte
 }
 
+// MaxID is the longest identity that is read, in octets. The RFC has no limit;
+// names and distinguished names are far shorter, and what a stranger sends ends
+// up in logs.
+const MaxID = 2048
+
 // Type is TypeIDi or TypeIDr.
 func (p *ID) Type() PayloadType {
 	if p.Responder {
@@ -48,11 +53,14 @@ func parseID(b []byte, responder bool) (*ID, error) {
 		Value:     ident.ID{Type: ident.Type(b[0]), Data: string(b[4:])},
 		Reserved:  [3]byte(b[1:4]),
 	}
+	if len(b)-4 > MaxID {
+		return nil, syntax(ReasonPayloadSyntax, "%v has %d octets of identity, at most %d are read", t, len(b)-4, MaxID)
+	}
 	want := -1
 	switch p.Value.Type {
-	case ident.Any:
-		// 0 is not assigned; here it would mean "anybody".
-		return nil, syntax(ReasonPayloadSyntax, "%v has the reserved ID type 0", t)
+	case ident.Any, ident.IPv4Subnet, ident.IPv6Subnet, ident.IPv4Range, ident.IPv6Range:
+		// Reserved: here they are patterns, and no peer may claim to be one.
+		return nil, syntax(ReasonPayloadSyntax, "%v has the reserved ID type %d", t, b[0])
 	case ident.IPv4:
 		want = 4
 	case ident.IPv6:
