@@ -141,11 +141,7 @@ func (e *Engine) ListConns(ctx context.Context, name string) ([]ConnInfo, error)
 			}
 			i := ConnInfo{Conf: prog.conf, VICI: prog.vici}
 			c := e.sup.conns[prog.conf.Name]
-			for _, s := range e.sup.sas {
-				if s.info.Conn == prog.conf.Name {
-					i.Up++
-				}
-			}
+			i.Up = e.sup.index.byConn[prog.conf.Name]
 			if c != nil {
 				i.Trying, i.Failures = c.attempt != nil, c.failures
 				if c.timer != nil {

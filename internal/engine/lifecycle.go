@@ -19,7 +19,7 @@ type down struct {
 // ikeUp: an IKE SA is authenticated.
 func (p *supervisor) ikeUp(info SAInfo, created time.Time, initialContact bool) {
 	s := &saState{info: info, created: created, upAt: time.Now()}
-	p.sas[info.UniqueID] = s
+	p.enter(s)
 	c := p.conns[info.Conn]
 	if c == nil {
 		return
@@ -49,7 +49,7 @@ func (p *supervisor) childUp(info SAInfo, child ChildInfo) {
 	if k == nil {
 		return
 	}
-	k.live[child.UniqueID] = &liveChild{info: child, ike: info.UniqueID}
+	live := p.add(k, child, info.UniqueID)
 	if k.pending == info.UniqueID {
 		k.pending = 0
 	}
@@ -58,7 +58,7 @@ func (p *supervisor) childUp(info SAInfo, child ChildInfo) {
 		k.tries = 0
 	}
 	p.childOps(c.name, child.Name, nil)
-	p.dedupe(c, k)
+	p.dedupe(c, k, live)
 	p.tend(c)
 }
 
@@ -69,7 +69,7 @@ func (p *supervisor) childDown(info SAInfo, d down) {
 	if k == nil {
 		return
 	}
-	delete(k.live, d.child.UniqueID)
+	p.drop(k, d.child.UniqueID)
 	s := p.sas[info.UniqueID]
 	if s == nil || s.closing || s.replaced {
 		return
@@ -88,8 +88,8 @@ func (p *supervisor) childRekeyed(info SAInfo, old, now ChildInfo) {
 	if k == nil {
 		return
 	}
-	delete(k.live, old.UniqueID)
-	k.live[now.UniqueID] = &liveChild{info: now, ike: info.UniqueID}
+	p.drop(k, old.UniqueID)
+	p.add(k, now, info.UniqueID)
 }
 
 // ikeRekeyed: an IKE SA was replaced and its children went with it.
@@ -98,19 +98,17 @@ func (p *supervisor) ikeRekeyed(old, now SAInfo) {
 	if s == nil {
 		s = &saState{created: time.Now(), upAt: time.Now()}
 	}
-	delete(p.sas, old.UniqueID)
+	p.leave(old.UniqueID)
 	s.info = now
-	p.sas[now.UniqueID] = s
+	p.enter(s)
 	c := p.conns[now.Conn]
 	if c == nil {
 		return
 	}
+	for _, l := range s.live {
+		l.ike = now.UniqueID
+	}
 	for _, k := range c.kids {
-		for _, l := range k.live {
-			if l.ike == old.UniqueID {
-				l.ike = now.UniqueID
-			}
-		}
 		if k.pending == old.UniqueID {
 			k.pending = now.UniqueID
 		}
@@ -157,8 +155,7 @@ func (p *supervisor) negotiationFailed(id uint32, conn, child string, f trace.Fa
 // ikeClosed: an IKE SA is over, and with it the children in downs.
 func (p *supervisor) ikeClosed(info SAInfo, end ikev2.Closed, downs []down) {
 	id := info.UniqueID
-	s := p.sas[id]
-	delete(p.sas, id)
+	s := p.leave(id)
 	for _, d := range downs {
 		p.childGone(d.child.UniqueID)
 	}
@@ -167,12 +164,13 @@ func (p *supervisor) ikeClosed(info SAInfo, end ikev2.Closed, downs []down) {
 	if c == nil {
 		return
 	}
-	for _, k := range c.kids {
-		for u, l := range k.live {
-			if l.ike == id {
-				delete(k.live, u)
+	if s != nil {
+		for _, l := range s.live {
+			for _, k := range c.kids {
+				delete(k.live, l.info.UniqueID)
 			}
 		}
+		s.live = nil
 	}
 	if a := c.attempt; a != nil && a.ike == id {
 		f := trace.Failure{Conn: c.name, Sentence: "the IKE_SA was closed: " + closeWords(end.Reason)}
@@ -237,16 +235,20 @@ func keyingTries(c *conf.Connection) int {
 // dedupe removes one of two equal children that both ends made at the same
 // time, so that they do not pile up. Both ends come to the same choice: what was
 // initiated with the lower SPI goes, and its initiator deletes it.
-func (p *supervisor) dedupe(c *connState, k *kidState) {
-	for _, a := range k.live {
-		for _, b := range k.live {
-			if a == b || a.info.UniqueID > b.info.UniqueID || tsKey(a.info.Local, a.info.Remote) != tsKey(b.info.Local, b.info.Remote) {
-				continue
-			}
-			if a.ike == b.ike {
+func (p *supervisor) dedupe(c *connState, k *kidState, a *liveChild) {
+	s := p.sas[a.ike]
+	if s == nil {
+		return
+	}
+	// Only SAs with the same peer can be equal, and one has few.
+	for _, o := range p.samePeer(s) {
+		for _, b := range o.live {
+			switch {
+			case a == b || k.live[b.info.UniqueID] != b || tsKey(a.info.Local, a.info.Remote) != tsKey(b.info.Local, b.info.Remote):
+			case a.ike == b.ike:
 				p.dedupeChildren(c, a, b)
-			} else {
-				p.dedupeSAs(c, p.sas[a.ike], p.sas[b.ike])
+			default:
+				p.dedupeSAs(c, s, o)
 			}
 		}
 	}

@@ -1,11 +1,12 @@
 package engine
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 
 	"iked/internal/backend"
@@ -47,20 +48,23 @@ func (k childKey) String() string { return k.conn + "/" + k.child }
 // policies owns the SPD: reqids and entries with reference counts. It is used
 // by all shards, so it has a lock; the backend calls inside are quick.
 type policies struct {
-	mu      sync.Mutex
-	db      backend.SPDB
-	sets    map[policyKey]*policySet
-	byPol   map[uint64]*policySet
-	inUse   map[uint32]int // reqid → sets
-	nextPol uint64
+	mu    sync.Mutex
+	db    backend.SPDB
+	sets  map[policyKey]*policySet
+	byPol map[uint64]*policySet
+	inUse map[uint32]int // reqid → sets
+	// firstFree: no number before it is free.
+	firstFree uint32
+	nextPol   uint64
 }
 
 func newPolicies(db backend.SPDB) *policies {
 	return &policies{
-		db:    db,
-		sets:  make(map[policyKey]*policySet),
-		byPol: make(map[uint64]*policySet),
-		inUse: make(map[uint32]int),
+		db:        db,
+		sets:      make(map[policyKey]*policySet),
+		byPol:     make(map[uint64]*policySet),
+		inUse:     make(map[uint32]int),
+		firstFree: 1,
 	}
 }
 
@@ -84,20 +88,28 @@ func (w *policyWant) key() policyKey {
 	return k
 }
 
+// tsKey is the same for equal sets of selectors, whatever their order.
 func tsKey(local, remote []spd.TS) string {
-	var b strings.Builder
-	for i, list := range [][]spd.TS{local, remote} {
-		if i > 0 {
-			b.WriteByte('=')
+	var buf [96]byte
+	b := buf[:0]
+	for _, list := range [...][]spd.TS{local, remote} {
+		// The count parts the two lists.
+		b = binary.BigEndian.AppendUint16(b, uint16(len(list)))
+		if len(list) > 1 {
+			list = slices.SortedFunc(slices.Values(list), func(a, b spd.TS) int {
+				return cmp.Or(a.From.Compare(b.From), a.To.Compare(b.To), cmp.Compare(a.Proto, b.Proto),
+					cmp.Compare(a.PortFrom, b.PortFrom), cmp.Compare(a.PortTo, b.PortTo))
+			})
 		}
-		s := make([]string, len(list))
-		for j, t := range list {
-			s[j] = fmt.Sprintf("%s-%s/%d/%d-%d", t.From, t.To, t.Proto, t.PortFrom, t.PortTo)
+		for _, t := range list {
+			b = append(b, byte(t.From.BitLen()), t.Proto)
+			b = append(b, t.From.AsSlice()...)
+			b = append(b, t.To.AsSlice()...)
+			b = binary.BigEndian.AppendUint16(b, t.PortFrom)
+			b = binary.BigEndian.AppendUint16(b, t.PortTo)
 		}
-		slices.Sort(s)
-		b.WriteString(strings.Join(s, ","))
 	}
-	return b.String()
+	return string(b)
 }
 
 // stand installs policies that live as long as the configuration: traps,
@@ -184,12 +196,10 @@ func (p *policies) create(w policyWant) (*policySet, error) {
 	}
 	if set.reqid == 0 && w.action == spd.Protect {
 		// Freed numbers are used first, so they stay small and stable.
-		for id := uint32(1); ; id++ {
-			if p.inUse[id] == 0 {
-				set.reqid = id
-				break
-			}
+		for p.inUse[p.firstFree] != 0 {
+			p.firstFree++
 		}
+		set.reqid = p.firstFree
 	}
 	if !w.none {
 		if err := p.install(set); err != nil {
@@ -234,6 +244,7 @@ func (p *policies) dropIfUnused(set *policySet) error {
 	if set.reqid != 0 {
 		if p.inUse[set.reqid]--; p.inUse[set.reqid] == 0 {
 			delete(p.inUse, set.reqid)
+			p.firstFree = min(p.firstFree, set.reqid)
 		}
 	}
 	for _, id := range set.ids {
@@ -362,6 +373,7 @@ func (p *policies) clear() error {
 	clear(p.sets)
 	clear(p.byPol)
 	clear(p.inUse)
+	p.firstFree = 1
 	if len(ids) == 0 {
 		return nil
 	}

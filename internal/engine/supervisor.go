@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -21,7 +22,8 @@ type supervisor struct {
 	global  conf.Global
 	box     *mailbox[func()]
 	conns   map[string]*connState
-	sas     map[uint32]*saState
+	sas     map[uint32]*saState // changed by enter and leave only
+	index   peerIndex
 	ops     []*operation
 	waits   []*termination
 	stopped bool
@@ -87,10 +89,15 @@ type saState struct {
 	reauthOf uint32
 	waiting  map[string]bool
 	replaced bool // another SA is being made in its place
+	// live are its CHILD_SAs that are up.
+	live []*liveChild
+	// key and next are of peerIndex.
+	key  uint64
+	next *saState
 }
 
 func newSupervisor(e *Engine) *supervisor {
-	return &supervisor{e: e, box: newMailbox[func()](0), conns: make(map[string]*connState), sas: make(map[uint32]*saState)}
+	return &supervisor{e: e, box: newMailbox[func()](0), conns: make(map[string]*connState), sas: make(map[uint32]*saState), index: newPeerIndex()}
 }
 
 func (p *supervisor) post(fn func()) { p.box.post(fn) }
@@ -222,12 +229,14 @@ func (p *supervisor) tend(c *connState) {
 		}
 		due = append(due, k)
 	}
-	if sa := p.usable(c); sa != nil {
+	if len(due) == 0 && !c.ikeOnly {
+		// Nothing to bring up now.
+	} else if sa := p.usable(c); sa != nil {
 		c.ikeOnly = false
 		for _, k := range due {
 			p.create(c, k, sa)
 		}
-	} else if (len(due) > 0 || c.ikeOnly) && c.attempt == nil {
+	} else if c.attempt == nil {
 		if wait := c.nextAttempt(now); wait.After(now) {
 			next = earlier(next, wait)
 		} else {
@@ -261,6 +270,9 @@ func (c *connState) nextAttempt(now time.Time) time.Time {
 // usable is an established IKE SA of a connection that children can be made
 // with, the newest one.
 func (p *supervisor) usable(c *connState) *saState {
+	if !p.hasSA(c.name) {
+		return nil
+	}
 	var best *saState
 	for _, s := range p.sas {
 		if s.info.Conn == c.name && !s.closing && !s.replaced && (best == nil || s.upAt.After(best.upAt)) {
@@ -332,14 +344,7 @@ func (p *supervisor) launch(a *attempt, local, remote netip.AddrPort, err error)
 	})
 }
 
-func (p *supervisor) hasSA(conn string) bool {
-	for _, s := range p.sas {
-		if s.info.Conn == conn {
-			return true
-		}
-	}
-	return false
-}
+func (p *supervisor) hasSA(conn string) bool { return p.index.byConn[conn] > 0 }
 
 // initiated learns the number of the SA that an attempt made.
 func (p *supervisor) initiated(a *attempt, x *ikeSA) {
@@ -447,6 +452,10 @@ func (p *supervisor) sortedSAs() []*saState {
 	for _, s := range p.sas {
 		out = append(out, s)
 	}
-	slices.SortFunc(out, func(a, b *saState) int { return int(int64(a.info.UniqueID) - int64(b.info.UniqueID)) })
+	sortSAs(out)
 	return out
+}
+
+func sortSAs(list []*saState) {
+	slices.SortFunc(list, func(a, b *saState) int { return cmp.Compare(a.info.UniqueID, b.info.UniqueID) })
 }

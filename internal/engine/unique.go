@@ -25,7 +25,7 @@ func (p *supervisor) unique(c *connState, s *saState, initialContact bool) bool 
 	if policy == conf.UniqueNever {
 		return true
 	}
-	for _, o := range p.sortedSAs() {
+	for _, o := range p.samePeer(s) {
 		if o == s || o.closing || o.replaced || o.info.UniqueID == s.reauthOf || o.info.Conn != s.info.Conn ||
 			!ident.Equal(o.info.RemoteID, s.info.RemoteID) || !ident.Equal(o.info.LocalID, s.info.LocalID) ||
 			o.info.Remote.Addr().Is4() != s.info.Remote.Addr().Is4() {
