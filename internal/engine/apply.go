@@ -27,13 +27,17 @@ func (p *supervisor) program(next *program) {
 	p.global = next.global
 	for name, c := range p.conns {
 		n := next.conns[name]
-		if n == nil || !sameIKE(c.prog.conf, n.conf) {
+		if n == nil || (n.conf != c.prog.conf && !sameIKE(c.prog.conf, n.conf)) {
 			p.undo(c)
 			delete(p.conns, name)
 		}
 	}
 	for _, n := range next.order {
 		c := p.conns[n.conf.Name]
+		if c != nil && c.prog.conf == n.conf && !globals {
+			c.prog = n // the same object: nothing changed
+			continue
+		}
 		if c == nil {
 			c = &connState{name: n.conf.Name, prog: n, kids: make(map[string]*kidState)}
 			p.conns[c.name] = c

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -104,4 +105,38 @@ func TestPoolRunsOut(t *testing.T) {
 	if p.online("p") != 2 {
 		t.Errorf("%d leases online after a rekeying handed one over, expected 2", p.online("p"))
 	}
+}
+
+// Loading connections one by one, as the control protocol does, costs what is
+// loaded and not what is there: connections that did not change are the same
+// object after.
+func TestLoadLeavesOthersAlone(t *testing.T) {
+	simulate(t, func(w *world) {
+		moon := w.gateway("moon", moonAddr, moonConf("", ""))
+		before := moon.e.config.Load().conns["office"].ike
+		for i := range 200 {
+			c := &conf.Connection{Name: fmt.Sprintf("c%d", i), RemoteAddrs: []conf.Host{{Text: "203.0.113.7", From: addr("203.0.113.7"), To: addr("203.0.113.7")}}}
+			if err := moon.e.LoadConn(context.Background(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := len(moon.e.Conns()); n != 200 {
+			t.Errorf("%d connections were loaded, expected 200", n)
+		}
+		if moon.e.config.Load().conns["office"].ike != before {
+			t.Error("a connection that did not change was made anew")
+		}
+		if err := moon.e.LoadConn(context.Background(), &conf.Connection{Name: "office"}); err == nil {
+			t.Error("a connection of the file was replaced over the control protocol")
+		}
+		if err := moon.e.UnloadConn(context.Background(), "c7"); err != nil {
+			t.Error(err)
+		}
+		if err := moon.e.UnloadConn(context.Background(), "c7"); err == nil {
+			t.Error("a connection was unloaded twice")
+		}
+		if _, err := moon.e.Reload(context.Background(), false); err != nil || len(moon.e.Conns()) != 199 {
+			t.Errorf("a reload of the file touched what was loaded over the control protocol: %v, %d", err, len(moon.e.Conns()))
+		}
+	})
 }
