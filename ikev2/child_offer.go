@@ -1,0 +1,282 @@
+package ikev2
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"iked/crypto/suite"
+	"iked/ikev2/message"
+	"iked/internal/secret"
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// childOffer is the initiator's side of a CHILD_SA negotiation.
+type childOffer struct {
+	sa     *SA
+	cfg    *ChildConfig
+	flow   *spd.Flow
+	first  bool // in IKE_AUTH
+	single bool // one pair of selectors only
+	old    *Child
+
+	proposals []suite.Proposal
+	proto     suite.Protocol
+	spi       uint32
+	tsi, tsr  []spd.TS
+}
+
+// reserve prepares the offer and gets an SPI.
+func (o *childOffer) reserve(now time.Time, x *flow, then func(time.Time, *trace.Failure)) {
+	sa := o.sa
+	if o.proposals == nil {
+		if f := o.prepare(now); f != nil {
+			then(now, f)
+			return
+		}
+	}
+	if o.spi != 0 {
+		then(now, nil)
+		return
+	}
+	x.ask(AllocSPI{Proto: o.proto, Local: sa.local.Addr()}, func(now time.Time, r Reply) {
+		s, ok := r.(SPIReply)
+		if !ok || s.Err != nil {
+			then(now, sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI for %s: %v", o.cfg.Name, s.Err), "see the kernel's or the datapath's message"))
+			return
+		}
+		o.spi = s.SPI
+		then(now, nil)
+	})
+}
+
+func (o *childOffer) prepare(now time.Time) *trace.Failure {
+	sa, cfg := o.sa, o.cfg
+	fault := func(format string, args ...any) *trace.Failure {
+		return sa.failure(now, trace.StageConfig, fmt.Sprintf("child %s: ", cfg.Name)+fmt.Sprintf(format, args...), "correct the configuration of the child")
+	}
+	if len(cfg.Proposals) == 0 {
+		return fault("no proposal is configured")
+	}
+	o.proto = cfg.Proposals[0].Protocol
+	for _, p := range cfg.Proposals {
+		if p.Protocol != o.proto {
+			return fault("ESP and AH proposals cannot be offered together")
+		}
+	}
+	o.proposals = cfg.Proposals
+	if o.first {
+		o.proposals = withoutKE(cfg.Proposals)
+	}
+	if cfg.Mode != spd.Tunnel && sa.nat.any() && cfg.ModeRequired {
+		return fault("transport and BEET mode do not work through a NAT here (RFC 7296, Section 2.23.1)")
+	}
+	switch {
+	case o.old != nil:
+		// RFC 7296, Section 2.9.2: what is in force stays.
+		o.tsi, o.tsr = o.old.Local, o.old.Remote
+		return nil
+	case len(sa.cfg.VIPs) > 0 && o.first:
+		// RFC 7296, Section 2.19: the responder narrows this to the address that it
+		// assigns.
+		o.tsi = resolveAnything(cfg.Local, sa.cfg.VIPs)
+	default:
+		o.tsi = sa.localTS(cfg)
+	}
+	o.tsr = sa.remoteTS(cfg)
+	if f := o.flow; f != nil {
+		// RFC 7296, Section 2.9: the packet first.
+		l, r := f.LocalTS(), f.RemoteTS()
+		if o.single {
+			o.tsi, o.tsr = []spd.TS{l}, []spd.TS{r}
+		} else if spd.Subset([]spd.TS{l}, o.tsi) && spd.Subset([]spd.TS{r}, o.tsr) {
+			o.tsi = append([]spd.TS{l}, o.tsi...)
+			o.tsr = append([]spd.TS{r}, o.tsr...)
+		}
+	} else if o.single && len(o.tsi) > 0 && len(o.tsr) > 0 {
+		o.tsi, o.tsr = o.tsi[:1], o.tsr[:1]
+	}
+	if len(o.tsi) == 0 || len(o.tsr) == 0 {
+		return fault("there is no traffic selector on one side")
+	}
+	if len(o.tsi) > 255 || len(o.tsr) > 255 {
+		return fault("more than 255 traffic selectors on one side cannot be offered")
+	}
+	return nil
+}
+
+// resolveAnything puts whole families for dynamic selectors.
+func resolveAnything(list []Selector, vips []netip.Addr) []spd.TS {
+	var out []spd.TS
+	for _, s := range list {
+		if !s.Dynamic {
+			out = append(out, s.TS)
+			continue
+		}
+		for _, a := range vips {
+			p := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			if a.Unmap().Is4() {
+				p = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			}
+			t := spd.FromPrefix(p)
+			t.Proto = s.Proto
+			if s.PortFrom != 0 || s.PortTo != 0 {
+				t.PortFrom, t.PortTo = s.PortFrom, s.PortTo
+			}
+			out = append(out, t)
+		}
+	}
+	return spd.Minimize(out)
+}
+
+// singlePair tells whether a narrower offer than the last one can be made.
+func (o *childOffer) singlePair() bool { return !o.single && o.old == nil }
+
+// mode is what is asked for; behind a NAT only tunnel mode.
+func (o *childOffer) mode() spd.Mode {
+	if o.old != nil {
+		return o.old.Mode
+	}
+	if o.sa.nat.any() {
+		return spd.Tunnel
+	}
+	return o.cfg.Mode
+}
+
+// payloads are [N(mode),] SA, TSi, TSr; without Ni and KE.
+func (o *childOffer) payloads() []message.Payload {
+	var ps []message.Payload
+	if n := modeNotify(o.mode()); n != message.NoNotify {
+		ps = append(ps, message.NewNotify(n, nil))
+	}
+	return append(ps, offerSA(o.proposals, spiBytes(o.spi)), toWire(o.tsi, false), toWire(o.tsr, true))
+}
+
+func spiBytes(spi uint32) []byte {
+	return []byte{byte(spi >> 24), byte(spi >> 16), byte(spi >> 8), byte(spi)}
+}
+
+// free gives the SPI back.
+func (o *childOffer) free() {
+	if o.spi != 0 {
+		o.sa.tell(FreeSPI{Proto: o.proto, Local: o.sa.local.Addr(), SPI: o.spi})
+		o.spi = 0
+	}
+}
+
+func (o *childOffer) evidence() []string {
+	ev := []string{"local:  " + selectors(o.tsi), "remote: " + selectors(o.tsr)}
+	for i, p := range o.proposals {
+		ev = append(ev, fmt.Sprintf("proposal %d: %v", i+1, p))
+	}
+	return ev
+}
+
+// childAnswer is what the responder says.
+type childAnswer struct {
+	sa       *message.SA
+	tsi, tsr *message.TrafficSelectors
+	notifies message.Notifies
+	gir      secret.Bytes
+	ni, nr   []byte
+}
+
+// build checks the answer and makes the child. With a failure the peer's half is
+// deleted again.
+func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure) {
+	sa := o.sa
+	p := &a.sa.Proposals[0]
+	chosen, err := chosenFrom(o.proposals, p, suite.Options{IgnoreKE: o.first})
+	if err != nil {
+		return nil, sa.failure(now, trace.StageChild, err.Error(), "this is a fault of the peer", o.evidence()...)
+	}
+	spi, ok := p.ChildSPI()
+	if !ok || spi == 0 {
+		return nil, sa.failure(now, trace.StageChild, "the peer gave no SPI", "this is a fault of the peer")
+	}
+	local, remote := fromWire(a.tsi), fromWire(a.tsr)
+	if o.first && o.old == nil && len(sa.cfg.VIPs) > 0 {
+		// RFC 7296, Section 2.19: what was offered stood for the address that the
+		// responder assigns. It cannot choose more than that.
+		local = spd.Narrow(sa.localTS(o.cfg), local)
+		if len(local) == 0 {
+			return nil, sa.failure(now, trace.StageSelectors, "the peer's traffic selectors leave out the address that it assigned", "this is a fault of the peer",
+				"assigned: "+selectors(sa.localTS(o.cfg)), "answered: "+selectors(fromWire(a.tsi)))
+		}
+	}
+	// RFC 7296, Section 2.9.
+	if !spd.Subset(local, o.tsi) || !spd.Subset(remote, o.tsr) {
+		return nil, sa.failure(now, trace.StageSelectors, "the peer's traffic selectors are not part of what was offered", "this is a fault of the peer",
+			"offered:  "+selectors(o.tsi)+" === "+selectors(o.tsr), "answered: "+selectors(local)+" === "+selectors(remote))
+	}
+	mode := spd.Tunnel
+	if n := modeNotify(o.mode()); n != message.NoNotify {
+		switch {
+		case a.notifies.Has(n):
+			mode = o.mode()
+		case o.cfg.ModeRequired:
+			return nil, sa.failure(now, trace.StageChild, fmt.Sprintf("the peer insists on tunnel mode for %s", o.cfg.Name), "set the same mode on both sides")
+		}
+	}
+	c := &Child{
+		UniqueID: sa.env.NextChildID(), Config: o.cfg, Mode: mode, SPIIn: o.spi, SPIOut: spi,
+		Local: local, Remote: remote, NoTFC: a.notifies.Has(message.ESPTFCPaddingNotSupported), Initiator: true,
+	}
+	c.reserved = true
+	if o.old != nil {
+		c.Replaces = o.old.UniqueID
+	}
+	if err := sa.newChild(c, chosen, a.gir, a.ni, a.nr); err != nil {
+		return nil, sa.failure(now, trace.StageChild, err.Error(), "")
+	}
+	o.spi = 0
+	return c, nil
+}
+
+// accept is build and install; then gets nil when it failed.
+func (o *childOffer) accept(now time.Time, x *flow, a childAnswer, then func(time.Time, *Child)) {
+	sa := o.sa
+	c, f := o.build(now, a)
+	if f != nil {
+		sa.failed(now, o.cfg, f)
+		sa.refuseGiven(now, o, &a.sa.Proposals[0])
+		then(now, nil)
+		return
+	}
+	sa.installChild(x, c, true, true, func(now time.Time, err error) {
+		if err != nil {
+			sa.installFailed(now, c, err)
+			then(now, nil)
+			return
+		}
+		if c.State == ChildDeleted {
+			sa.failed(now, c.Config, sa.failure(now, trace.StageRefused, "the peer closed CHILD_SA "+c.Config.Name+" at once", "see the peer's log"))
+			then(now, nil)
+			return
+		}
+		then(now, c)
+	})
+}
+
+// installFailed gives up a child of ours that the backend refused.
+func (sa *SA) installFailed(now time.Time, c *Child, err error) {
+	sa.failed(now, c.Config, sa.failure(now, trace.StageInstall, fmt.Sprintf("%s cannot be installed: %v", c.Config.Name, err), "see the kernel's or the datapath's message"))
+	c.silent = true
+	if c.State == ChildDeleted {
+		return
+	}
+	sa.removeChild(c, true, true)
+	sa.enqueueFirst(&deleteChild{sa: sa, child: c})
+}
+
+// refuseGiven deletes what the peer set up and we do not want.
+func (sa *SA) refuseGiven(now time.Time, o *childOffer, p *message.Proposal) {
+	spi, _ := p.ChildSPI()
+	c := &Child{UniqueID: sa.env.NextChildID(), Config: o.cfg, Proto: o.proto, SPIIn: o.spi, SPIOut: spi,
+		LocalAddr: sa.local, RemoteAddr: sa.remote, Initiator: true, State: ChildDeleting}
+	c.silent, c.reserved = true, true
+	o.spi = 0
+	sa.children = append(sa.children, c)
+	sa.enqueueFirst(&deleteChild{sa: sa, child: c})
+}
