@@ -181,6 +181,9 @@ func (c *Cipher) setKey(encr suite.Transform, key []byte) (err error) {
 	switch c.mode {
 	case combined, shortTag, gmac, ctr:
 		c.aead, err = cipher.NewGCM(c.blk)
+		if c.mode != ctr {
+			c.blk = nil // the key schedule is in the AEAD too
+		}
 	case cbc:
 		zero := make([]byte, c.iv)
 		blk := c.blk

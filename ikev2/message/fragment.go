@@ -43,7 +43,7 @@ func SealFragments(h Header, ps []Payload, s Sealer, maxLen int) ([][]byte, erro
 	const outer = isakmp.HeaderLen + isakmp.PayloadHeaderLen
 	fixed := outer + s.IVLen() + s.ICVLen()
 	if fixed+len(chain)+padding(len(chain), s.Block())+1 <= maxLen {
-		b, err := Seal(h, ps, s)
+		b, err := sealChain(h, firstType(ps), chain, s)
 		return [][]byte{b}, err
 	}
 	block := max(s.Block(), 1)
@@ -64,7 +64,7 @@ func SealFragments(h Header, ps []Payload, s Sealer, maxLen int) ([][]byte, erro
 		}
 		part := chain[:min(room, len(chain))]
 		chain = chain[len(part):]
-		b := beginSealed(h, TypeSKF, first, s)
+		b := beginSealed(h, TypeSKF, first, fragmentHeaderLen+len(part), s)
 		b = binary.BigEndian.AppendUint16(b, uint16(i))
 		b = binary.BigEndian.AppendUint16(b, uint16(total))
 		hdr := len(b)

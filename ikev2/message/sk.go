@@ -177,19 +177,26 @@ func Seal(h Header, ps []Payload, s Sealer) ([]byte, error) {
 	if h.Exchange == ExchangeIKESAInit {
 		return nil, fmt.Errorf("IKE_SA_INIT is never encrypted: use Message.Append")
 	}
-	b := beginSealed(h, TypeSK, firstType(ps), s)
-	hdr := len(b)
-	b, err := AppendPayloads(append(b, make([]byte, s.IVLen())...), ps)
+	chain, err := AppendPayloads(nil, ps)
 	if err != nil {
 		return nil, err
 	}
-	return endSealed(b, hdr, s)
+	return sealChain(h, firstType(ps), chain, s)
 }
 
-// beginSealed is the message up to the generic header of SK or SKF.
-func beginSealed(h Header, outer, first PayloadType, s Sealer) []byte {
+// sealChain is Seal of payloads in their wire form.
+func sealChain(h Header, first PayloadType, chain []byte, s Sealer) ([]byte, error) {
+	b := beginSealed(h, TypeSK, first, len(chain), s)
+	hdr := len(b)
+	return endSealed(append(append(b, make([]byte, s.IVLen())...), chain...), hdr, s)
+}
+
+// beginSealed is the message up to the generic header of SK or SKF, with room
+// for n octets of plaintext and no more: a response is kept as long as its SA.
+func beginSealed(h Header, outer, first PayloadType, n int, s Sealer) []byte {
 	h.Version, h.NextPayload = Version, uint8(outer)
-	return isakmp.AppendPayloadHeader(h.Append(make([]byte, 0, 1500)), uint8(first), false)
+	size := isakmp.HeaderLen + isakmp.PayloadHeaderLen + s.IVLen() + n + padding(n, s.Block()) + 1 + s.ICVLen()
+	return isakmp.AppendPayloadHeader(h.Append(make([]byte, 0, size)), uint8(first), false)
 }
 
 // endSealed pads, sets the lengths and seals. b ends with the plaintext; hdr is
