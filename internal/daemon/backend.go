@@ -35,6 +35,9 @@ func (d *process) openBackend() error {
 	default:
 		return fmt.Errorf("backend %q is not known, expected auto, kernel or userspace", want)
 	}
+	if err := d.lockTable(); err != nil {
+		return err
+	}
 	p := &d.cfg.Datapath
 	dp, err := datapath.New(datapath.Options{
 		Device: p.Device, Queues: d.queues(), MTU: p.MTU, Table: p.Table, Priority: p.RulePrio, Mark: d.mark(),

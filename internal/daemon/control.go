@@ -66,7 +66,11 @@ func listenUnix(path string, c conf.Control) (net.Listener, error) {
 		}
 		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 			defer conn.Close()
-			return nil, fmt.Errorf("another daemon%s answers there; stop it, or use --control", peerName(conn))
+			who := ""
+			if p, ok := peer(conn); ok {
+				who = " (" + processName(p.Pid) + ")"
+			}
+			return nil, fmt.Errorf("another daemon%s answers there; stop it, or use --control", who)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, err
@@ -85,23 +89,29 @@ func listenUnix(path string, c conf.Control) (net.Listener, error) {
 	return l, nil
 }
 
-// peerName names the process at the other end of a connection, in parentheses;
-// empty when the kernel does not tell.
-func peerName(c net.Conn) string {
+// peer tells which process is at the other end of a local connection.
+func peer(c net.Conn) (*unix.Ucred, bool) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return ""
+		return nil, false
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return ""
+		return nil, false
 	}
 	var cred *unix.Ucred
-	if raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }) != nil || err != nil || cred.Pid == 0 {
-		return ""
+	var opterr error
+	err = raw.Control(func(fd uintptr) { cred, opterr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, err == nil && opterr == nil
+}
+
+// processName is a process in words.
+func processName(pid int32) string {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if pid == 0 || err != nil {
+		return "a process that is not visible from here"
 	}
-	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cred.Pid))
-	return fmt.Sprintf(" (%s, process %d)", strings.TrimSpace(string(comm)), cred.Pid)
+	return fmt.Sprintf("%s, process %d", strings.TrimSpace(string(comm)), pid)
 }
 
 func own(path string, c conf.Control) error {

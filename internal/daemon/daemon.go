@@ -138,6 +138,7 @@ type process struct {
 	atomic atomic.Pointer[engine.Engine]
 	ctl    ControlServer
 	lis    net.Listener
+	table  net.Listener // the lock of the routing table
 	notify notifier
 }
 
@@ -298,6 +299,9 @@ func (d *process) cleanup() {
 		if err := d.back.Close(); err != nil {
 			d.log.warn(trace.DMN, "stop: %v", err)
 		}
+	}
+	if d.table != nil {
+		d.table.Close()
 	}
 	if d.trans != nil {
 		d.trans.Close()

@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"syscall"
 	"time"
 
 	"iked/ikev2"
@@ -31,12 +34,29 @@ func (s *shard) output(x *ikeSA, now time.Time, out ikev2.Output) {
 }
 
 func (s *shard) send(x *ikeSA, d ikev2.Datagram) {
-	if err := s.e.opt.Transport.Send(d.Local, d.Remote, d.Data, d.NATT); err != nil {
-		// The network may come back: retransmission goes on.
-		s.e.drops.add("send-error")
-		s.e.log(s.record(x, trace.Record{Level: trace.Detail, Group: trace.NET, Warn: true,
-			Msg: fmt.Sprintf("sending %d octets from %s to %s: %v; it is tried again", len(d.Data), d.Local, d.Remote, err)}))
+	err := s.e.opt.Transport.Send(d.Local, d.Remote, d.Data, d.NATT)
+	if err == nil {
+		x.sendFault = ""
+		return
 	}
+	// The network may come back: retransmission goes on, and what it meets again
+	// is not told again.
+	s.e.drops.add("send-error")
+	fault := fmt.Sprintf("sending from %s to %s: %v", d.Local, d.Remote, cause(err))
+	if fault == x.sendFault {
+		return
+	}
+	x.sendFault = fault
+	s.e.log(s.record(x, trace.Record{Level: trace.Detail, Group: trace.NET, Warn: true, Msg: fault + "; it is tried again"}))
+}
+
+// cause is what the system said, without the words of the layers above.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // record completes the fixed fields for an SA.
@@ -201,8 +221,11 @@ func (s *shard) event(x *ikeSA, now time.Time, ev ikev2.SAEvent) {
 	e := s.e
 	switch ev := ev.(type) {
 	case ikev2.Log:
-		r := s.record(x, ev.Record)
-		e.log(r)
+		if x.stranger() && (ev.Record.Warn || ev.Record.Level <= trace.Control) && !e.gate.logs.take(now) {
+			e.drops.add("log-of-strangers")
+			return
+		}
+		e.log(s.record(x, ev.Record))
 	case ikev2.Count:
 		s.count(x, ev)
 	case ikev2.Failed:
@@ -280,7 +303,16 @@ func (s *shard) closed(x *ikeSA, end ikev2.Closed) {
 		if f.Conn == "" {
 			f.Conn = x.conn
 		}
-		s.e.told(f, x.id)
+		if x.sendFault != "" && end.Reason == ikev2.CloseTimeout {
+			f.Evidence = append(slices.Clone(f.Evidence), x.sendFault)
+			f.Advice = "nothing could be sent: check the routes and interfaces of this system"
+		}
+		if x.stranger() && !s.e.gate.logs.take(now) {
+			s.e.keep(f)
+			s.e.drops.add("log-of-strangers")
+		} else {
+			s.e.told(f, x.id)
+		}
 	}
 	if end.Reason == ikev2.CloseHalfOpen {
 		s.e.drops.add("half-open-timeout")

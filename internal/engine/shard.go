@@ -57,7 +57,13 @@ type ikeSA struct {
 	heir     bool   // successor in a rekeying that is not decided
 	replaced bool   // its successor has the children
 	last     SAInfo // what the SA was when last looked at, for its end
+	// sendFault is why the last message could not be sent; empty when it was.
+	sendFault string
 }
+
+// stranger tells whether the peer came by itself and is not authenticated: what
+// is logged of it goes at a bounded rate.
+func (x *ikeSA) stranger() bool { return !x.up && x.half.spii != 0 }
 
 type reply struct {
 	id ikev2.RequestID
