@@ -15,7 +15,7 @@ func connectionFields() []field[Connection] {
 		{key: "remote_port", typ: "number", def: "500", doc: "UDP port of the peer.", set: unsigned(0, 65535, func(c *Connection) *uint16 { return &c.RemotePort })},
 		{key: "proposals", typ: "list of proposals", def: "default", list: true, doc: "IKE proposals, best first, as aes256gcm16-prfsha384-ecp384.",
 			set: proposals(suite.ProtoIKE, func(c *Connection) *[]suite.Proposal { return &c.Proposals })},
-		{key: "vips", typ: "list of addresses", list: true, doc: "Virtual addresses to ask the peer for; 0.0.0.0 and :: ask for any.",
+		{key: "vips", typ: "list of addresses", list: true, doc: "Virtual addresses to ask the peer for; 0.0.0.0 and :: ask for any. They are put on the tunnel device; name servers that come with them are written to resolv.conf beside the control socket.",
 			set: each(func(_ *loader, c *Connection, s string) error {
 				a, err := address(s)
 				c.VIPs = append(c.VIPs, a)

@@ -83,7 +83,7 @@ func limitsFields() []field[Limits] {
 	return []field[Limits]{
 		{key: "half_open", typ: "number", def: "1000", doc: "Half-open IKE SAs in all; more are not answered.", set: integer(1, 1<<30, func(m *Limits) *int { return &m.HalfOpen })},
 		{key: "half_open_per_source", typ: "number", def: "10", doc: "Half-open IKE SAs of one address.", set: integer(1, 1<<30, func(m *Limits) *int { return &m.HalfOpenPerSource })},
-		{key: "cookie_threshold", typ: "number", def: "30", doc: "Half-open IKE SAs from which on a peer must send back a cookie; 0: always.", set: integer(0, 1<<30, func(m *Limits) *int { return &m.CookieThreshold })},
+		{key: "cookie_threshold", typ: "number", def: "30", doc: "Half-open IKE SAs from which on a peer must send back a cookie; one whose address has half of half_open_per_source must anyway. 0: never.", set: integer(0, 1<<30, func(m *Limits) *int { return &m.CookieThreshold })},
 		{key: "rate_per_source", typ: "number", def: "50", doc: "IKE_SA_INIT requests of one address per second; 0: no limit.", set: integer(0, 1<<30, func(m *Limits) *int { return &m.RatePerSource })},
 		{key: "half_open_timeout", typ: "time", def: "30s", doc: "How long a peer may take to authenticate.", set: duration(func(m *Limits) *timeDuration { return &m.HalfOpenTimeout })},
 		{key: "ike_sas", typ: "number", def: "0", doc: "IKE SAs in all; 0: no limit.", set: integer(0, 1<<30, func(m *Limits) *int { return &m.IKESAs })},

@@ -1,0 +1,86 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// resolvFile holds the name servers that peers assigned (RFC 7296, Section 3.15.1),
+// in the form of resolv.conf(5). Which resolver a host uses is its administrator's
+// choice: it points there, or does not. Nothing of the system's is overwritten.
+type resolvFile struct {
+	path string
+	mu   sync.Mutex
+	by   map[string][]netip.Addr
+}
+
+// newResolvFile names the file: resolv.conf beside the control socket, for that
+// folder goes with the daemon; else in the state directory.
+func newResolvFile(control, state string) *resolvFile {
+	dir := state
+	if u, err := url.Parse(control); err == nil && u.Scheme == "unix" {
+		dir = filepath.Dir(u.Host + u.Path)
+	}
+	r := &resolvFile{path: filepath.Join(dir, "resolv.conf"), by: map[string][]netip.Addr{}}
+	// What a crashed daemon left is of no tunnel that is up. When it cannot be
+	// removed, the first use says so.
+	_ = r.write()
+	return r
+}
+
+// Use implements engine.NameServers.
+func (r *resolvFile) Use(owner string, servers []netip.Addr) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.by[owner] = slices.Clone(servers)
+	return r.write()
+}
+
+// Drop implements engine.NameServers.
+func (r *resolvFile) Drop(owner string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.by, owner)
+	return r.write()
+}
+
+// write replaces the file in one step; without name servers there is none.
+func (r *resolvFile) write() error {
+	var lines []string
+	for _, owner := range slices.Sorted(maps.Keys(r.by)) {
+		for _, a := range r.by[owner] {
+			if l := "nameserver " + a.String(); !slices.Contains(lines, l) {
+				lines = append(lines, l)
+			}
+		}
+	}
+	if len(lines) == 0 {
+		if err := os.Remove(r.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("name servers: %w", err)
+		}
+		return nil
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(r.path), ".resolv.conf-*")
+	if err != nil {
+		return fmt.Errorf("name servers: %w", err)
+	}
+	_, err = tmp.WriteString("# Name servers that IPsec peers assigned; written by iked.\n" + strings.Join(lines, "\n") + "\n")
+	err = errors.Join(err, tmp.Chmod(0o644), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), r.path)
+	}
+	if err != nil {
+		os.Remove(tmp.Name())
+		return fmt.Errorf("name servers: %w", err)
+	}
+	return nil
+}
