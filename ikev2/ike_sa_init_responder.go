@@ -3,6 +3,7 @@ package ikev2
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	"iked/crypto/ke"
@@ -58,6 +59,16 @@ func (x *initResponder) refuse(now time.Time, n *message.Notify) {
 	sa.transmit(now, [][]byte{b}, to)
 }
 
+// maxFailed is how many different lists of proposals are remembered as not
+// fitting an offer.
+const maxFailed = 16
+
+func sameProposals(a, b []suite.Proposal) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.EqualFunc(a, b, func(p, q suite.Proposal) bool {
+		return p.Protocol == q.Protocol && slices.Equal(p.Transforms, q.Transforms)
+	}))
+}
+
 // choose finds the configurations that can answer and the proposal.
 func (x *initResponder) choose(now time.Time) {
 	sa, v := x.sa, x.v
@@ -70,12 +81,19 @@ func (x *initResponder) choose(now time.Time) {
 	}
 	candidates := sa.env.Candidates(sa.local.Addr(), sa.remote.Addr())
 	var first *suite.Mismatch
+	var failed [][]suite.Proposal // many connections have the same ones
 	for i, cfg := range candidates {
+		if slices.ContainsFunc(failed, func(ps []suite.Proposal) bool { return sameProposals(ps, cfg.Proposals) }) {
+			continue
+		}
 		c, mm := suite.Select(cfg.Proposals, theirs, suite.Options{})
 		if mm != nil {
 			if first == nil {
 				first = mm
 				sa.cfg = cfg
+			}
+			if len(failed) < maxFailed {
+				failed = append(failed, cfg.Proposals)
 			}
 			continue
 		}

@@ -122,11 +122,17 @@ func (p *PairMismatch) advice() string {
 	return "add one of ours at the peer"
 }
 
+// Bounds on what is said of an offer: it comes from a stranger, and may be long.
+const (
+	maxWords = 12
+	maxPairs = 16
+)
+
 // words turns transforms into the keywords of the configuration.
 func words(ts []Transform) string {
 	table := keywords()
 	var out []string
-	for _, t := range ts {
+	for _, t := range ts[:min(len(ts), maxWords)] {
 		best := ""
 		for k, x := range table {
 			if x == t && x.Implemented() && (best == "" || len(k) < len(best) || len(k) == len(best) && k < best) {
@@ -143,10 +149,14 @@ func words(ts []Transform) string {
 	return strings.Join(out, "")
 }
 
-// Table prints every pair side by side, ours left, for the explain command.
+// Table prints the pairs side by side, ours left, for the explain command.
 func (m *Mismatch) Table() string {
 	var b strings.Builder
 	for i := range m.Pairs {
+		if i == maxPairs {
+			fmt.Fprintf(&b, "and %d pairs more\n", len(m.Pairs)-i)
+			break
+		}
 		p := &m.Pairs[i]
 		fmt.Fprintf(&b, "ours %d:   %v\ntheirs %d: %v\n  %v\n", p.OurIndex+1, p.Ours, p.TheirIndex+1, p.Theirs, p)
 	}

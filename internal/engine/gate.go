@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"iked/ikev2"
@@ -31,21 +32,31 @@ type gate struct {
 	rate    rateTable
 	replies bucket
 	told    bucket
-	graves  graves
-	next    uint64
-	mu      sync.Mutex
+	logs    bucket // records about peers that are not authenticated
+	refused bucket // peers that came to nothing
+	// wary is until when every stranger needs a cookie, in nanoseconds of Unix time,
+	// because many came to nothing.
+	wary   atomic.Int64
+	graves graves
+	next   uint64
+	mu     sync.Mutex
 }
 
 func newGate(e *Engine) *gate {
 	return &gate{
 		e: e, half: newHalfOpen(), cookies: newCookieJar(),
-		replies: bucket{rate: 20, burst: 40}, told: bucket{rate: 1, burst: 10},
+		replies: bucket{rate: 20, burst: 40}, told: bucket{rate: 1, burst: 10}, logs: bucket{rate: 10, burst: 100}, refused: bucket{rate: 20, burst: 100},
 	}
 }
 
 // Receive takes a datagram from the transport. It never blocks. d.Data
 // belongs to the engine from now on.
 func (e *Engine) Receive(d ikev2.Datagram) {
+	defer func() {
+		if r := recover(); r != nil {
+			e.panicked("", 0, r)
+		}
+	}()
 	if why := e.gate.receive(d); why != "" {
 		e.drops.add(why)
 	}
@@ -135,7 +146,8 @@ func (g *gate) initRequest(d ikev2.Datagram, h isakmp.Header) string {
 	p := e.config.Load()
 	lim := &p.global.Limits
 	src := source(d.Remote.Addr())
-	if !g.rate.allow(src, lim.RatePerSource, time.Now()) {
+	verdict := g.rate.allow(src, lim.RatePerSource, time.Now())
+	if verdict == rateOver || verdict == rateCrowd && lim.CookieThreshold <= 0 {
 		return "rate-per-source"
 	}
 	if lim.IKESAs > 0 && e.ikeCount.Load() >= int64(lim.IKESAs) {
@@ -149,13 +161,22 @@ func (g *gate) initRequest(d ikev2.Datagram, h isakmp.Header) string {
 		g.stranger(d, h)
 		return "no-connection"
 	}
-	total, _ := g.half.counts(src)
-	if lim.CookieThreshold > 0 && total >= lim.CookieThreshold {
+	total, mine := g.half.counts(src)
+	// Half of a source's share is for who has shown that the address is its own, so
+	// that nobody shuts a peer out by using its address; and so is all of what is
+	// left when there are more sources than can be told apart.
+	share := lim.HalfOpenPerSource > 0 && mine >= max(lim.HalfOpenPerSource/2, 1)
+	wary := time.Now().UnixNano() < g.wary.Load()
+	if lim.CookieThreshold > 0 && (total >= lim.CookieThreshold || share || wary || verdict == rateCrowd) {
 		// RFC 7296, Section 2.6: no state for a peer that has not shown that it
 		// gets what is sent to its address.
 		answer, ok, err := g.cookies.check(time.Now(), d, h)
 		switch {
 		case err != nil:
+			e.total[cInvalid].Add(1)
+			return "bad-ike-sa-init"
+		case !ok && len(answer) > len(d.Data):
+			// Shorter than any real request: nothing is made longer for a stranger.
 			e.total[cInvalid].Add(1)
 			return "bad-ike-sa-init"
 		case !ok:
@@ -168,6 +189,18 @@ func (g *gate) initRequest(d ikev2.Datagram, h isakmp.Header) string {
 		}
 	}
 	return g.accept(d, key)
+}
+
+// waryTime is how long the gate stays wary.
+const waryTime = 5 * time.Second
+
+// failed notes that a stranger's request came to nothing. Such requests make no
+// half-open SA that lasts, and yet cost work: when there are many, the next ones
+// must show first that their addresses are their own.
+func (g *gate) failed(now time.Time) {
+	if !g.refused.take(now) {
+		g.wary.Store(now.Add(waryTime).UnixNano())
+	}
 }
 
 // accept makes a half-open SA.
@@ -272,25 +305,33 @@ func (b *bucket) take(now time.Time) bool {
 }
 
 // rateTable counts IKE_SA_INIT requests of each source in the current second. It
-// forgets all when the second is over, and at rateSources sources the others
-// share one count, so its size is fixed.
+// forgets all when the second is over, and at rateSources sources it knows no
+// more, so its size is fixed.
 type rateTable struct {
 	mu     sync.Mutex
 	second int64
 	count  map[netip.Addr]int
-	rest   int
 }
 
 const rateSources = 8192
 
-func (t *rateTable) allow(src netip.Addr, limit int, now time.Time) bool {
+// rateVerdict is what the rate of a source says of a request.
+type rateVerdict uint8
+
+const (
+	rateOK    rateVerdict = iota
+	rateOver              // the source sends too much
+	rateCrowd             // there are too many sources in this second to count this one
+)
+
+func (t *rateTable) allow(src netip.Addr, limit int, now time.Time) rateVerdict {
 	if limit <= 0 {
-		return true
+		return rateOK
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := now.Unix(); s != t.second || t.count == nil {
-		t.second, t.rest = s, 0
+		t.second = s
 		if t.count == nil {
 			t.count = make(map[netip.Addr]int)
 		}
@@ -298,9 +339,11 @@ func (t *rateTable) allow(src netip.Addr, limit int, now time.Time) bool {
 	}
 	n, known := t.count[src]
 	if !known && len(t.count) >= rateSources {
-		t.rest++
-		return t.rest <= limit*16
+		return rateCrowd
 	}
 	t.count[src] = n + 1
-	return n < limit
+	if n >= limit {
+		return rateOver
+	}
+	return rateOK
 }

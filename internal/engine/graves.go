@@ -51,11 +51,12 @@ func (s *shard) bequeath(x *ikeSA, t *ikev2.Tombstone) {
 func (g *graves) answer(e *Engine, spi ikev2.SPI, d ikev2.Datagram) bool {
 	g.mu.Lock()
 	t := g.m[spi]
-	g.mu.Unlock()
 	if t == nil {
+		g.mu.Unlock()
 		return false
 	}
-	list := t.Answer(d)
+	list := t.Answer(d) // has working memory of its own: one at a time
+	g.mu.Unlock()
 	for _, out := range list {
 		if err := e.opt.Transport.Send(out.Local, out.Remote, out.Data, out.NATT); err != nil {
 			e.drops.add("send-error")

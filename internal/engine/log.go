@@ -2,16 +2,21 @@ package engine
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"iked/internal/trace"
 )
+
+// maxRecord is the longest text of a record in octets; the stack of a fault fits.
+const maxRecord = 16 << 10
 
 // log gives a record to the sink and to those who subscribed.
 func (e *Engine) log(r trace.Record) {
 	if r.At.IsZero() {
 		r.At = time.Now()
 	}
+	r.Msg = clip(r.Msg, maxRecord)
 	if e.opt.Log != nil && (r.Warn || uint32(r.Level) <= e.logLevel.Load()) {
 		e.opt.Log(r)
 	}
@@ -42,16 +47,49 @@ func (e *Engine) fail(f trace.Failure, uniqueID uint32) {
 	e.told(f, uniqueID)
 }
 
+// Bounds of what is kept of one failure, in octets and lines: parts of it are what
+// a stranger sent.
+const (
+	maxSentence = 4096
+	maxEvidence = 256
+	maxLine     = 512
+)
+
+// keep notes a failure for Explain; false when it is the one that was told last.
+func (e *Engine) keep(f trace.Failure) bool {
+	f.Sentence, f.RemoteID = clip(f.Sentence, maxSentence), clip(f.RemoteID, maxSentence)
+	if len(f.Evidence) > maxEvidence {
+		f.Evidence = f.Evidence[:maxEvidence]
+	}
+	lines := make([]string, len(f.Evidence))
+	for i, l := range f.Evidence {
+		lines[i] = clip(l, maxLine)
+	}
+	f.Evidence = lines
+	if !e.failures.add(f) {
+		return false
+	}
+	e.drops.add("negotiation-" + string(f.Stage))
+	return true
+}
+
+// clip cuts a text that is longer than n octets.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
+
 // told keeps a failure whose sentence the state machine logged, and adds what to
 // do about it.
 func (e *Engine) told(f trace.Failure, uniqueID uint32) {
 	if f.At.IsZero() {
 		f.At = time.Now()
 	}
-	if !e.failures.add(f) {
+	if !e.keep(f) {
 		return
 	}
-	e.drops.add("negotiation-" + string(f.Stage))
 	if f.Advice != "" {
 		e.log(trace.Record{At: f.At, Level: trace.Control, Group: trace.IKE,
 			Conn: f.Conn, Child: f.Child, Peer: f.Remote, UniqueID: uniqueID, Msg: "what to change: " + f.Advice})

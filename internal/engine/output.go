@@ -314,6 +314,9 @@ func (s *shard) closed(x *ikeSA, end ikev2.Closed) {
 			s.e.told(f, x.id)
 		}
 	}
+	if x.stranger() {
+		s.e.gate.failed(now)
+	}
 	if end.Reason == ikev2.CloseHalfOpen {
 		s.e.drops.add("half-open-timeout")
 	}
