@@ -112,8 +112,8 @@ func TestMessageIDsOfBothDirections(t *testing.T) {
 		p.net.Run(10 * time.Second)
 		p.consistent(t, 1)
 	}
-	if len(next) != 6 {
-		t.Errorf("requests in %d directions, expected 6: of three IKE SAs", len(next))
+	if len(next) != 4 {
+		t.Errorf("requests in %d directions, expected 4: of two IKE SAs", len(next))
 	}
 }
 
