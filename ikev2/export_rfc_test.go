@@ -21,3 +21,17 @@ func HasKeysForTest(sa *SA) bool { return sa.keys != nil }
 
 // SkipMessageIDsForTest makes id the number of the next request of sa.
 func SkipMessageIDsForTest(sa *SA, id uint32) { sa.window.sendID = id }
+
+// SealFragmentsForTest makes the fragments of a request of sa, each in at most
+// size octets.
+func SealFragmentsForTest(sa *SA, x message.Exchange, id uint32, size int, ps ...message.Payload) []Datagram {
+	bs, err := message.SealFragments(sa.header(x, id, false), ps, sa.keys.out, size)
+	if err != nil {
+		panic(err)
+	}
+	var ds []Datagram
+	for _, b := range bs {
+		ds = append(ds, Datagram{Local: sa.remote, Remote: sa.local, NATT: sa.natt, Data: b})
+	}
+	return ds
+}
