@@ -174,6 +174,9 @@ func (d *process) openControl() error {
 		return err
 	}
 	d.lis = l
+	if l.Addr().Network() == "tcp" {
+		d.log.warn(trace.DMN, "control socket %s: every user and every program of this host can steer the daemon and load credentials through it; a unix socket has permissions", uri)
+	}
 	d.ctl = vici.New(d.engine, func(warn bool, format string, args ...any) {
 		d.log.record(trace.Record{Level: trace.Control, Group: trace.CFG, Warn: warn, Msg: fmt.Sprintf(format, args...)})
 	})

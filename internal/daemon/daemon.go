@@ -169,10 +169,11 @@ func (d *process) start() error {
 	if _, err := d.engine.Apply(context.Background(), d.cfg); err != nil {
 		return err
 	}
-	d.trans.Start()
+	// Before anything of a stranger's is read.
 	if err := dropPrivileges(); err != nil {
 		d.log.warn(trace.DMN, "privileges that are not needed could not be dropped: %v", err)
 	}
+	d.trans.Start()
 	return nil
 }
 

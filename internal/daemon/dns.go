@@ -53,6 +53,28 @@ func (r *resolvFile) Drop(owner string) error {
 	return r.write()
 }
 
+// resolvHeader is the first line of the file, by which it is known again.
+const resolvHeader = "# Name servers that IPsec peers assigned; written by iked."
+
+// mine refuses a file that somebody else wrote: the system's own, when the control
+// socket is in /etc.
+func (r *resolvFile) mine() error {
+	st, err := os.Lstat(r.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("name servers: %w", err)
+	}
+	if st.Mode().IsRegular() {
+		data, err := os.ReadFile(r.path)
+		if err == nil && strings.HasPrefix(string(data), resolvHeader) {
+			return nil
+		}
+	}
+	return fmt.Errorf("name servers: %s is not a file of iked's, it is left alone", r.path)
+}
+
 // write replaces the file in one step; without name servers there is none.
 func (r *resolvFile) write() error {
 	var lines []string
@@ -62,6 +84,9 @@ func (r *resolvFile) write() error {
 				lines = append(lines, l)
 			}
 		}
+	}
+	if err := r.mine(); err != nil {
+		return err
 	}
 	if len(lines) == 0 {
 		if err := os.Remove(r.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -73,7 +98,7 @@ func (r *resolvFile) write() error {
 	if err != nil {
 		return fmt.Errorf("name servers: %w", err)
 	}
-	_, err = tmp.WriteString("# Name servers that IPsec peers assigned; written by iked.\n" + strings.Join(lines, "\n") + "\n")
+	_, err = tmp.WriteString(resolvHeader + "\n" + strings.Join(lines, "\n") + "\n")
 	err = errors.Join(err, tmp.Chmod(0o644), tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), r.path)

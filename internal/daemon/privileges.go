@@ -22,8 +22,12 @@ type capData struct{ effective, permitted, inheritable uint32 }
 
 // dropPrivileges gives up, in all threads and for good, what the daemon does not
 // need: capabilities other than the three above, and the gaining of any by
-// running a program.
+// running a program. A core dump, which would hold keys, is never written.
 func dropPrivileges() error {
+	// Keys must not end up in a file.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("core limit: %w", err)
+	}
 	var have [2]capData
 	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, (*unix.CapUserData)(unsafe.Pointer(&have[0]))); err != nil {
 		return fmt.Errorf("capget: %w", err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -67,22 +68,39 @@ func writeAt(f *os.File, s string) error {
 
 // sweep removes files that a crash left half written.
 func (s *stateDir) sweep() {
-	left, _ := filepath.Glob(filepath.Join(s.dir, "*.tmp"))
+	left, _ := filepath.Glob(filepath.Join(s.dir, "*.json-*.tmp"))
 	for _, f := range left {
 		os.Remove(f)
 	}
 }
+
+// maxState bounds a file that is read back.
+const maxState = 64 << 20
 
 // Load implements engine.Store.
 func (s *stateDir) Load(name string) ([]byte, error) {
 	if s.dir == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(filepath.Join(s.dir, name))
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return data, err
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var st syscall.Stat_t
+	switch err := syscall.Fstat(int(f.Fd()), &st); {
+	case err != nil:
+		return nil, err
+	case st.Mode&syscall.S_IFMT != syscall.S_IFREG || int(st.Uid) != os.Geteuid():
+		// The directory may be one where others can write.
+		return nil, fmt.Errorf("%s is not a file of this daemon's user", f.Name())
+	case st.Size > maxState:
+		return nil, fmt.Errorf("%s has %d octets, at most %d are read", f.Name(), st.Size, maxState)
+	}
+	return io.ReadAll(io.LimitReader(f, maxState))
 }
 
 // Save implements engine.Store: the file is whole, old or new, whatever happens.
