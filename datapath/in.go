@@ -131,6 +131,9 @@ func (w *inWorker) dropped(sa *inSA, drop esp.Drop, from netip.AddrPort, udp boo
 	}
 }
 
+// mappingEvery is the least time between two Mapping events of an SA.
+const mappingEvery = 500 * time.Millisecond
+
 // mapping tells when the peer's NAT has given it another address or port. Only
 // authenticated packets that are newer than all before may (RFC 7296, Section
 // 2.23).
@@ -140,6 +143,10 @@ func (w *inWorker) mapping(sa *inSA, from netip.AddrPort) {
 		return
 	}
 	if last := sa.mapped.Load(); last != nil && *last == from {
+		return
+	}
+	// A peer that sends from many addresses at once is heard once in a while.
+	if now, last := w.d.clock.Load(), sa.mappedAt.Load(); last != 0 && now-last < int64(mappingEvery) || !sa.mappedAt.CompareAndSwap(last, max(now, 1)) {
 		return
 	}
 	at := from

@@ -37,7 +37,9 @@ type inSA struct {
 	soft   atomic.Bool
 	dead   atomic.Bool
 	mapped atomic.Pointer[netip.AddrPort] // last Mapping that was told
-	said   atomic.Int64                   // time of the last InvalidSelectors
+	// mappedAt is when that was, of the coarse clock.
+	mappedAt atomic.Int64
+	said     atomic.Int64 // time of the last InvalidSelectors
 }
 
 // defaultMTU is assumed when the kernel does not know a way to the peer yet.

@@ -68,6 +68,10 @@ func newPolicies(db backend.SPDB) *policies {
 	}
 }
 
+// maxEntries bounds the SPD entries of one set: a peer chooses its selectors, and
+// hundreds of different widths on both sides would make tens of thousands.
+const maxEntries = 1024
+
 // policyWant is what a set of policies should be.
 type policyWant struct {
 	child         childKey
@@ -200,6 +204,9 @@ func (p *policies) create(w policyWant) (*policySet, error) {
 			p.firstFree++
 		}
 		set.reqid = p.firstFree
+	}
+	if n := len(group(w.local)) * len(group(w.remote)); n > maxEntries {
+		return nil, fmt.Errorf("policy %s: the selectors make %d entries, at most %d are installed for one CHILD_SA; use fewer, or ones of equal width", w.child, n, maxEntries)
 	}
 	if !w.none {
 		if err := p.install(set); err != nil {
