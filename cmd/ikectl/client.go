@@ -26,9 +26,16 @@ func (a *app) dial(ctx context.Context) (*client.Client, error) {
 	defer cancel()
 	c, err := client.Dial(ctx, network, addr)
 	if err == nil {
-		return c, nil
+		// The kernel accepts for a daemon that hangs, and any program may listen there.
+		if _, err = c.Call(ctx, "version", nil, nil); err == nil {
+			return c, nil
+		}
+		c.Close()
+		err = unanswered(ctx, err)
 	}
 	switch {
+	case errors.Is(err, context.Canceled):
+		return nil, errInterrupted
 	case errors.Is(err, os.ErrNotExist):
 		err = fmt.Errorf("there is no control socket at %s: is iked running, and with this --control?", addr)
 	case errors.Is(err, os.ErrPermission):
@@ -37,6 +44,17 @@ func (a *app) dial(ctx context.Context) (*client.Client, error) {
 		err = fmt.Errorf("iked does not answer at %s: %w", addr, err)
 	}
 	return nil, unreachableError{err}
+}
+
+// unanswered says why who accepted a connection did not answer the first request.
+func unanswered(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("it accepts the connection and says nothing for %v: it hangs, or is stopped", dialTimeout)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return fmt.Errorf("what listens there does not speak the control protocol, or ended: %w", err)
 }
 
 func splitURI(uri string) (network, addr string, err error) {
@@ -55,6 +73,8 @@ func splitURI(uri string) (network, addr string, err error) {
 	}
 	return "", "", fmt.Errorf("control %q: expected unix://PATH or tcp://HOST:PORT", uri)
 }
+
+var errInterrupted = errors.New("interrupted")
 
 // call runs one command and returns its reply; a refusal is an error with the
 // daemon's own words.
@@ -75,7 +95,7 @@ func reachable(ctx context.Context, err error) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return errors.New("interrupted")
+		return errInterrupted
 	case errors.Is(err, client.ErrGone):
 		return unreachableError{err}
 	}

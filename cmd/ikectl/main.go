@@ -49,6 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	a.printError(err)
 	var usage usageError
 	var unreachable unreachableError
 	switch {
@@ -71,6 +72,26 @@ type app struct {
 	out, err io.Writer
 	control  string
 	output   string
+	printed  bool // a JSON document was written
+}
+
+// printError writes a JSON document for a failure that has none yet, so that a
+// script can read standard output whatever happened.
+func (a *app) printError(err error) {
+	if err == nil || a.printed || a.output != "json" {
+		return
+	}
+	code := exitFailed
+	if errors.As(err, new(usageError)) {
+		code = exitUsage
+	} else if errors.As(err, new(unreachableError)) {
+		code = exitUnreachable
+	}
+	type failure struct {
+		Code   int    `json:"code"`
+		Reason string `json:"reason"`
+	}
+	a.print("error", failure{code, err.Error()}, nil)
 }
 
 func (a *app) root() *cobra.Command {
@@ -110,7 +131,7 @@ func (a *app) root() *cobra.Command {
 func atMost(n int) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) > n {
-			return usageError{fmt.Errorf("%d arguments, at most %d expected", len(args), n)}
+			return usageError{fmt.Errorf("unexpected argument %q", args[n])}
 		}
 		return nil
 	}

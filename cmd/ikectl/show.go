@@ -20,6 +20,7 @@ func (a *app) print(name string, v any, show func(io.Writer)) error {
 		show(a.out)
 		return nil
 	}
+	a.printed = true
 	doc := map[string]any{"schema_version": schemaVersion, name: v}
 	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")
@@ -310,7 +311,7 @@ func orUnset(s string) string {
 func (a *app) explainCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "explain [PEER]", Short: "Why the last negotiations failed, and what to change",
-		Long: "Why the last negotiations failed, newest last. PEER is a connection name, an address or an identity.",
+		Long: "Why the last negotiations failed, newest first. PEER is a connection name, an address or an identity.",
 		Args: atMost(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := a.dial(c.Context())
@@ -332,7 +333,7 @@ func (a *app) explainCommand() *cobra.Command {
 			}
 			return a.print("failures", all, func(w io.Writer) {
 				if len(all) == 0 {
-					fmt.Fprintln(w, "no negotiation has failed since the daemon started"+note(peer != "", " with "+peer))
+					fmt.Fprintf(w, "no negotiation%s has failed since the daemon started\n", note(peer != "", " with "+peer))
 				}
 				for _, f := range all {
 					showFailure(w, f)

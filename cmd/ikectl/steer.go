@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -50,10 +51,24 @@ func (a *app) operate(c *cobra.Command, cmd string, in wire.Message, progress bo
 			fmt.Fprintln(w, l)
 		}
 		if v.Success && len(v.Plan) == 0 {
-			fmt.Fprintln(w, "done")
+			fmt.Fprintln(w, done(cmd, in))
 		}
 	})
 	return errors.Join(err, perr)
+}
+
+// done is what a command that steers says when it succeeded and had nothing else
+// to say.
+func done(cmd string, in wire.Message) string {
+	switch {
+	case cmd == "reload" && in.Bool("dry-run", false):
+		return "nothing would change"
+	case cmd == "reload":
+		return "nothing changed"
+	case cmd == "rekey":
+		return "started" // the daemon does not wait for its end
+	}
+	return "done"
 }
 
 // logRecord is the JSON of one record of the log, one document a line.
@@ -74,6 +89,7 @@ func (a *app) logLine(at time.Time, m wire.Message) {
 		Connection: text(m, "ikesa-name"), ID: number(m, "ikesa-uniqueid"), Message: text(m, "msg"),
 	}
 	if a.output == "json" {
+		a.printed = true
 		json.NewEncoder(a.out).Encode(r)
 		return
 	}
@@ -81,7 +97,18 @@ func (a *app) logLine(at time.Time, m wire.Message) {
 	if r.Connection != "" {
 		name = fmt.Sprintf(" %s #%d:", r.Connection, r.ID)
 	}
-	fmt.Fprintf(a.out, "%s [%s]%s %s\n", at.Format("15:04:05.000"), r.Group, name, r.Message)
+	fmt.Fprintf(a.out, "%s [%s]%s %s\n", at.Format("15:04:05.000"), r.Group, name, visible(r.Message))
+}
+
+// visible replaces control characters, which a peer may have put into its
+// identity: the terminal must not obey them.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && !unicode.IsGraphic(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // target splits "connection/child" or takes the name of either.
@@ -97,8 +124,7 @@ func (t *target) flags(c *cobra.Command) {
 }
 
 // resolve says which keys select what the user named: "conn/child", a
-// connection, or a child. Without a flag the daemon's configuration decides; a
-// number with # is a unique id of an IKE SA.
+// connection, or a child. Without a flag the daemon's configuration decides.
 func (t *target) resolve(ctx context.Context, s *client.Client, name string) (ike, child string, err error) {
 	if conn, kid, ok := strings.Cut(name, "/"); ok && !t.ike && !t.child {
 		return conn, kid, nil
@@ -216,10 +242,11 @@ func (a *app) downCommand() *cobra.Command {
 	var t target
 	var force bool
 	c := &cobra.Command{
-		Use: "down NAME", Short: "Close a connection or one child, and wait for it", Args: one("the name of a connection or child"),
+		Use: "down NAME", Short: "Close a connection, one child or the IKE SA #N, and wait for it", Args: one("the name of a connection or child, or #N"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.steer(c, &t, args[0], func(ike, child string) error {
-				in := message("ike", ike, "child", child, "timeout", millis(t.timeout), "loglevel", "1")
+			return a.steer(c, &t, args[0], func(in wire.Message) error {
+				in.Set("timeout", millis(t.timeout))
+				in.Set("loglevel", "1")
 				in.SetYes("force", force)
 				return a.operate(c, "terminate", in, true)
 			})
@@ -235,10 +262,9 @@ func (a *app) rekeyCommand() *cobra.Command {
 	var t target
 	var reauth bool
 	c := &cobra.Command{
-		Use: "rekey NAME", Short: "Rekey a connection's IKE SA or a child", Args: one("the name of a connection or child"),
+		Use: "rekey NAME", Short: "Rekey a connection's IKE SA, a child or the IKE SA #N", Args: one("the name of a connection or child, or #N"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.steer(c, &t, args[0], func(ike, child string) error {
-				in := message("ike", ike, "child", child)
+			return a.steer(c, &t, args[0], func(in wire.Message) error {
 				in.SetYes("reauth", reauth)
 				return a.operate(c, "rekey", in, false)
 			})
@@ -249,8 +275,15 @@ func (a *app) rekeyCommand() *cobra.Command {
 	return c
 }
 
-// steer finds out what NAME means and calls do.
-func (a *app) steer(c *cobra.Command, t *target, name string, do func(ike, child string) error) error {
+// steer finds out which SAs NAME means and calls do with their selection. #N is the
+// IKE SA with that number.
+func (a *app) steer(c *cobra.Command, t *target, name string, do func(selection wire.Message) error) error {
+	if id, ok := strings.CutPrefix(name, "#"); ok {
+		if n, err := strconv.ParseUint(id, 10, 32); err != nil || n == 0 {
+			return usageError{fmt.Errorf("%q: expected # and the number of an IKE SA, as ikectl sas shows it", name)}
+		}
+		return do(message("ike-id", id))
+	}
 	s, err := a.dial(c.Context())
 	if err != nil {
 		return err
@@ -260,7 +293,7 @@ func (a *app) steer(c *cobra.Command, t *target, name string, do func(ike, child
 	if err != nil {
 		return err
 	}
-	return do(ike, child)
+	return do(message("ike", ike, "child", child))
 }
 
 func (a *app) reloadCommand() *cobra.Command {
@@ -280,32 +313,64 @@ func (a *app) reloadCommand() *cobra.Command {
 func (a *app) logCommand() *cobra.Command {
 	var forever bool
 	c := &cobra.Command{
-		Use: "log", Short: "The daemon's log as it is written (-f: until interrupted)", Args: atMost(0),
+		Use: "log", Short: "The last records of the daemon's log (-f: those that come, until interrupted)", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if forever {
+				return a.follow(c.Context())
+			}
 			s, err := a.dial(c.Context())
 			if err != nil {
 				return err
 			}
 			defer s.Close()
-			if !forever {
-				events, err := stream(c.Context(), s, "recent-log", "recent-log", nil)
-				for _, m := range events {
-					a.logLine(stamp(m), m)
-				}
-				return err
+			events, err := stream(c.Context(), s, "recent-log", "recent-log", nil)
+			for _, m := range events {
+				a.logLine(stamp(m), m)
 			}
-			if err := s.Register(c.Context(), "log", nil); err != nil {
-				return reachable(c.Context(), err)
-			}
-			err = s.Events(c.Context(), func(_ string, m wire.Message) { a.logLine(time.Now(), m) })
-			if err != nil {
-				return unreachableError{errors.New("the daemon ended")}
-			}
-			return nil
+			return err
 		},
 	}
 	c.Flags().BoolVarP(&forever, "follow", "f", false, "go on until interrupted")
 	return c
+}
+
+// redial is the pause between attempts to reach a daemon that went away.
+const redial = 500 * time.Millisecond
+
+// follow shows the log until ctx ends. A daemon that goes away, perhaps to be
+// started again, is waited for; one that was never there is an error.
+func (a *app) follow(ctx context.Context) error {
+	s, err := a.dial(ctx)
+	for err == nil {
+		err = a.followOne(ctx, s)
+		s.Close()
+		if ctx.Err() != nil || !errors.As(err, new(unreachableError)) {
+			break
+		}
+		fmt.Fprintln(a.err, "ikectl: the daemon ended; waiting for it to come back")
+		for err != nil && errors.As(err, new(unreachableError)) {
+			select {
+			case <-time.After(redial):
+				s, err = a.dial(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if err == nil {
+			fmt.Fprintln(a.err, "ikectl: connected again")
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (a *app) followOne(ctx context.Context, s *client.Client) error {
+	if err := s.Register(ctx, "log", nil); err != nil {
+		return reachable(ctx, err)
+	}
+	return reachable(ctx, s.Events(ctx, func(_ string, m wire.Message) { a.logLine(time.Now(), m) }))
 }
 
 // stamp is the time of a record of the past.
