@@ -35,6 +35,8 @@ type Host struct {
 	DNS           []netip.Addr
 	LastIn        time.Time // answers LastInbound
 	Anchors       []byte    // answers CertRequests
+	// OnWork, when set, sees each piece of work before it is done.
+	OnWork func(ikev2.Work)
 
 	SAs    []*ikev2.SA
 	Closed []ikev2.Closed
@@ -247,6 +249,9 @@ func (h *Host) work(sa *ikev2.SA, r ikev2.Request) {
 }
 
 func (h *Host) do(w ikev2.Work) ikev2.Reply {
+	if h.OnWork != nil {
+		h.OnWork(w)
+	}
 	switch w := w.(type) {
 	case ikev2.Compute:
 		return w.Run()
