@@ -225,8 +225,8 @@ func TestAdoptAfterCrash(t *testing.T) {
 	testnet.RequireTUN(t)
 	topo := testnet.ForTest(t, testnet.TopologyOptions{})
 	for _, cmd := range []string{
-		"ip rule add not fwmark 0x1ced lookup 5220 pref 5220 protocol 188",
-		"ip route add unreachable " + topo.NetB4.String() + " table 5220 metric 4096 proto 188",
+		"ip rule add not fwmark 0x1ced lookup 5220 pref 5220 protocol 220",
+		"ip route add unreachable " + topo.NetB4.String() + " table 5220 metric 4096 proto 220",
 	} {
 		if out, err := topo.GwA.Run(context.Background(), strings.Fields(cmd)...); err != nil {
 			t.Fatal(out, err)

@@ -23,9 +23,10 @@ import (
 	"iked/spd"
 )
 
-// Protocol marks what is ours in the kernel's tables; other routes are never
+// Protocol marks what is ours in the kernel's tables: a number that no routing
+// daemon has, for those sweep away what carries theirs. Other routes are never
 // touched.
-const Protocol = 188
+const Protocol = 220
 
 // Metrics of the routes to one prefix: the lowest decides.
 const (
