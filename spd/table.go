@@ -16,8 +16,12 @@ import (
 //
 // A snapshot is a trie of the remote addresses; each of its prefixes has the
 // policies that may match there, sorted, and those that are many are split by
-// local addresses once more. Tries only find candidates: the selectors of a
+// local addresses once more. Tries find candidates, and the selectors of a
 // candidate decide. The first match is exact, whatever the nesting of prefixes.
+//
+// What a look-up costs in a large table is places in memory that no cache holds.
+// So a trie carries the one policy of a prefix in itself, with its order and,
+// where the policy is about addresses only, all that is needed to decide.
 type Table struct {
 	snap atomic.Pointer[snapshot]
 
@@ -30,13 +34,14 @@ type Table struct {
 // entry is a policy with its place in the order. The common case of a single
 // selector on each side lies in the entry itself: one place in memory to fetch.
 type entry struct {
-	no  uint64 // age
+	pol *Policy // by itself: look-ups touch it and not the rest
+	no  uint64  // age
 	ts  [2]TS
-	pol Policy
 }
 
 func newEntry(p *Policy) *entry {
-	e := &entry{pol: *p}
+	pol := *p
+	e := &entry{pol: &pol}
 	e.pol.Remote = append(e.ts[:0:1], p.Remote...)
 	e.pol.Local = append(e.ts[1:1:2], p.Local...)
 	return e
@@ -62,41 +67,15 @@ func compare(a, b *entry) int {
 
 type snapshot struct {
 	generation uint64
-	remote     *bart.Table[*bucket]
+	remote     *bart.Table[slot]
 	fallback   *Policy
-}
-
-// splitAt is the number of candidates from which a bucket is split by local
-// addresses.
-const splitAt = 8
-
-// maxLocalKeys bounds the local prefixes under which one policy is filed; one
-// with more is filed under the whole family.
-const maxLocalKeys = 16
-
-// bucket holds the policies of one remote prefix. It is immutable for readers;
-// the transaction txn that made it may still change it.
-type bucket struct {
-	txn   uint64
-	first *entry // the earliest of all: nothing here is before it
-	list  []*entry
-	local *bart.Table[*leaf] // instead of list when there are many
-	n     int
-	// ownLocal: local was made by transaction txn, no reader has it.
-	ownLocal bool
-}
-
-// leaf holds the policies of one pair of remote and local prefix.
-type leaf struct {
-	txn  uint64
-	list []*entry
 }
 
 // NewTable makes an SPD whose final entry does fallback with packets that match
 // nothing. RFC 4301, Section 4.4.1 wants Discard.
 func NewTable(fallback Action) *Table {
 	t := &Table{byID: make(map[uint64]*entry)}
-	t.snap.Store(&snapshot{remote: new(bart.Table[*bucket]), fallback: &Policy{Name: "default", Action: fallback, Priority: ^uint32(0)}})
+	t.snap.Store(&snapshot{remote: new(bart.Table[slot]), fallback: &Policy{Name: "default", Action: fallback, Priority: ^uint32(0)}})
 	return t
 }
 
@@ -122,7 +101,7 @@ func (t *Table) Policies() []Policy {
 	slices.SortFunc(all, compare)
 	out := make([]Policy, len(all))
 	for i, e := range all {
-		out[i] = e.pol
+		out[i] = *e.pol
 	}
 	return out
 }
@@ -132,77 +111,28 @@ func (t *Table) Policies() []Policy {
 // be changed. Lookup does not allocate.
 func (t *Table) Lookup(f *Flow) *Policy {
 	s := t.snap.Load()
-	var best *entry
 	host, err := f.Remote.Prefix(f.Remote.BitLen())
 	if err != nil {
 		return s.fallback
 	}
+	var best match
+	hi, lo := words(f.Local)
 	for p := host; ; {
 		// From the most specific prefix to the least: each may hold the first match.
-		lpm, b, ok := s.remote.LookupPrefixLPM(p)
+		lpm, slot, ok := s.remote.LookupPrefixLPM(p)
 		if !ok {
 			break
 		}
-		best = b.lookup(f, best)
+		slot.lookup(f, hi, lo, &best)
 		if lpm.Bits() == 0 {
 			break
 		}
 		p, _ = f.Remote.Prefix(lpm.Bits() - 1)
 	}
-	if best == nil {
+	if best.pol == nil {
 		return s.fallback
 	}
-	return &best.pol
-}
-
-func (b *bucket) lookup(f *Flow, best *entry) *entry {
-	if best != nil && best.before(b.first) {
-		return best
-	}
-	if b.n == 1 && b.local == nil {
-		if b.first.matches(f) {
-			return b.first
-		}
-		return best
-	}
-	if b.local == nil {
-		return first(b.list, f, best)
-	}
-	p, err := f.Local.Prefix(f.Local.BitLen())
-	for err == nil {
-		lpm, l, ok := b.local.LookupPrefixLPM(p)
-		if !ok {
-			break
-		}
-		best = first(l.list, f, best)
-		if lpm.Bits() == 0 {
-			break
-		}
-		p, err = f.Local.Prefix(lpm.Bits() - 1)
-	}
-	return best
-}
-
-// first is the first entry of a sorted list that matches, or best if that is
-// before it.
-func first(list []*entry, f *Flow, best *entry) *entry {
-	for _, e := range list {
-		if best != nil && best.before(e) {
-			break
-		}
-		if e.matches(f) {
-			return e
-		}
-	}
-	return best
-}
-
-func (e *entry) matches(f *Flow) bool {
-	if len(e.pol.Remote) == 1 && len(e.pol.Local) == 1 {
-		return e.ts[0].match(f.Remote, f.Proto, f.RemotePort, f.HasPorts) &&
-			e.ts[1].match(f.Local, f.Proto, f.LocalPort, f.HasPorts)
-	}
-	return f.Match(e.pol.Local, e.pol.Remote)
+	return best.pol
 }
 
 // Apply removes and adds policies in one step: a Lookup sees the table before

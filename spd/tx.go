@@ -11,15 +11,15 @@ import (
 // changes in place only what it made itself.
 type tx struct {
 	id     uint64
-	remote *bart.Table[*bucket]
+	remote *bart.Table[slot]
 	owned  bool // remote is a copy of its own
 }
 
-func (x *tx) set(p netip.Prefix, b *bucket) {
+func (x *tx) set(p netip.Prefix, s slot) {
 	if x.owned {
-		x.remote.Insert(p, b)
+		x.remote.Insert(p, s)
 	} else {
-		x.remote = x.remote.InsertPersist(p, b)
+		x.remote = x.remote.InsertPersist(p, s)
 	}
 }
 
@@ -64,95 +64,112 @@ func (x *tx) own(b *bucket) *bucket {
 }
 
 func (x *tx) put(p netip.Prefix, local []netip.Prefix, e *entry) {
-	b, ok := x.remote.Get(p)
+	s, ok := x.remote.Get(p)
 	if !ok {
-		b = &bucket{txn: x.id}
-		x.set(p, b)
-	} else if o := x.own(b); o != b {
-		b = o
-		x.set(p, b)
-	}
-	b.n++
-	if b.first == nil || e.before(b.first) {
-		b.first = e
-	}
-	if b.local != nil {
-		x.putLocal(b, local, e)
+		x.set(p, single(e, p))
 		return
 	}
-	b.list = insertSorted(b.list, e)
-	if len(b.list) > splitAt {
-		x.split(b, p.Addr().Is4())
+	b := s.more
+	if b == nil {
+		b = &bucket{txn: x.id, list: []*entry{s.first}, n: 1}
 	}
+	b = x.own(b)
+	b.n++
+	if at := e.order(); at.before(s.at) {
+		s.first, s.at = e, at
+	}
+	if b.local != nil {
+		x.putLocal(b, p, local, e)
+	} else if b.list = insertSorted(b.list, e); len(b.list) > splitAt {
+		x.split(b, p)
+	}
+	x.set(p, slot{first: s.first, at: s.at, more: b})
 }
 
-// split files the list of a bucket by local prefixes.
-func (x *tx) split(b *bucket, is4 bool) {
+// split files the list of the bucket of a remote prefix by local prefixes.
+func (x *tx) split(b *bucket, remote netip.Prefix) {
 	list := b.list
-	b.list, b.local, b.ownLocal = nil, new(bart.Table[*leaf]), true
+	b.list, b.local, b.ownLocal = nil, new(bart.Table[leaf]), true
 	for _, e := range list {
-		local := keys(e.pol.Local, is4)
+		local := keys(e.pol.Local, remote.Addr().Is4())
 		if len(local) > maxLocalKeys {
 			p, _ := local[0].Addr().Prefix(0)
 			local = append(local[:0], p)
 		}
-		x.putLocal(b, local, e)
+		x.putLocal(b, remote, local, e)
 	}
 }
 
-func (x *tx) putLocal(b *bucket, local []netip.Prefix, e *entry) {
+func (x *tx) putLocal(b *bucket, remote netip.Prefix, local []netip.Prefix, e *entry) {
 	for _, p := range local {
 		l, ok := b.local.Get(p)
-		if ok && l.txn == x.id {
+		switch {
+		case !ok:
+			l = pair(e, remote, p)
+		case l.list != nil && l.txn == x.id:
 			l.list = insertSorted(l.list, e)
-			continue
+		case l.list != nil:
+			l.list = insertSorted(slices.Clone(l.list), e)
+		default:
+			l.list = insertSorted([]*entry{l.first}, e)
 		}
-		n := &leaf{txn: x.id}
-		if ok {
-			n.list = slices.Clone(l.list)
+		if l.list != nil {
+			l = leaf{first: l.list[0], at: l.list[0].order(), list: l.list, txn: x.id}
 		}
-		n.list = insertSorted(n.list, e)
-		if b.ownLocal {
-			b.local.Insert(p, n)
-		} else {
-			b.local = b.local.InsertPersist(p, n)
-		}
+		x.setLocal(b, p, l)
+	}
+}
+
+func (x *tx) setLocal(b *bucket, p netip.Prefix, l leaf) {
+	if b.ownLocal {
+		b.local.Insert(p, l)
+	} else {
+		b.local = b.local.InsertPersist(p, l)
 	}
 }
 
 func (x *tx) take(p netip.Prefix, local []netip.Prefix, e *entry) {
-	b, ok := x.remote.Get(p)
+	s, ok := x.remote.Get(p)
 	if !ok {
 		return
 	}
-	if b.n == 1 {
+	if s.more == nil || s.more.n == 1 {
 		x.unset(p)
 		return
 	}
-	if o := x.own(b); o != b {
-		b = o
-		x.set(p, b)
-	}
+	b := x.own(s.more)
 	b.n--
 	if b.local == nil {
 		b.list = removeSorted(b.list, e)
-		b.first = b.list[0]
+		if b.n == 1 {
+			x.set(p, single(b.list[0], p))
+		} else {
+			x.set(p, slot{first: b.list[0], at: b.list[0].order(), more: b})
+		}
 		return
 	}
 	for _, lp := range local {
 		l, ok := b.local.Get(lp)
 		switch {
 		case !ok:
-		case len(l.list) == 1:
+		case len(l.list) <= 1:
 			// Persistent even in an own table: rare within one transaction.
 			b.local = b.local.DeletePersist(lp)
-		case l.txn == x.id:
-			l.list = removeSorted(l.list, e)
 		default:
-			b.local = b.local.InsertPersist(lp, &leaf{txn: x.id, list: removeSorted(slices.Clone(l.list), e)})
+			if l.txn != x.id {
+				l.list = slices.Clone(l.list)
+			}
+			l.list = removeSorted(l.list, e)
+			if len(l.list) == 1 {
+				l = pair(l.list[0], p, lp)
+			} else {
+				l = leaf{first: l.list[0], at: l.list[0].order(), list: l.list, txn: x.id}
+			}
+			x.setLocal(b, lp, l)
 		}
 	}
 	// first stays: it is a bound, and looking for the new one would visit all.
+	x.set(p, slot{first: s.first, at: s.at, more: b})
 }
 
 func insertSorted(list []*entry, e *entry) []*entry {
