@@ -3,6 +3,7 @@ package conf
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -37,6 +38,8 @@ type loader struct {
 	top    Pos  // of the file
 	now    time.Time
 	faults Faults
+	// modes are those of the files that were read, as they were when read.
+	modes map[string]fs.FileMode
 }
 
 func (l *loader) add(pos Pos, err error) {

@@ -43,7 +43,7 @@ func setSecret(at func(*secretEntry) *secret.Bytes) setter[secretEntry] {
 			if err != nil {
 				return err
 			}
-			if err := private(path); err != nil {
+			if err := l.private(path); err != nil {
 				return err
 			}
 			t := strings.TrimSuffix(string(data), "\n")

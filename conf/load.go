@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"iked/internal/ident"
@@ -33,7 +35,7 @@ func Empty() *Config { return &Config{Global: Defaults()} }
 // certificates, private keys and CRLs are read from certs/, cacerts/, private/ and
 // crls/ beside it.
 func Load(file string, now time.Time) (*Config, Faults) {
-	data, err := readFile(file)
+	data, _, err := readFile(file)
 	if err != nil {
 		l := &loader{}
 		l.add(Pos{File: file}, err)
@@ -298,7 +300,7 @@ func (l *loader) key(c *Config, data []byte, path string, passphrase secret.Byte
 	if slices.ContainsFunc(c.Keys, func(k *Key) bool { return k.File == path }) {
 		return
 	}
-	if err := private(path); err != nil {
+	if err := l.private(path); err != nil {
 		l.add(pos, err)
 		return
 	}
@@ -329,7 +331,7 @@ func (l *loader) directories(c *Config) {
 			if e.IsDir() || strings.HasPrefix(e.Name(), ".") || strings.EqualFold(e.Name(), "README") || strings.EqualFold(e.Name(), "README.md") {
 				continue
 			}
-			data, err := readFile(path)
+			data, err := l.file(path)
 			if err == nil {
 				err = do(path, data)
 			}
@@ -382,7 +384,7 @@ func (l *loader) read(sub, name string) (data []byte, path string, err error) {
 		paths = []string{filepath.Join(l.dir, name)}
 	}
 	for _, path := range paths {
-		data, err = readFile(path)
+		data, err = l.file(path)
 		if err == nil || !errors.Is(err, os.ErrNotExist) {
 			return data, path, err
 		}
@@ -390,29 +392,52 @@ func (l *loader) read(sub, name string) (data []byte, path string, err error) {
 	return nil, "", refuse("", "there is no file %s", strings.Join(paths, " or "))
 }
 
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// readFile reads a regular file, and what its mode was meanwhile: another look at
+// the path later could see another file.
+func readFile(path string) ([]byte, fs.FileMode, error) {
+	// Without blocking, or a FIFO would hold up a reload for ever.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s is no regular file", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(data) > maxFile {
+		return nil, 0, fmt.Errorf("%s has more than %d octets", path, maxFile)
+	}
+	return data, st.Mode(), nil
+}
+
+// file is readFile that notes the mode.
+func (l *loader) file(path string) ([]byte, error) {
+	data, mode, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s has more than %d octets", path, maxFile)
+	if l.modes == nil {
+		l.modes = map[string]fs.FileMode{}
 	}
+	l.modes[path] = mode
 	return data, nil
 }
 
-// private refuses a secret file that everybody may read.
-func private(path string) error {
-	st, err := os.Stat(path)
-	if err != nil {
-		return err
+// private refuses a secret file that everybody may read. It was read before.
+func (l *loader) private(path string) error {
+	mode, ok := l.modes[path]
+	if !ok {
+		return fmt.Errorf("%s was not read", path)
 	}
-	if m := st.Mode().Perm(); m&0o007 != 0 {
+	if m := mode.Perm(); m&0o007 != 0 {
 		return refuse("chmod 600 "+path, "%s can be read or written by every user (mode %04o)", path, m)
 	}
 	return nil

@@ -34,6 +34,7 @@ func (l *loader) validate(c *Config) {
 		}
 		l.checkConnection(conn)
 		l.checkPools(c, conn)
+		l.checkAddresses(conn)
 		if !noCredentials {
 			l.checkCredentials(c, conn)
 		}
@@ -140,6 +141,21 @@ func (l *loader) checkPools(c *Config, conn *Connection) {
 				remedy = "did you mean " + n + "?"
 			}
 			l.fault(conn.pos.sub("pools", 0).at(fmt.Sprint(i), 0), remedy, "there is no pool %s", quote(name))
+		}
+	}
+}
+
+// checkAddresses warns when who gets a virtual address may use others as well.
+func (l *loader) checkAddresses(conn *Connection) {
+	if len(conn.Pools) == 0 {
+		return
+	}
+	for _, ch := range conn.Children {
+		if ch.Mode == ModePass || ch.Mode == ModeDrop {
+			continue
+		}
+		if slices.ContainsFunc(ch.Remote, func(t TS) bool { return !t.Dynamic }) {
+			l.warn(ch.pos.sub("remote_ts", 0), "remove remote_ts, or write dynamic", "peers get an address of a pool, and remote_ts lets each of them claim every address that it names, those of others too")
 		}
 	}
 }
