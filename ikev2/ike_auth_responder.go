@@ -127,13 +127,6 @@ func (x *authResponder) establish(now time.Time) {
 }
 
 func (x *authResponder) assignAddress(now time.Time) {
-	if len(x.sa.cfg.Pools) > 0 && !asksAddress(x.v.CP) && x.v.SA != nil {
-		// RFC 7296, Section 2.19.
-		x.child = &childRequest{sa: x.sa, flow: &x.flow}
-		x.child.refuse(now, message.NewNotify(message.FailedCPRequired, nil), x.sa.failure(now, trace.StageAddress,
-			fmt.Sprintf("%v asks for no virtual address, which the pools of %s demand", x.sa.remoteID, x.sa.cfg.Name), "configure vips at the peer, or remove pools here"))
-		return
-	}
 	if x.v.CP == nil {
 		return
 	}

@@ -230,21 +230,23 @@ func TestInvalidSyntaxIsFatal(t *testing.T) {
 	}
 }
 
-// RFC 7296, Section 2.19: a peer of which a virtual address is demanded and that
-// asks for none gets FAILED_CP_REQUIRED; the IKE SA stays.
-func TestFailedCPRequired(t *testing.T) {
+// RFC 7296, Section 2.19: pools serve who asks. A gateway that asks for no
+// virtual address gets its CHILD_SA all the same, and none is assigned.
+func TestPoolsDemandNothing(t *testing.T) {
 	p := newPair(t, 1)
 	p.cb.Pools = []string{"pool"}
 	p.b.Pool = []netip.Addr{netip.MustParseAddr("10.9.0.7")}
 	n := p.rewrite(t, message.ExchangeIKEAuth, true, func(ps []message.Payload) []message.Payload {
-		if m := (&message.Message{Payloads: ps}); m.Notifies().Find(message.FailedCPRequired) == nil {
-			t.Errorf("the response has %v", types(m))
+		for _, pl := range ps {
+			if cp, ok := pl.(*message.CP); ok {
+				t.Errorf("the response has %v though nothing was asked", cp)
+			}
 		}
 		return ps
 	})
 	p.a.Initiate(p.ca, p.b.Addr, p.cha)
 	p.net.Run(5 * time.Second)
-	p.consistent(t, 0)
+	p.consistent(t, 1)
 	if *n != 1 {
 		t.Errorf("%d responses", *n)
 	}
@@ -371,5 +373,21 @@ func TestErrorsInIKEAuth(t *testing.T) {
 	}
 	if len(p.b.SAs)+len(p.b.In) != 0 {
 		t.Error("b keeps an IKE SA that its peer refused")
+	}
+}
+
+// RFC 7296, Section 2.9.2: rekeying asks for and grants what is in force, also
+// when the configuration would give less by now.
+func TestRekeyDoesNotNarrow(t *testing.T) {
+	p := newPair(t, 1)
+	p.up(t)
+	was := p.a.SA().Children()[0]
+	p.chb.Remote = []ikev2.Selector{net4("10.1.7.0/24")}
+	p.cha.Local = []ikev2.Selector{net4("10.1.7.0/24")}
+	rekeyChild(p.a)
+	p.net.Run(20 * time.Second)
+	p.consistent(t, 1)
+	if c := p.a.SA().Children()[0]; c.SPIIn == was.SPIIn || !slices.Equal(c.Local, was.Local) || !slices.Equal(c.Remote, was.Remote) {
+		t.Errorf("the new selectors are %v === %v, before %v === %v", c.Local, c.Remote, was.Local, was.Remote)
 	}
 }
