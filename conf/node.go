@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
@@ -44,6 +45,10 @@ const (
 func parseYAML(data []byte) (*node, int, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
+		// The parser tells of tabs in words of its own, and often without the line.
+		if line := tabLine(data); line != 0 && tabErrorRE.MatchString(err.Error()) {
+			return nil, line, errors.New("the line is indented with a tab, YAML takes blanks only")
+		}
 		return nil, yamlLine(err), fmt.Errorf("the file is not YAML: %w", err)
 	}
 	if len(doc.Content) == 0 {
@@ -52,6 +57,18 @@ func parseYAML(data []byte) (*node, int, error) {
 	w := yamlWalk{}
 	n := w.node(doc.Content[0], 0)
 	return n, w.line, w.err
+}
+
+var tabErrorRE = regexp.MustCompile(`tab character|cannot start any token`)
+
+// tabLine is the first line that is indented with a tab, 0 if there is none.
+func tabLine(data []byte) int {
+	for i, line := range bytes.Split(data, []byte("\n")) {
+		if rest := bytes.TrimLeft(line, " "); len(rest) > 0 && rest[0] == '\t' && len(bytes.TrimSpace(rest)) > 0 {
+			return i + 1
+		}
+	}
+	return 0
 }
 
 var yamlLineRE = regexp.MustCompile(`line ([0-9]+)`)
