@@ -60,21 +60,11 @@ func tunnel(local, remote netip.Addr, localNet, remoteNet netip.Prefix, esp stri
 
 func ikedWith(bin interop.Binaries, esp string) func(context.Context, *testnet.Topology) ([]*testnet.Process, error) {
 	return func(ctx context.Context, t *testnet.Topology) ([]*testnet.Process, error) {
-		start := func(ns *testnet.Namespace, c interop.Config) (*interop.Iked, error) {
-			d, err := interop.NewIked(bin, t.Path(ns.Name))
-			if err != nil {
-				return nil, err
-			}
-			if err := d.Configure(c.YAML()); err != nil {
-				return nil, err
-			}
-			return d, d.Start(ctx, ns, "--log-level", "info")
-		}
-		b, err := start(t.GwB, tunnel(t.WanB4, t.WanA4, t.NetB4, t.NetA4, esp))
+		b, err := startIked(ctx, bin, t, t.GwB, tunnel(t.WanB4, t.WanA4, t.NetB4, t.NetA4, esp))
 		if err != nil {
 			return nil, err
 		}
-		a, err := start(t.GwA, tunnel(t.WanA4, t.WanB4, t.NetA4, t.NetB4, esp))
+		a, err := startIked(ctx, bin, t, t.GwA, tunnel(t.WanA4, t.WanB4, t.NetA4, t.NetB4, esp))
 		if err != nil {
 			return nil, err
 		}
@@ -82,22 +72,34 @@ func ikedWith(bin interop.Binaries, esp string) func(context.Context, *testnet.T
 	}
 }
 
-func strongSwan(ctx context.Context, t *testnet.Topology) ([]*testnet.Process, error) {
-	if _, err := os.Stat(interop.CharonPath); err != nil {
-		return nil, fmt.Errorf("install the Debian packages %s", interop.CharonPackages)
-	}
-	start := func(ns *testnet.Namespace, c interop.Config) (*interop.Charon, error) {
-		d, err := interop.StartCharon(ctx, ns, t.Path(ns.Name), interop.CharonOptions{})
-		if err != nil {
-			return nil, err
-		}
-		return d, d.Load(ctx, c.Swanctl())
-	}
-	b, err := start(t.GwB, tunnel(t.WanB4, t.WanA4, t.NetB4, t.NetA4, "aes128gcm16"))
+func startIked(ctx context.Context, bin interop.Binaries, t *testnet.Topology, ns *testnet.Namespace, c interop.Config) (*interop.Iked, error) {
+	d, err := interop.NewIked(bin, t.Path(ns.Name))
 	if err != nil {
 		return nil, err
 	}
-	a, err := start(t.GwA, tunnel(t.WanA4, t.WanB4, t.NetA4, t.NetB4, "aes128gcm16"))
+	if err := d.Configure(c.YAML()); err != nil {
+		return nil, err
+	}
+	return d, d.Start(ctx, ns, "--log-level", "info")
+}
+
+func startCharon(ctx context.Context, t *testnet.Topology, ns *testnet.Namespace, c interop.Config) (*interop.Charon, error) {
+	if _, err := os.Stat(interop.CharonPath); err != nil {
+		return nil, fmt.Errorf("install the Debian packages %s", interop.CharonPackages)
+	}
+	d, err := interop.StartCharon(ctx, ns, t.Path(ns.Name), interop.CharonOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return d, d.Load(ctx, c.Swanctl())
+}
+
+func strongSwan(ctx context.Context, t *testnet.Topology) ([]*testnet.Process, error) {
+	b, err := startCharon(ctx, t, t.GwB, tunnel(t.WanB4, t.WanA4, t.NetB4, t.NetA4, "aes128gcm16"))
+	if err != nil {
+		return nil, err
+	}
+	a, err := startCharon(ctx, t, t.GwA, tunnel(t.WanA4, t.WanB4, t.NetA4, t.NetB4, "aes128gcm16"))
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iked/internal/testnet"
+	"iked/interop"
 )
 
 // result is what one contender reached; rates are of the receiver.
@@ -36,7 +37,10 @@ type result struct {
 func main() {
 	seconds := flag.Duration("time", 5*time.Second, "length of each measurement")
 	only := flag.String("only", "", "contenders, separated by commas; empty: all")
-	out := flag.String("o", "", "file for the table as Markdown, besides stdout")
+	out := flag.String("o", "", "file for the tables as Markdown, besides stdout")
+	doc := flag.String("doc", "", "page whose generated part becomes the tables and -go")
+	gobench := flag.String("go", "", "output of Go benchmarks for -doc")
+	setups := flag.Int("handshakes", 500, "tunnels that are set up for the processor time of a responder; 0: none")
 	wg := flag.String("wireguard", "", "wireguard-go program")
 	iked := flag.String("iked", "", "iked program")
 	ikectl := flag.String("ikectl", "", "ikectl program")
@@ -74,7 +78,23 @@ func main() {
 		}
 	}
 	table := markdown(results, *seconds)
+	if *setups > 0 && *only == "" {
+		list := handshakes(ctx, interop.Binaries{Iked: *iked, Ikectl: *ikectl}, *setups)
+		for _, s := range list {
+			if s.err != nil {
+				fmt.Fprintf(os.Stderr, "bench: handshakes with %s: %v\n", s.name, s.err)
+				failed = true
+			}
+		}
+		table += "\n" + setupTable(list, *setups)
+	}
 	fmt.Print(table)
+	if *doc != "" && !failed {
+		if err := generate(*doc, table, *gobench); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			failed = true
+		}
+	}
 	if *out != "" {
 		if err := os.WriteFile(*out, []byte(table), 0o644); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
