@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"iked/conf"
@@ -14,6 +16,10 @@ import (
 // under `unique: replace`: the peer reauthenticates and moves its children.
 const reauthGrace = 10 * time.Second
 
+// maxPerPeer is how many IKE SAs of a connection one identity may have at a time,
+// but for unique = never, by which many peers may share one; the oldest goes.
+const maxPerPeer = 256
+
 // unique applies the uniqueness policy to an SA that was just authenticated.
 // False: the new SA was refused.
 //
@@ -25,6 +31,7 @@ func (p *supervisor) unique(c *connState, s *saState, initialContact bool) bool 
 	if policy == conf.UniqueNever {
 		return true
 	}
+	var kept []*saState
 	for _, o := range p.samePeer(s) {
 		if o == s || o.closing || o.replaced || o.info.UniqueID == s.reauthOf || o.info.Conn != s.info.Conn ||
 			!ident.Equal(o.info.RemoteID, s.info.RemoteID) || !ident.Equal(o.info.LocalID, s.info.LocalID) ||
@@ -37,6 +44,7 @@ func (p *supervisor) unique(c *connState, s *saState, initialContact bool) bool 
 			p.replace(o, s, true)
 		case policy == conf.UniqueNo || together:
 			// Two at once are settled by dedupe.
+			kept = append(kept, o)
 		case policy == conf.UniqueKeep:
 			if o.info.Remote == s.info.Remote {
 				continue
@@ -57,6 +65,13 @@ func (p *supervisor) unique(c *connState, s *saState, initialContact bool) bool 
 				})
 			})
 		default:
+			p.replace(o, s, false)
+		}
+	}
+	if n := len(kept) + 1 - maxPerPeer; n > 0 {
+		// One identity must not fill the memory, be its peer broken or hostile.
+		slices.SortFunc(kept, func(a, b *saState) int { return cmp.Compare(a.info.UniqueID, b.info.UniqueID) })
+		for _, o := range kept[:n] {
 			p.replace(o, s, false)
 		}
 	}
