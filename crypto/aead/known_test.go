@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"iked/crypto/suite"
+	"iked/internal/vectors"
 )
 
 // check seals aad | iv | text and compares it with ct | tag, then opens that.
@@ -57,7 +58,7 @@ func cipherFor(t *testing.T, e, i suite.Transform, keys ...[]byte) *Cipher {
 type aeadVector struct {
 	TcID                       int
 	Comment                    string
-	Key, IV, AAD, Msg, CT, Tag hexBytes
+	Key, IV, AAD, Msg, CT, Tag vectors.Hex
 	Valid                      bool
 }
 
@@ -69,7 +70,7 @@ func TestAEADVectors(t *testing.T) {
 		"nist_gcmEncryptExtIV128.json", "nist_gcmEncryptExtIV256.json", "nist_gcmDecrypt128.json",
 	} {
 		ran, forged := 0, 0
-		for _, v := range vectors[aeadVector](t, f) {
+		for _, v := range vectors.Load[aeadVector](t, f) {
 			e := encr(suite.EncrAESGCM16, len(v.Key)*8)
 			switch {
 			case strings.Contains(f, "chacha"):
@@ -91,8 +92,8 @@ func TestAEADVectors(t *testing.T) {
 
 type espVector struct {
 	Name                               string
-	Key, Salt, IV, AAD                 hexBytes
-	Plaintext, Ciphertext, ICV, Packet hexBytes
+	Key, Salt, IV, AAD                 vectors.Hex
+	Plaintext, Ciphertext, ICV, Packet vectors.Hex
 	SPI, Seq                           uint32
 	Valid                              bool
 }
@@ -101,7 +102,7 @@ type espVector struct {
 // Appendices A and B, RFC 4543; with 64-bit sequence numbers among them.
 func TestESPVectors(t *testing.T) {
 	esn := 0
-	for _, v := range vectors[espVector](t, "rfc4106.json") {
+	for _, v := range vectors.Load[espVector](t, "rfc4106.json") {
 		if len(v.AAD) == 12 {
 			esn++
 		}
@@ -111,11 +112,11 @@ func TestESPVectors(t *testing.T) {
 	if esn == 0 {
 		t.Error("no vector with ESN")
 	}
-	for _, v := range vectors[espVector](t, "rfc7634.json") {
+	for _, v := range vectors.Load[espVector](t, "rfc7634.json") {
 		c := cipherFor(t, encr(suite.EncrChaCha20Poly1305, 0), none, v.Key, v.Salt)
 		check(t, v.Name, c, v.AAD, v.IV, v.Plaintext, v.Ciphertext, v.ICV, true)
 	}
-	for _, v := range vectors[espVector](t, "rfc4543.json") {
+	for _, v := range vectors.Load[espVector](t, "rfc4543.json") {
 		c := cipherFor(t, encr(suite.EncrNullAESGMAC, len(v.Key)*8), none, v.Key, v.Salt)
 		check(t, "RFC 4543", c, v.AAD, v.IV, v.Plaintext, v.Plaintext, v.ICV, v.Valid)
 	}
@@ -133,26 +134,26 @@ func TestModes(t *testing.T) {
 		return b[:len(b)-c.ICVLen()]
 	}
 	sha := integOf(suite.IntegHMACSHA256)
-	for _, v := range vectors[espVector](t, "rfc3602.json") {
+	for _, v := range vectors.Load[espVector](t, "rfc3602.json") {
 		c := cipherFor(t, encr(suite.EncrAESCBC, 128), sha, v.Key)
 		hdr := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, v.SPI), v.Seq)
 		if got := sealed(c, hdr, v.IV, v.Plaintext); !bytes.HasSuffix(v.Packet, got) || len(v.Packet) != 20+len(got) {
 			t.Errorf("%s: %x, want the end of %x", v.Name, got, v.Packet)
 		}
 	}
-	for _, v := range vectors[espVector](t, "rfc3686.json") {
+	for _, v := range vectors.Load[espVector](t, "rfc3686.json") {
 		c := cipherFor(t, encr(suite.EncrAESCTR, (len(v.Key)-4)*8), sha, v.Key)
 		if got := sealed(c, nil, v.IV, v.Plaintext); !bytes.Equal(got[8:], v.Ciphertext) {
 			t.Errorf("RFC 3686: %x, want %x", got[8:], v.Ciphertext)
 		}
 	}
-	for _, v := range vectors[espVector](t, "des3.json") {
+	for _, v := range vectors.Load[espVector](t, "des3.json") {
 		c := cipherFor(t, encr(suite.Encr3DES, 0), sha, v.Key)
 		if got := sealed(c, nil, v.IV, v.Plaintext); !bytes.Equal(got[8:], v.Ciphertext) {
 			t.Errorf("3DES: %x, want %x", got[8:], v.Ciphertext)
 		}
 	}
-	for _, v := range vectors[aeadVector](t, "wycheproof_aes_cbc_pkcs5.json") {
+	for _, v := range vectors.Load[aeadVector](t, "wycheproof_aes_cbc_pkcs5.json") {
 		c := cipherFor(t, encr(suite.EncrAESCBC, len(v.Key)*8), sha, v.Key)
 		pad := 16 - len(v.Msg)%16
 		text := append(bytes.Clone(v.Msg), bytes.Repeat([]byte{byte(pad)}, pad)...)
@@ -187,17 +188,17 @@ func TestCTRStream(t *testing.T) {
 func TestESPPackets(t *testing.T) {
 	type vector struct {
 		Crypt     string
-		CryptKey  hexBytes `json:"crypt_key"`
+		CryptKey  vectors.Hex `json:"crypt_key"`
 		Auth      string
-		AuthKey   hexBytes `json:"auth_key"`
+		AuthKey   vectors.Hex `json:"auth_key"`
 		ESN       bool
-		ESNHi     uint32   `json:"esn_hi"`
-		ICVLen    int      `json:"icv_len"`
-		Packet    hexBytes `json:"esp_from_spi"`
-		Plaintext hexBytes `json:"decrypted_with_trailer"`
+		ESNHi     uint32      `json:"esn_hi"`
+		ICVLen    int         `json:"icv_len"`
+		Packet    vectors.Hex `json:"esp_from_spi"`
+		Plaintext vectors.Hex `json:"decrypted_with_trailer"`
 	}
 	withESN := map[string]bool{}
-	for _, v := range vectors[vector](t, "esp_generated.json") {
+	for _, v := range vectors.Load[vector](t, "esp_generated.json") {
 		p := pair{integ: map[string]suite.Transform{
 			"SHA2-256-128": integOf(suite.IntegHMACSHA256), "HMAC-SHA1-96": integOf(suite.IntegHMACSHA1_96),
 			"SHA2-512-256": integOf(suite.IntegHMACSHA512),

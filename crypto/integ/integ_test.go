@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"iked/crypto/suite"
+	"iked/internal/vectors"
 )
 
 type macVector struct {
 	TcID             int
 	KeySize, TagSize int
-	Key, Msg, Tag    hexBytes
+	Key, Msg, Tag    vectors.Hex
 	Valid            bool
 }
 
@@ -37,7 +38,7 @@ func TestVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		good, bad := 0, 0
-		for _, v := range vectors[macVector](t, c.file) {
+		for _, v := range vectors.Load[macVector](t, c.file) {
 			if len(v.Key) != keyLen || len(v.Tag) < icv {
 				continue
 			}
@@ -70,15 +71,6 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 // RFC 3566, Section 4.6, test cases 1 to 5 and 7; RFC 2403 is covered by RFC
 // 2202, Section 2, test case 1 cut to 96 bits.
 func TestRFCVectors(t *testing.T) {
@@ -100,12 +92,12 @@ func TestRFCVectors(t *testing.T) {
 		{suite.IntegAESXCBC96, count(16), count(32), "f54f0ec8d2b9f3d36807734b"},
 		{suite.IntegHMACMD5_96, "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b", hex.EncodeToString([]byte("Hi There")), "9294727a3638bb1c13f48ef8"},
 	} {
-		m, err := New(c.id, unhex(t, c.key))
+		m, err := New(c.id, vectors.Bytes(t, c.key))
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := make([]byte, m.ICVLen())
-		m.Sum(got, unhex(t, c.msg), nil)
+		m.Sum(got, vectors.Bytes(t, c.msg), nil)
 		if hex.EncodeToString(got) != c.icv {
 			t.Errorf("%d of %s: %x, want %s", c.id, c.msg, got, c.icv)
 		}

@@ -9,6 +9,7 @@ import (
 	"iked/crypto/prf"
 	"iked/crypto/suite"
 	"iked/internal/secret"
+	"iked/internal/vectors"
 )
 
 func mustPRF(t *testing.T, id uint16) prf.PRF {
@@ -34,14 +35,14 @@ func TestNSS(t *testing.T) {
 	type vector struct {
 		ID     int
 		Type   string
-		GIR    hexBytes `json:"g_ir"`
-		GIRNew hexBytes `json:"g_ir_new"`
-		SKd    hexBytes `json:"sk_d"`
-		Ni, Nr hexBytes
-		Key    hexBytes
-		Seed   hexBytes
+		GIR    vectors.Hex `json:"g_ir"`
+		GIRNew vectors.Hex `json:"g_ir_new"`
+		SKd    vectors.Hex `json:"sk_d"`
+		Ni, Nr vectors.Hex
+		Key    vectors.Hex
+		Seed   vectors.Hex
 		Length int
-		Out    hexBytes
+		Out    vectors.Hex
 	}
 	for file, id := range map[string]uint16{
 		"nss_ike_sha1.json": suite.PRFHMACSHA1, "nss_ike_sha256.json": suite.PRFHMACSHA256,
@@ -49,7 +50,7 @@ func TestNSS(t *testing.T) {
 		"nss_ike_aesxcbc.json": suite.PRFAESXCBC,
 	} {
 		p := mustPRF(t, id)
-		for _, v := range vectors[vector](t, file) {
+		for _, v := range vectors.Load[vector](t, file) {
 			switch v.Type {
 			case "ikeGxy":
 				equal(t, file, SKEYSEED(p, v.Ni, v.Nr, secretOf(v.GIR)), v.Out)
@@ -72,15 +73,15 @@ func TestNSS(t *testing.T) {
 func TestNISTChains(t *testing.T) {
 	type vector struct {
 		HashAlg                    string
-		NInit, NResp               hexBytes
-		GIR, GIRNew                hexBytes
-		SPIInit, SPIResp           hexBytes
-		SKeySeed, SKeySeedReKey    hexBytes
-		DerivedKeyingMaterial      hexBytes
-		DerivedKeyingMaterialChild hexBytes
-		DerivedKeyingMaterialDh    hexBytes
+		NInit, NResp               vectors.Hex
+		GIR, GIRNew                vectors.Hex
+		SPIInit, SPIResp           vectors.Hex
+		SKeySeed, SKeySeedReKey    vectors.Hex
+		DerivedKeyingMaterial      vectors.Hex
+		DerivedKeyingMaterialChild vectors.Hex
+		DerivedKeyingMaterialDh    vectors.Hex
 	}
-	for _, v := range vectors[vector](t, "nist_ikev2_chains.json") {
+	for _, v := range vectors.Load[vector](t, "nist_ikev2_chains.json") {
 		p := mustPRF(t, map[string]uint16{"SHA-1": suite.PRFHMACSHA1, "SHA2-256": suite.PRFHMACSHA256}[v.HashAlg])
 		seed := SKEYSEED(p, v.NInit, v.NResp, secretOf(v.GIR))
 		equal(t, "SKEYSEED", seed, v.SKeySeed)
@@ -127,25 +128,25 @@ func TestNISTChains(t *testing.T) {
 func TestRecordedHandshake(t *testing.T) {
 	type vector struct {
 		PSK           string
-		Messages      []hexBytes
-		GIR           hexBytes `json:"g_ir"`
-		Ni, Nr        hexBytes
-		SKEYSEED      hexBytes
-		SKd           hexBytes `json:"sk_d"`
-		SKai          hexBytes `json:"sk_ai"`
-		SKar          hexBytes `json:"sk_ar"`
-		SKei          hexBytes `json:"sk_ei"`
-		SKer          hexBytes `json:"sk_er"`
-		SKpi          hexBytes `json:"sk_pi"`
-		SKpr          hexBytes `json:"sk_pr"`
-		AuthIOctets   hexBytes `json:"auth_i_octets"`
-		AuthI         hexBytes `json:"auth_i"`
-		AuthR         hexBytes `json:"auth_r"`
-		ReqInner      hexBytes `json:"ike_auth_req_inner"`
-		RespInner     hexBytes `json:"ike_auth_resp_inner"`
-		ChildAES128S1 hexBytes `json:"child_keymat_if_esp_aes128_sha1"`
+		Messages      []vectors.Hex
+		GIR           vectors.Hex `json:"g_ir"`
+		Ni, Nr        vectors.Hex
+		SKEYSEED      vectors.Hex
+		SKd           vectors.Hex `json:"sk_d"`
+		SKai          vectors.Hex `json:"sk_ai"`
+		SKar          vectors.Hex `json:"sk_ar"`
+		SKei          vectors.Hex `json:"sk_ei"`
+		SKer          vectors.Hex `json:"sk_er"`
+		SKpi          vectors.Hex `json:"sk_pi"`
+		SKpr          vectors.Hex `json:"sk_pr"`
+		AuthIOctets   vectors.Hex `json:"auth_i_octets"`
+		AuthI         vectors.Hex `json:"auth_i"`
+		AuthR         vectors.Hex `json:"auth_r"`
+		ReqInner      vectors.Hex `json:"ike_auth_req_inner"`
+		RespInner     vectors.Hex `json:"ike_auth_resp_inner"`
+		ChildAES128S1 vectors.Hex `json:"child_keymat_if_esp_aes128_sha1"`
 	}
-	v := vectors[vector](t, "recorded_handshake.json")[0]
+	v := vectors.Load[vector](t, "recorded_handshake.json")[0]
 	p := mustPRF(t, suite.PRFHMACSHA1)
 	encr := suite.Transform{Type: suite.ENCR, ID: suite.EncrAESCBC, KeyBits: 128}
 	integ := suite.Transform{Type: suite.INTEG, ID: suite.IntegHMACSHA1_96}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"iked/crypto/suite"
+	"iked/internal/vectors"
 )
 
 var modpGroups = map[uint16]string{
@@ -215,7 +216,7 @@ func TestECRefusals(t *testing.T) {
 type wyVector struct {
 	TcID                    int
 	Comment, Result         string
-	Public, Private, Shared hexBytes
+	Public, Private, Shared vectors.Hex
 }
 
 // Wycheproof: valid points give the secret, invalid ones an error.
@@ -225,7 +226,7 @@ func TestWycheproof(t *testing.T) {
 		"wycheproof_ecdh_secp521r1.json": suite.KEECP521, "wycheproof_x25519.json": suite.KEX25519,
 	} {
 		ran := 0
-		for _, v := range vectors[wyVector](t, file) {
+		for _, v := range vectors.Load[wyVector](t, file) {
 			pub, priv := []byte(v.Public), []byte(v.Private)
 			if g != suite.KEX25519 {
 				// IKE carries x|y, so other encodings cannot be written in it.
@@ -261,8 +262,7 @@ func TestWycheproof(t *testing.T) {
 
 // RFC 5903, Section 8.1: the public value is x|y and the secret is x.
 func TestRFC5903(t *testing.T) {
-	unhex := func(s string) []byte { b, _ := hex.DecodeString(s); return b }
-	key, err := curveOf(suite.KEECP256).NewPrivateKey(unhex("c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433"))
+	key, err := curveOf(suite.KEECP256).NewPrivateKey(vectors.Bytes(t, "c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestRFC5903(t *testing.T) {
 		"5271a0461cdb8252d61f1c456fa3e59ab1f45b33accf5f58389e0577b8990bb3" {
 		t.Errorf("public value %s", got)
 	}
-	s, err := k.Shared(unhex("d12dfb5289c8d4f81208b70270398c342296970a0bccb74c736fc7554494bf63" +
+	s, err := k.Shared(vectors.Bytes(t, "d12dfb5289c8d4f81208b70270398c342296970a0bccb74c736fc7554494bf63"+
 		"56fbf3ca366cc23e8157854c13c58d6aac23f046ada30f8353e74f33039872ab"))
 	if err != nil {
 		t.Fatal(err)

@@ -6,16 +6,8 @@ import (
 	"testing"
 
 	"iked/crypto/suite"
+	"iked/internal/vectors"
 )
-
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // Known answers, among them keys shorter and longer than the fixed key size of
 // the AES PRFs (RFC 4434, Section 2; RFC 4615, Section 3).
@@ -46,8 +38,8 @@ func TestSum(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data := unhex(t, c.data)
-		if got := hex.EncodeToString(p.Sum(unhex(t, c.key), data)); got != c.out {
+		data := vectors.Bytes(t, c.data)
+		if got := hex.EncodeToString(p.Sum(vectors.Bytes(t, c.key), data)); got != c.out {
 			t.Errorf("%s: PRF %d: %s, want %s", c.source, c.id, got, c.out)
 		}
 		if p.Size() != len(c.out)/2 {
@@ -55,7 +47,7 @@ func TestSum(t *testing.T) {
 		}
 		// Several parts are one string.
 		for i := range len(data) + 1 {
-			if got := p.Sum(unhex(t, c.key), data[:i], nil, data[i:]); hex.EncodeToString(got) != c.out {
+			if got := p.Sum(vectors.Bytes(t, c.key), data[:i], nil, data[i:]); hex.EncodeToString(got) != c.out {
 				t.Errorf("PRF %d: cut at %d gives another output", c.id, i)
 			}
 		}

@@ -3,11 +3,7 @@ package esp
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -15,6 +11,7 @@ import (
 	"iked/crypto/suite"
 	"iked/datapath/ip"
 	"iked/internal/secret"
+	"iked/internal/vectors"
 	"iked/sad"
 	"iked/spd"
 )
@@ -231,26 +228,6 @@ func TestOpenRejectsForgery(t *testing.T) {
 	}
 }
 
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
-
-func vectors[T any](t *testing.T, file string) []T {
-	t.Helper()
-	raw, err := os.ReadFile(filepath.Join("testdata", file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var d struct{ Vectors []T }
-	if err := json.Unmarshal(raw, &d); err != nil || len(d.Vectors) == 0 {
-		t.Fatalf("%s: %d vectors, %v", file, len(d.Vectors), err)
-	}
-	return d.Vectors
-}
-
 // presetIV makes the next IV of a CBC cipher a known one.
 func presetIV(w *Scratch, iv []byte) {
 	w.left = len(iv)
@@ -262,19 +239,19 @@ func presetIV(w *Scratch, iv []byte) {
 func TestVectors(t *testing.T) {
 	type vector struct {
 		Mode, Crypt, Auth, Family string
-		CryptKey                  hexBytes `json:"crypt_key"`
-		AuthKey                   hexBytes `json:"auth_key"`
+		CryptKey                  vectors.Hex `json:"crypt_key"`
+		AuthKey                   vectors.Hex `json:"auth_key"`
 		SPI, Seq                  uint32
 		ESN                       bool
 		ESNHi                     uint64 `json:"esn_hi"`
 		IVLen                     int    `json:"iv_len"`
 		ICVLen                    int    `json:"icv_len"`
-		Input                     hexBytes
-		ESP                       hexBytes `json:"esp_from_spi"`
-		Plain                     hexBytes `json:"decrypted_with_trailer"`
+		Input                     vectors.Hex
+		ESP                       vectors.Hex `json:"esp_from_spi"`
+		Plain                     vectors.Hex `json:"decrypted_with_trailer"`
 	}
 	tunnels := 0
-	for n, v := range vectors[vector](t, "tunnel_transport.json") {
+	for n, v := range vectors.Load[vector](t, "tunnel_transport.json") {
 		sa := gcmSA(t)
 		sa.SPI, sa.ESN = v.SPI, v.ESN
 		sa.EncrKey, sa.IntegKey = secret.New(v.CryptKey), secret.New(v.AuthKey)
@@ -336,14 +313,14 @@ func TestVectors(t *testing.T) {
 func TestRFC3602(t *testing.T) {
 	type vector struct {
 		Name, Mode string
-		Key, IV    hexBytes
+		Key, IV    vectors.Hex
 		SPI        uint32
 		Seq        uint64
-		Original   hexBytes
-		Plain      hexBytes `json:"esp_plaintext_with_trailer"`
-		Packet     hexBytes `json:"esp_packet"`
+		Original   vectors.Hex
+		Plain      vectors.Hex `json:"esp_plaintext_with_trailer"`
+		Packet     vectors.Hex `json:"esp_packet"`
 	}
-	for _, v := range vectors[vector](t, "rfc3602.json") {
+	for _, v := range vectors.Load[vector](t, "rfc3602.json") {
 		sa := newSA(t, suite.EncrAESCBC, 128, suite.IntegHMACSHA256)
 		sa.EncrKey, sa.SPI = secret.New(v.Key), v.SPI
 		o, _ := pair(t, sa)
@@ -366,12 +343,12 @@ func TestRFC3602(t *testing.T) {
 // RFC 7634, Appendix A: the packet opens to the ICMP echo request.
 func TestRFC7634(t *testing.T) {
 	type vector struct {
-		Key, Salt hexBytes
+		Key, Salt vectors.Hex
 		SPI       uint32
-		Inner     hexBytes `json:"inner_packet"`
-		Packet    hexBytes `json:"esp_packet"`
+		Inner     vectors.Hex `json:"inner_packet"`
+		Packet    vectors.Hex `json:"esp_packet"`
 	}
-	v := vectors[vector](t, "rfc7634.json")[0]
+	v := vectors.Load[vector](t, "rfc7634.json")[0]
 	sa := newSA(t, suite.EncrChaCha20Poly1305, 0, 0)
 	sa.EncrKey, sa.SPI = secret.New(append(v.Key, v.Salt...)), v.SPI
 	_, in := pair(t, sa)

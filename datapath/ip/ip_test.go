@@ -3,9 +3,10 @@ package ip
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"net/netip"
 	"testing"
+
+	"iked/internal/vectors"
 
 	"pgregory.net/rapid"
 )
@@ -14,15 +15,6 @@ var (
 	a4, b4 = netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.2.0.1")
 	a6, b6 = netip.MustParseAddr("2001:db8:1::1"), netip.MustParseAddr("2001:db8:2::1")
 )
-
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // packet is an IP packet with the given next layer.
 func packet(src, dst netip.Addr, proto uint8, next []byte) []byte {
@@ -45,7 +37,7 @@ func mustParse(t testing.TB, b []byte) Info {
 // The example of RFC 1071, Section 3, and its agreement with plain 16-bit sums
 // for any data; RFC 1624: an adjusted checksum is the computed one.
 func TestChecksum(t *testing.T) {
-	if c := Checksum(unhex(t, "0001f203f4f5f6f7"), 0); c != ^uint16(0xddf2) {
+	if c := Checksum(vectors.Bytes(t, "0001f203f4f5f6f7"), 0); c != ^uint16(0xddf2) {
 		t.Errorf("RFC 1071 example: %04x, expected %04x", c, ^uint16(0xddf2))
 	}
 	rapid.Check(t, func(t *rapid.T) {

@@ -5,11 +5,12 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-
 	"iked/crypto/suite"
 	"iked/internal/ident"
+	"iked/internal/vectors"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var cmpOpts = cmp.Options{cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })}
@@ -124,7 +125,7 @@ func TestRecordedIKEAuth(t *testing.T) {
 		Header: m.Header, Stage: AuthFirst,
 		IDi:  &ID{Value: ident.ID{Type: ident.IPv4, Data: "\x0a\x00\x03\x01"}},
 		Auth: &Auth{Method: AuthPSK, Data: rec.AuthI},
-		SA: &SA{Proposals: []Proposal{{Number: 1, SPI: unhex(t, "2a85e115"), Proposal: suite.Proposal{Protocol: suite.ProtoESP, Transforms: []suite.Transform{
+		SA: &SA{Proposals: []Proposal{{Number: 1, SPI: vectors.Bytes(t, "2a85e115"), Proposal: suite.Proposal{Protocol: suite.ProtoESP, Transforms: []suite.Transform{
 			{Type: suite.ENCR, ID: suite.EncrAESCBC, KeyBits: 128},
 			{Type: suite.INTEG, ID: suite.IntegHMACSHA1_96},
 			{Type: suite.SN, ID: suite.SNNoESN},
@@ -140,8 +141,8 @@ func TestRecordedIKEAuth(t *testing.T) {
 // the same IV gives the RFC's message.
 func TestRFC7634AppendixB(t *testing.T) {
 	var vec struct {
-		Key, Salt, IV, Plaintext hexBytes
-		Message                  hexBytes `json:"ike_message"`
+		Key, Salt, IV, Plaintext vectors.Hex
+		Message                  vectors.Hex `json:"ike_message"`
 	}
 	load(t, "testdata/rfc7634_appendix_b.json", &vec)
 	s := newChaCha(vec.Key, vec.Salt, 0x1011121314151617)
@@ -211,7 +212,7 @@ func TestPayloadGolden(t *testing.T) {
 			{Number: 2, SPI: []byte{1, 2, 3, 4}, Proposal: suite.Proposal{Protocol: suite.ProtoAH, Transforms: []suite.Transform{{Type: suite.INTEG, ID: 12}}}},
 		}}, "0200002001030402" + "01020304" + "0300000c01000014800e0100" + "0000000805000000" + "0000001402020401" + "01020304" + "000000080300000c"},
 	} {
-		want := unhex(t, c.body)
+		want := vectors.Bytes(t, c.body)
 		if got := c.p.Append(nil); !bytes.Equal(got, want) {
 			t.Errorf("%s: written as %x, want %x", c.name, got, want)
 		}
@@ -247,7 +248,7 @@ func TestCPValues(t *testing.T) {
 		}
 	}
 	for _, v := range []string{"", "0a", "0a000000ff00ff00", "0a000000ffff00", "fd000000000000000000000000000000ff"} {
-		if p, ok := (CPAttribute{Value: unhex(t, v)}).Subnet(); ok {
+		if p, ok := (CPAttribute{Value: vectors.Bytes(t, v)}).Subnet(); ok {
 			t.Errorf("%s is read as subnet %v", v, p)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"iked/crypto/suite"
 	"iked/internal/ident"
 	"iked/internal/isakmp"
+	"iked/internal/vectors"
 )
 
 // inner reads a chain of one payload as it came out of SK.
@@ -90,7 +91,7 @@ func TestTSRange(t *testing.T) {
 		{"01000000" + "07000010" + "ffff0001" + "0a0000010a000001", false},
 		{"01000000" + "07000010" + "0000ffff" + "0a0000020a000001", false},
 	} {
-		_, err := inner(t, rawPayload{TypeTSi, unhex(t, c.body)})
+		_, err := inner(t, rawPayload{TypeTSi, vectors.Bytes(t, c.body)})
 		if c.ok != (err == nil) {
 			t.Errorf("%s: %v", c.body, err)
 		}

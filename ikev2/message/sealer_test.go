@@ -6,11 +6,12 @@ import (
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"os"
 	"testing"
+
+	"iked/internal/vectors"
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -103,36 +104,19 @@ func newCBC(encr, auth, iv []byte) *cbcSealer {
 // testSealer is a cipher with a fixed key.
 func testSealer() *aeadSealer { return newChaCha(make([]byte, 32), make([]byte, 4), 1) }
 
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// hexBytes is a JSON string of hexadecimal digits.
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(s []byte) (err error) {
-	*h, err = hex.DecodeString(string(s))
-	return err
-}
-
 type handshake struct {
-	Messages   []hexBytes
-	Ni, Nr     hexBytes
-	SKai       hexBytes `json:"sk_ai"`
-	SKar       hexBytes `json:"sk_ar"`
-	SKei       hexBytes `json:"sk_ei"`
-	SKer       hexBytes `json:"sk_er"`
-	AuthI      hexBytes `json:"auth_i"`
-	AuthR      hexBytes `json:"auth_r"`
-	ReqInner   hexBytes `json:"ike_auth_req_inner"`
-	ReqFirst   uint8    `json:"ike_auth_req_first_payload"`
-	ReplyInner hexBytes `json:"ike_auth_resp_inner"`
-	ReplyFirst uint8    `json:"ike_auth_resp_first_payload"`
+	Messages   []vectors.Hex
+	Ni, Nr     vectors.Hex
+	SKai       vectors.Hex `json:"sk_ai"`
+	SKar       vectors.Hex `json:"sk_ar"`
+	SKei       vectors.Hex `json:"sk_ei"`
+	SKer       vectors.Hex `json:"sk_er"`
+	AuthI      vectors.Hex `json:"auth_i"`
+	AuthR      vectors.Hex `json:"auth_r"`
+	ReqInner   vectors.Hex `json:"ike_auth_req_inner"`
+	ReqFirst   uint8       `json:"ike_auth_req_first_payload"`
+	ReplyInner vectors.Hex `json:"ike_auth_resp_inner"`
+	ReplyFirst uint8       `json:"ike_auth_resp_first_payload"`
 }
 
 func recorded(t testing.TB) (h handshake) {

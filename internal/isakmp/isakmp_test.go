@@ -2,21 +2,13 @@ package isakmp
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"testing"
 
+	"iked/internal/vectors"
+
 	"pgregory.net/rapid"
 )
-
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 func reasonOf(err error) Reason {
 	var e *Error
@@ -29,7 +21,7 @@ func reasonOf(err error) Reason {
 // The header of a real IKE_SA_INIT is read field by field and written back as
 // the same octets.
 func TestHeaderGolden(t *testing.T) {
-	b := unhex(t, "a150f12f598f9a0e9fb14c9c853ad1b22120222000000007000000e8")
+	b := vectors.Bytes(t, "a150f12f598f9a0e9fb14c9c853ad1b22120222000000007000000e8")
 	h, err := ParseHeader(b)
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +80,7 @@ func walk(first uint8, b []byte, lim Limits) (ps []Payload, err error) {
 
 // Types, critical bits, offsets and bodies come out as they stand in the chain.
 func TestChainGolden(t *testing.T) {
-	ps, err := walk(40, unhex(t, "29000006abcd"+"2b800004"+"0000000500"), Limits{})
+	ps, err := walk(40, vectors.Bytes(t, "29000006abcd"+"2b800004"+"0000000500"), Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +125,7 @@ func TestChainFaults(t *testing.T) {
 		"too long":                        {33, "00000004", Limits{Octets: 3}, TooLong},
 		"octets behind SK":                {46, "2900000400", Limits{Last: [2]uint8{46, 53}}, TrailingOctets},
 	} {
-		if _, err := walk(c.first, unhex(t, c.b), c.lim); reasonOf(err) != c.want {
+		if _, err := walk(c.first, vectors.Bytes(t, c.b), c.lim); reasonOf(err) != c.want {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
@@ -156,7 +148,7 @@ func TestChainPayloadCap(t *testing.T) {
 
 // A type in Last ends the chain whatever its Next Payload says.
 func TestChainLast(t *testing.T) {
-	ps, err := walk(41, unhex(t, "2e0000042300000500"), Limits{Last: [2]uint8{46, 53}})
+	ps, err := walk(41, vectors.Bytes(t, "2e0000042300000500"), Limits{Last: [2]uint8{46, 53}})
 	if err != nil || len(ps) != 2 || ps[1].Type != 46 || ps[1].Next != 35 {
 		t.Errorf("got %+v, %v", ps, err)
 	}
@@ -166,12 +158,12 @@ func TestChainLast(t *testing.T) {
 // padding; with Trailing what is behind the last payload is Rest.
 func TestChainAlignAndTrailing(t *testing.T) {
 	for _, s := range []string{"0200000501000000" + "0000000502000000", "0200000501000000" + "0000000502"} {
-		ps, err := walk(1, unhex(t, s), Limits{Align: 4})
+		ps, err := walk(1, vectors.Bytes(t, s), Limits{Align: 4})
 		if err != nil || len(ps) != 2 || ps[1].Offset != 8 || ps[1].Body[0] != 2 {
 			t.Errorf("%s: got %+v, %v", s, ps, err)
 		}
 	}
-	c := NewChain(1, unhex(t, "00000004"+"000000"), Limits{Trailing: true})
+	c := NewChain(1, vectors.Bytes(t, "00000004"+"000000"), Limits{Trailing: true})
 	for _, ok := c.Next(); ok; _, ok = c.Next() {
 	}
 	if c.Err() != nil || !bytes.Equal(c.Rest(), []byte{0, 0, 0}) || c.Count() != 1 {
@@ -226,7 +218,7 @@ func TestPutPayloadLength(t *testing.T) {
 
 // A walk over a good chain allocates nothing.
 func TestChainAllocatesNothing(t *testing.T) {
-	b := unhex(t, "29000006abcd"+"2b800004"+"0000000500")
+	b := vectors.Bytes(t, "29000006abcd"+"2b800004"+"0000000500")
 	n := testing.AllocsPerRun(100, func() {
 		c := NewChain(40, b, Limits{})
 		for _, ok := c.Next(); ok; _, ok = c.Next() {
@@ -243,8 +235,8 @@ func TestChainAllocatesNothing(t *testing.T) {
 // Whatever arrives, a header that is read is written back the same, and a walk
 // ends with bodies that lie inside of the input, one behind the other.
 func FuzzHeader(f *testing.F) {
-	f.Add(unhex(f, "a150f12f598f9a0e9fb14c9c853ad1b2282022200000000700000020"+"00000004"))
-	f.Add(unhex(f, "a150f12f598f9a0e0000000000000000282022080000000000000028"+"29000006abcd"+"2b800004"+"0000000500"))
+	f.Add(vectors.Bytes(f, "a150f12f598f9a0e9fb14c9c853ad1b2282022200000000700000020"+"00000004"))
+	f.Add(vectors.Bytes(f, "a150f12f598f9a0e0000000000000000282022080000000000000028"+"29000006abcd"+"2b800004"+"0000000500"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := ParseHeader(b)
 		if err != nil {

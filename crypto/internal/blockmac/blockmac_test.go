@@ -2,19 +2,11 @@ package blockmac
 
 import (
 	"bytes"
-	"encoding/hex"
 	"hash"
 	"testing"
-)
 
-func unhex(t *testing.T, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+	"iked/internal/vectors"
+)
 
 // RFC 4493, Section 4 and RFC 3566, Section 4.6, whole MACs of empty, partial,
 // one-block and longer messages.
@@ -37,17 +29,17 @@ func TestVectors(t *testing.T) {
 		{"XCBC", NewXCBC, to32[:32], to32, "f54f0ec8d2b9f3d36807734bd5283fd4"},
 	}
 	for _, c := range cases {
-		h, err := c.mac(unhex(t, c.key))
+		h, err := c.mac(vectors.Bytes(t, c.key))
 		if err != nil {
 			t.Fatal(err)
 		}
-		msg := unhex(t, c.msg)
+		msg := vectors.Bytes(t, c.msg)
 		for cut := range len(msg) + 1 {
 			h.Reset()
 			h.Write(msg[:cut])
 			h.Sum(nil) // Sum leaves the state as it was
 			h.Write(msg[cut:])
-			if got := h.Sum([]byte{1}); !bytes.Equal(got[1:], unhex(t, c.out)) || got[0] != 1 {
+			if got := h.Sum([]byte{1}); !bytes.Equal(got[1:], vectors.Bytes(t, c.out)) || got[0] != 1 {
 				t.Fatalf("%s of %s, cut at %d: %x, want %s", c.name, c.msg, cut, got, c.out)
 			}
 		}

@@ -1,0 +1,198 @@
+package ikev2
+
+import (
+	"net/netip"
+	"time"
+
+	"iked/crypto/suite"
+	"iked/internal/ident"
+	"iked/internal/trace"
+)
+
+// Work is one of the kinds below.
+type Work interface{ work() }
+
+// Compute is pure computation (a key exchange): Run may be called on any
+// goroutine, once. Cheap work should run at once.
+type Compute struct {
+	Cheap bool
+	Run   func() Reply
+}
+
+// AllocSPI asks the backend for an inbound SPI. Reply: SPIReply.
+type AllocSPI struct {
+	Proto suite.Protocol
+	Local netip.Addr
+}
+
+// FreeSPI gives a reserved SPI back; no reply.
+type FreeSPI struct {
+	Proto suite.Protocol
+	Local netip.Addr
+	SPI   uint32
+}
+
+// Sign makes our AUTH payload with a private key (RFC 7296, Section 2.15; RFC
+// 7427). Reply: SignReply.
+type Sign struct {
+	Config *Config
+	Octets []byte // the signed octets
+	// PeerHashes are the hash algorithms of the peer's SIGNATURE_HASH_ALGORITHMS,
+	// nil when it sent none: then only the classic methods may be used.
+	PeerHashes []uint16
+	// CertRequests are the peer's CERTREQ hashes, 20 octets each.
+	CertRequests []byte
+}
+
+// Verify checks the peer's certificate chain, identity and AUTH payload. Reply:
+// VerifyReply.
+type Verify struct {
+	Config *Config
+	ID     ident.ID
+	Method uint8
+	Auth   []byte
+	Octets []byte
+	Certs  []Cert
+}
+
+// ChooseIdentity asks for the own identity and certificates before AUTH can be
+// computed: the identity is part of the signed octets. Reply: IdentityReply.
+type ChooseIdentity struct {
+	Config       *Config
+	Local        netip.Addr
+	CertRequests []byte
+}
+
+// Cert is a CERT payload (RFC 7296, Section 3.6).
+type Cert struct {
+	Encoding uint8
+	Data     []byte
+}
+
+// AssignAddress asks for virtual addresses and attributes for an authenticated
+// peer (RFC 7296, Section 3.15). Reply: AddressReply.
+type AssignAddress struct {
+	Config *Config
+	Peer   ident.ID
+	// Wanted addresses; unspecified ones ask for any of that family.
+	Wanted []netip.Addr
+	// Attrs are other attribute types that the peer asked for.
+	Attrs []uint16
+}
+
+// ReleaseAddress ends a lease; no reply.
+type ReleaseAddress struct {
+	Config *Config
+	Peer   ident.ID
+	Addrs  []netip.Addr
+}
+
+// UseAddress asks to put the virtual addresses that we were given on an
+// interface, or to take them away again; name servers included. No reply.
+type UseAddress struct {
+	Config *Config
+	Remove bool
+	Addrs  []netip.Prefix
+	DNS    []netip.Addr
+}
+
+// InstallChild puts SAs of a child into the backend. In and Out say which
+// directions. Reply: DoneReply; with an error nothing of the child is left in
+// the backend.
+type InstallChild struct {
+	Child   *Child
+	In, Out bool
+}
+
+// MoveChild changes the outer addresses of a child; no reply.
+type MoveChild struct{ Child *Child }
+
+// RemoveChild takes SAs of a child out of the backend; no reply. When both
+// directions are gone, its policies go, unless another child serves them.
+type RemoveChild struct {
+	Child   *Child
+	In, Out bool
+}
+
+// LastInbound asks when a CHILD_SA last carried an inbound packet. Reply:
+// TimeReply. It saves liveness checks (RFC 7296, Section 2.4). With Outbound the
+// outbound packets count as well.
+type LastInbound struct {
+	Children []*Child
+	Outbound bool
+}
+
+func (Compute) work()        {}
+func (AllocSPI) work()       {}
+func (FreeSPI) work()        {}
+func (Sign) work()           {}
+func (Verify) work()         {}
+func (ChooseIdentity) work() {}
+func (AssignAddress) work()  {}
+func (ReleaseAddress) work() {}
+func (UseAddress) work()     {}
+func (InstallChild) work()   {}
+func (MoveChild) work()      {}
+func (RemoveChild) work()    {}
+func (LastInbound) work()    {}
+
+// Reply is the result of a Work.
+type Reply interface{ reply() }
+
+// SPIReply answers AllocSPI.
+type SPIReply struct {
+	SPI uint32
+	Err error
+}
+
+// SignReply answers Sign.
+type SignReply struct {
+	Method uint8
+	Auth   []byte
+	Err    error
+}
+
+// IdentityReply answers ChooseIdentity. Certs has the leaf first.
+type IdentityReply struct {
+	ID    ident.ID
+	Certs []Cert
+	Err   error
+}
+
+// VerifyReply answers Verify. Failure is set when the peer is refused.
+type VerifyReply struct{ Failure *trace.Failure }
+
+// AddressReply answers AssignAddress.
+type AddressReply struct {
+	Addrs  []netip.Prefix
+	DNS    []netip.Addr
+	Others []Attribute
+	Err    error
+}
+
+// Attribute is a configuration attribute (RFC 7296, Section 3.15.1).
+type Attribute struct {
+	Type  uint16
+	Value []byte
+}
+
+// DoneReply answers InstallChild.
+type DoneReply struct{ Err error }
+
+// TimeReply answers LastInbound.
+type TimeReply struct{ At time.Time }
+
+// KEReply answers a Compute of this package.
+type KEReply struct {
+	Value any
+	Err   error
+}
+
+func (SPIReply) reply()      {}
+func (SignReply) reply()     {}
+func (IdentityReply) reply() {}
+func (VerifyReply) reply()   {}
+func (AddressReply) reply()  {}
+func (DoneReply) reply()     {}
+func (TimeReply) reply()     {}
+func (KEReply) reply()       {}
