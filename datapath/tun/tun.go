@@ -152,7 +152,8 @@ type queue struct {
 
 func (q *queue) doRead(fd uintptr) bool {
 	for {
-		n, _, e := unix.Syscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&q.rbuf[0])), uintptr(len(q.rbuf)))
+		// The device never waits: its descriptor is in non-blocking mode.
+		n, _, e := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&q.rbuf[0])), uintptr(len(q.rbuf)))
 		if e == unix.EINTR {
 			continue
 		}
@@ -178,7 +179,7 @@ func (q *queue) Read(buf []byte, wait bool) (int, error) {
 
 func (q *queue) doWrite(fd uintptr) bool {
 	for {
-		_, _, e := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&q.iov[0])), uintptr(len(q.iov)))
+		_, _, e := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&q.iov[0])), uintptr(len(q.iov)))
 		if e == unix.EINTR {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 // Reader reads batches from one socket.
 type Reader struct {
 	c       *Conn
+	bare    bool // the packets tell their addresses and TOS themselves
 	hdrs    []mmsghdr
 	iovs    []unix.Iovec
 	bufs    [][]byte
@@ -31,6 +32,7 @@ func NewReader(c *Conn, n, size int) *Reader {
 		names: make([][sockaddrSize]byte, n), oobs: make([][oobSize]byte, n),
 		packets: make([]Packet, 0, n),
 	}
+	r.bare = c.raw && !c.v6
 	if c.gro {
 		r.packets = make([]Packet, 0, n*64)
 	}
@@ -39,10 +41,11 @@ func NewReader(c *Conn, n, size int) *Reader {
 		r.iovs[i].Base = &r.bufs[i][0]
 		r.iovs[i].SetLen(size)
 		h := &r.hdrs[i].hdr
-		h.Name = &r.names[i][0]
 		h.Iov = &r.iovs[i]
 		h.SetIovlen(1)
-		h.Control = &r.oobs[i][0]
+		if !r.bare {
+			h.Name, h.Control = &r.names[i][0], &r.oobs[i][0]
+		}
 	}
 	r.call = r.recv
 	return r
@@ -51,12 +54,15 @@ func NewReader(c *Conn, n, size int) *Reader {
 func (r *Reader) recv(fd uintptr) bool {
 	for i := range r.hdrs {
 		h := &r.hdrs[i].hdr
-		h.Namelen = sockaddrSize
-		h.SetControllen(oobSize)
 		h.Flags = 0
+		if !r.bare {
+			h.Namelen = sockaddrSize
+			h.SetControllen(oobSize)
+		}
 	}
 	for {
-		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		// It never waits. Telling the scheduler of it would cost more than it does.
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		if e == unix.EINTR {
 			continue
 		}
@@ -87,13 +93,19 @@ func (r *Reader) Read() ([]Packet, error) {
 		if h.hdr.Flags&unix.MSG_TRUNC != 0 {
 			continue
 		}
+		data := r.bufs[i][:h.n]
+		if r.bare {
+			if len(data) >= sizeIPv4 {
+				r.packets = append(r.packets, bare(data))
+			}
+			continue
+		}
 		ctl := parseControl(r.oobs[i][:h.hdr.Controllen])
 		p := Packet{
 			Local:  netip.AddrPortFrom(ctl.local, r.c.port),
 			Remote: sockaddr(r.names[i][:]),
 			TOS:    ctl.tos,
 		}
-		data := r.bufs[i][:h.n]
 		for ctl.segment > 0 && len(data) > ctl.segment {
 			p.Data = data[:ctl.segment:ctl.segment]
 			r.packets = append(r.packets, p)
@@ -103,4 +115,17 @@ func (r *Reader) Read() ([]Packet, error) {
 		r.packets = append(r.packets, p)
 	}
 	return r.packets, nil
+}
+
+// sizeIPv4 is the length of a header without options.
+const sizeIPv4 = 20
+
+// bare describes an IPv4 packet by its header alone.
+func bare(b []byte) Packet {
+	return Packet{
+		Data:   b,
+		Local:  netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[16:20])), 0),
+		Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[12:16])), 0),
+		TOS:    b[1],
+	}
 }

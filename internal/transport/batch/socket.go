@@ -77,7 +77,11 @@ func open(cfg Config, typ, proto int) (*Conn, int, error) {
 			}
 		}
 	}
-	opts := [][2]int{{unix.IP_PKTINFO, 1}, {unix.IP_RECVTOS, 1}}
+	// A raw IPv4 socket gives the header, which tells the same.
+	var opts [][2]int
+	if typ == unix.SOCK_DGRAM {
+		opts = [][2]int{{unix.IP_PKTINFO, 1}, {unix.IP_RECVTOS, 1}}
+	}
 	level := unix.IPPROTO_IP
 	if c.v6 {
 		level = unix.IPPROTO_IPV6
