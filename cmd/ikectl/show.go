@@ -356,9 +356,9 @@ func showFailure(w io.Writer, f failureView) {
 		role = "initiator"
 	}
 	fmt.Fprintf(w, "%s  %s  %s -> %s  as %s, at %s\n", f.At, name, f.Local, f.Remote, role, f.Stage)
-	fmt.Fprintf(w, "  %s\n", f.Sentence)
+	fmt.Fprintf(w, "  %s\n", visible(f.Sentence))
 	for _, e := range f.Evidence {
-		fmt.Fprintf(w, "    %s\n", e)
+		fmt.Fprintf(w, "    %s\n", visible(e))
 	}
 	if f.Advice != "" {
 		fmt.Fprintf(w, "  What to do: %s\n", f.Advice)
@@ -366,7 +366,8 @@ func showFailure(w io.Writer, f failureView) {
 }
 
 func (a *app) countersCommand() *cobra.Command {
-	return &cobra.Command{
+	var everything bool
+	cmd := &cobra.Command{
 		Use: "counters", Short: "What happened how often: messages, drops by reason", Args: atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := a.dial(c.Context())
@@ -392,14 +393,25 @@ func (a *app) countersCommand() *cobra.Command {
 			}
 			return a.print("counters", doc, func(w io.Writer) {
 				for _, s := range sets {
+					zeros := 0
 					fmt.Fprintf(w, "%s:\n", s.name)
 					for _, n := range s.values {
-						fmt.Fprintf(w, "  %-28s %d\n", n.Name, number(s.values, n.Name))
+						v := number(s.values, n.Name)
+						if v == 0 && !everything {
+							zeros++
+							continue
+						}
+						fmt.Fprintf(w, "  %-28s %d\n", n.Name, v)
+					}
+					if zeros > 0 {
+						fmt.Fprintf(w, "  (%d more are 0, --all shows them)\n", zeros)
 					}
 				}
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&everything, "all", false, "also those that are 0")
+	return cmd
 }
 
 func (a *app) versionCommand() *cobra.Command {
