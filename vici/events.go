@@ -1,6 +1,7 @@
 package vici
 
 import (
+	"runtime/debug"
 	"time"
 
 	"iked/internal/engine"
@@ -41,7 +42,14 @@ func (s *Server) forward(sub *engine.Subscription) {
 	}
 }
 
+// publish broadcasts one event. A fault in it costs that event.
 func (s *Server) publish(ev *engine.Event) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.Panics.Add(1)
+			s.logf(true, "control: an event was lost by a fault inside: %v\n%s", r, debug.Stack())
+		}
+	}()
 	now := ev.At
 	switch ev.Kind {
 	case engine.EventLog:

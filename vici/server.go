@@ -18,7 +18,7 @@ import (
 // Bounds on what clients may occupy.
 const (
 	maxClients   = 64
-	maxPipelined = 64              // requests read ahead of the one being answered
+	maxPipelined = 16              // requests read ahead of the one being answered
 	maxQueued    = 4096            // packets waiting for one client
 	writeTimeout = 5 * time.Second // a client that reads nothing for that long is closed
 	registerCap  = 64              // registrations of one client

@@ -48,6 +48,9 @@ func rules() []rule {
 		{"internal/transport/...", []string{"ikev2/...", "conf", "internal/engine", "datapath/..."}, true, "sockets know no protocol"},
 		{"cmd/iked", []string{"internal/engine", "conf", "ikev2/...", "vici/...", "datapath/..."}, false, "main parses flags; internal/daemon wires"},
 		{"cmd/ikectl", []string{"internal/engine", "internal/daemon", "ikev2/...", "datapath/...", "vici"}, true, "the client speaks the control protocol and knows nothing of the daemon's insides"},
+		// CVE-2023-28771 and CVE-2022-40617 classes.
+		{"cmd/iked", []string{"os/exec", "plugin"}, true, "the daemon runs no program, so nothing of a peer's reaches a shell"},
+		{"internal/pki", []string{"net/http", "os/exec"}, true, "certificates of strangers name places, and nothing fetches from them"},
 		{"...", []string{"cmd/..."}, false, "a main package is imported by nobody"},
 	}
 	for _, p := range pure {
