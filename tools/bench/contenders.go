@@ -31,8 +31,9 @@ func contenders(iked, ikectl, wireguard string) []contender {
 	bin := interop.Binaries{Iked: iked, Ikectl: ikectl}
 	return []contender{
 		{name: "plain"},
-		{name: "iked-aes128gcm", start: ikedWith(bin, "aes128gcm16")},
-		{name: "iked-chacha20", start: ikedWith(bin, "chacha20poly1305")},
+		{name: "iked-aes128gcm", start: ikedWith(bin, "aes128gcm16", false)},
+		{name: "iked-aes128gcm-udp", start: ikedWith(bin, "aes128gcm16", true)},
+		{name: "iked-chacha20", start: ikedWith(bin, "chacha20poly1305", false)},
 		{name: "wireguard-go", start: wireguardGo(wireguard)},
 		{name: "strongswan-aes128gcm", start: strongSwan},
 	}
@@ -58,18 +59,28 @@ func tunnel(local, remote netip.Addr, localNet, remoteNet netip.Prefix, esp stri
 	}
 }
 
-func ikedWith(bin interop.Binaries, esp string) func(context.Context, *testnet.Topology) ([]*testnet.Process, error) {
+// ikedWith is iked with protocol 50, or with ESP in UDP as the others have it.
+func ikedWith(bin interop.Binaries, esp string, udp bool) func(context.Context, *testnet.Topology) ([]*testnet.Process, error) {
 	return func(ctx context.Context, t *testnet.Topology) ([]*testnet.Process, error) {
-		b, err := startIked(ctx, bin, t, t.GwB, tunnel(t.WanB4, t.WanA4, t.NetB4, t.NetA4, esp))
+		b, err := startIked(ctx, bin, t, t.GwB, encapsulated(tunnel(t.WanB4, t.WanA4, t.NetB4, t.NetA4, esp), udp))
 		if err != nil {
 			return nil, err
 		}
-		a, err := startIked(ctx, bin, t, t.GwA, tunnel(t.WanA4, t.WanB4, t.NetA4, t.NetB4, esp))
+		a, err := startIked(ctx, bin, t, t.GwA, encapsulated(tunnel(t.WanA4, t.WanB4, t.NetA4, t.NetB4, esp), udp))
 		if err != nil {
 			return nil, err
 		}
 		return []*testnet.Process{a.Process, b.Process}, a.Initiate(ctx, "net")
 	}
+}
+
+// encapsulated puts ESP into UDP, without a NAT that would call for it.
+func encapsulated(c interop.Config, udp bool) interop.Config {
+	if udp {
+		conn := c.Connections[0].Value.(interop.Section)
+		c.Connections[0].Value = append(conn, interop.Entry{Key: "encap", Value: "yes"})
+	}
+	return c
 }
 
 func startIked(ctx context.Context, bin interop.Binaries, t *testnet.Topology, ns *testnet.Namespace, c interop.Config) (*interop.Iked, error) {
