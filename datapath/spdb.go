@@ -45,6 +45,7 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 		if p, ok := d.policies[id]; ok {
 			old = append(old, p)
 			delete(d.policies, id)
+			delete(d.bypasses, id)
 			d.lost(d.acquires.forget(id))
 		}
 	}
@@ -53,6 +54,10 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 			old = append(old, p)
 		}
 		d.policies[add[i].ID] = add[i]
+		delete(d.bypasses, add[i].ID)
+		if add[i].Action == spd.Bypass {
+			d.bypasses[add[i].ID] = add[i]
+		}
 		d.countPorts(&add[i], 1)
 	}
 	for i := range old {
@@ -93,8 +98,8 @@ func (d *Datapath) throws() error {
 		return nil
 	}
 	var list []netip.Prefix
-	for _, p := range d.policies {
-		if p.Action != spd.Bypass || !wide(p.Local) {
+	for _, p := range d.bypasses {
+		if !wide(p.Local) {
 			continue
 		}
 		for _, ts := range p.Remote {
