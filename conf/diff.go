@@ -1,11 +1,11 @@
 package conf
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"hash"
-	"io"
+	"math"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -65,61 +65,69 @@ func Diff(old, new *Config) Changes {
 		old = Empty()
 	}
 	var c Changes
-	c.Global = changedKeys(old.Global, new.Global)
+	c.Global = changedKeys(&old.Global, &new.Global)
 	for _, k := range c.Global {
-		if slices.Contains([]string{"port", "port_nat_t", "backend", "control", "datapath"}, k) {
+		if slices.Contains([]string{"port", "port_nat_t", "backend", "control", "datapath", "log"}, k) {
 			c.Restart = append(c.Restart, k)
 		}
 	}
 	name := func(x *Connection) string { return x.Name }
 	c.Added, c.Removed = addedRemoved(old.Connections, new.Connections, name)
+	before := index(old.Connections, name)
 	for _, n := range new.Connections {
-		i := slices.IndexFunc(old.Connections, func(o *Connection) bool { return o.Name == n.Name })
-		if i < 0 {
+		o, ok := before[n.Name]
+		if !ok {
 			continue
 		}
-		if ch := DiffConnection(old.Connections[i], n); ch.Empty() {
+		if ch := DiffConnection(o, n); ch.Empty() {
 			c.Same = append(c.Same, n)
 		} else {
 			c.Changed = append(c.Changed, ch)
 		}
 	}
-	c.AddedSecrets, c.RemovedSecrets = addedRemoved(old.Secrets, new.Secrets, func(s *Secret) [32]byte { return sum(*s) })
+	c.AddedSecrets, c.RemovedSecrets = addedRemoved(old.Secrets, new.Secrets, sum)
 	c.AddedKeys, c.RemovedKeys = addedRemoved(old.Keys, new.Keys, func(k *Key) [20]byte { return k.Key.KeyID })
-	c.CertsChanged = sum(old.Certs) != sum(new.Certs)
-	c.CRLsChanged = sum(old.CRLs) != sum(new.CRLs)
-	c.AddedPools, c.RemovedPools = addedRemoved(old.Pools, new.Pools, func(p *Pool) string { return p.Name })
+	c.CertsChanged = !same(&old.Certs, &new.Certs)
+	c.CRLsChanged = !same(&old.CRLs, &new.CRLs)
+	pool := func(p *Pool) string { return p.Name }
+	c.AddedPools, c.RemovedPools = addedRemoved(old.Pools, new.Pools, pool)
+	pools := index(old.Pools, pool)
 	for _, n := range new.Pools {
-		for _, o := range old.Pools {
-			if o.Name == n.Name && sum(*o) != sum(*n) {
-				c.ChangedPools = append(c.ChangedPools, PoolChange{o, n, o.Base != n.Base || o.Size != n.Size})
-			}
+		if o, ok := pools[n.Name]; ok && !same(o, n) {
+			c.ChangedPools = append(c.ChangedPools, PoolChange{o, n, o.Base != n.Base || o.Size != n.Size})
 		}
 	}
-	c.AddedAuthorities, c.RemovedAuthorities = addedRemoved(old.Authorities, new.Authorities, func(a *Authority) [32]byte { return sum(*a) })
+	c.AddedAuthorities, c.RemovedAuthorities = addedRemoved(old.Authorities, new.Authorities, sum)
 	return c
 }
 
 // DiffConnection compares two connections of one name.
 func DiffConnection(old, new *Connection) ConnChange {
 	ch := ConnChange{Old: old, New: new}
+	if old == new || same(old, new) {
+		return ch
+	}
 	o, n := *old, *new
 	o.Children, n.Children = nil, nil
-	ch.Keys = changedKeys(o, n)
+	ch.Keys = changedKeys(&o, &n)
 	ch.IKE = len(ch.Keys) > 0
-	ch.Added, ch.Removed = addedRemoved(old.Children, new.Children, func(c *Child) string { return c.Name })
+	name := func(c *Child) string { return c.Name }
+	ch.Added, ch.Removed = addedRemoved(old.Children, new.Children, name)
+	before := index(old.Children, name)
 	for _, x := range new.Children {
-		for _, y := range old.Children {
-			if x.Name != y.Name {
-				continue
-			}
-			if keys := changedKeys(*y, *x); len(keys) > 0 {
-				ch.Changed = append(ch.Changed, ChildChange{y, x, keys})
-			}
+		y, ok := before[x.Name]
+		if !ok {
+			continue
+		}
+		if keys := changedKeys(y, x); len(keys) > 0 {
+			ch.Changed = append(ch.Changed, ChildChange{y, x, keys})
 		}
 	}
 	return ch
 }
+
+// SameSecret tells whether two shared secrets say the same.
+func SameSecret(a, b *Secret) bool { return same(a, b) }
 
 // Empty tells whether nothing differs.
 func (c *ConnChange) Empty() bool {
@@ -127,13 +135,16 @@ func (c *ConnChange) Empty() bool {
 }
 
 // Empty tells whether nothing differs.
-func (c *Changes) Empty() bool { return c.String() == "" }
+func (c *Changes) Empty() bool { return len(c.Lines()) == 0 }
 
-// String is the plan, a line for each change; "" when there is none. No secret is
-// in it.
-func (c *Changes) String() string {
-	var b strings.Builder
-	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+// String is the plan as a text.
+func (c *Changes) String() string { return strings.Join(c.Lines(), "\n") }
+
+// Lines are the plan, a line for each change; none when nothing changes. No secret
+// is in it.
+func (c *Changes) Lines() []string {
+	var b []string
+	line := func(format string, a ...any) { b = append(b, fmt.Sprintf(format, a...)) }
 	for _, k := range c.Global {
 		if slices.Contains(c.Restart, k) {
 			line("~ %s: takes effect when the daemon is restarted", k)
@@ -202,7 +213,7 @@ func (c *Changes) String() string {
 	for _, a := range c.AddedAuthorities {
 		line("+ authority %s", a.Name)
 	}
-	return b.String()
+	return b
 }
 
 func (c *Child) startText() string {
@@ -230,15 +241,27 @@ func (s *Secret) label() string {
 	return "of " + strings.Join(o, ", ")
 }
 
+// index finds the elements of a list by name; the first of a name counts.
+func index[T any, K comparable](list []T, key func(T) K) map[K]T {
+	m := make(map[K]T, len(list))
+	for _, x := range list {
+		k := key(x)
+		if _, ok := m[k]; !ok {
+			m[k] = x
+		}
+	}
+	return m
+}
+
 func addedRemoved[T any, K comparable](old, new []T, key func(T) K) (added, removed []T) {
-	has := func(list []T, k K) bool { return slices.ContainsFunc(list, func(x T) bool { return key(x) == k }) }
+	before, after := index(old, key), index(new, key)
 	for _, x := range new {
-		if !has(old, key(x)) {
+		if _, ok := before[key(x)]; !ok {
 			added = append(added, x)
 		}
 	}
 	for _, x := range old {
-		if !has(new, key(x)) {
+		if _, ok := after[key(x)]; !ok {
 			removed = append(removed, x)
 		}
 	}
@@ -246,18 +269,19 @@ func addedRemoved[T any, K comparable](old, new []T, key func(T) K) (added, remo
 }
 
 // changedKeys names the exported fields of two structs that differ, as keys.
-func changedKeys(a, b any) []string {
+func changedKeys[T any](a, b *T) []string {
 	var keys []string
-	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	x, y := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
 	for i := range x.NumField() {
 		f := x.Type().Field(i)
-		if f.IsExported() && sumOf(x.Field(i)) != sumOf(y.Field(i)) {
-			k := keyOf(f.Name)
-			if c, ok := childKeys[f.Name]; ok && x.Type() == reflect.TypeFor[Child]() {
-				k = c
-			}
-			keys = append(keys, k)
+		if !f.IsExported() || bytes.Equal(appendValue(nil, x.Field(i)), appendValue(nil, y.Field(i))) {
+			continue
 		}
+		k := keyOf(f.Name)
+		if c, ok := childKeys[f.Name]; ok && x.Type() == reflect.TypeFor[Child]() {
+			k = c
+		}
+		keys = append(keys, k)
 	}
 	return keys
 }
@@ -285,73 +309,85 @@ func keyOf(name string) string {
 	return b.String()
 }
 
-// sum is a hash over all that a value says; places in files do not count.
-func sum(v any) [32]byte { return sumOf(reflect.ValueOf(v)) }
-
-func sumOf(v reflect.Value) [32]byte {
-	h := sha256.New()
-	write(h, v)
-	return [32]byte(h.Sum(nil))
+// same compares what two values say; places in files do not count.
+func same[T any](a, b *T) bool {
+	x, y := appendValue(nil, reflect.ValueOf(a)), appendValue(nil, reflect.ValueOf(b))
+	defer func() { clear(x); clear(y) }()
+	return bytes.Equal(x, y)
 }
 
-func write(h hash.Hash, v reflect.Value) {
-	number := func(n uint64) { h.Write(binary.BigEndian.AppendUint64(nil, n)) }
-	octets := func(b []byte) { number(uint64(len(b))); h.Write(b) }
-	if v.CanInterface() {
-		switch x := v.Interface().(type) {
-		case Pos:
-			return
-		case secret.Bytes:
-			octets(x.Reveal())
-			return
-		case netip.Addr:
-			octets([]byte(x.String()))
-			return
-		case *pki.Cert:
-			if x != nil {
-				octets(x.X509.Raw)
-			}
-			return
-		case *pki.CRL:
-			octets(x.List.Raw)
-			return
-		case *pki.Key:
-			octets(x.KeyID[:])
-			return
-		}
+// sum is a hash over what a value says.
+func sum[T any](v *T) [32]byte {
+	b := appendValue(nil, reflect.ValueOf(v))
+	defer clear(b)
+	return sha256.Sum256(b)
+}
+
+// appendValue writes all that a value says, so that different values are
+// different octets. Unexported fields are places in files; they are left out.
+func appendValue(b []byte, v reflect.Value) []byte {
+	number := func(n uint64) { b = binary.BigEndian.AppendUint64(b, n) }
+	octets := func(o []byte) { number(uint64(len(o))); b = append(b, o...) }
+	switch v.Type() {
+	case typeSecret:
+		octets(v.Interface().(secret.Bytes).Reveal())
+		return b
+	case typeAddr:
+		a, _ := v.Interface().(netip.Addr).MarshalBinary()
+		octets(a)
+		return b
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		if !v.IsNil() {
-			write(h, v.Elem())
+		if v.IsNil() {
+			return append(b, 0)
+		}
+		b = append(b, 1)
+		switch v.Type() {
+		case typeCert:
+			octets(v.Interface().(*pki.Cert).X509.Raw)
+		case typeCRL:
+			octets(v.Interface().(*pki.CRL).List.Raw)
+		case typeKey:
+			octets(v.Interface().(*pki.Key).KeyID[:])
+		default:
+			return appendValue(b, v.Elem())
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if v.Type().Field(i).IsExported() {
-				write(h, v.Field(i))
+				b = appendValue(b, v.Field(i))
 			}
 		}
 	case reflect.Slice, reflect.Array:
 		number(uint64(v.Len()))
 		for i := range v.Len() {
-			write(h, v.Index(i))
+			b = appendValue(b, v.Index(i))
 		}
 	case reflect.String:
-		io.WriteString(h, fmt.Sprintf("%d:", v.Len()))
-		io.WriteString(h, v.String())
+		number(uint64(v.Len()))
+		b = append(b, v.String()...)
 	case reflect.Bool:
 		if v.Bool() {
-			number(1)
-		} else {
-			number(0)
+			return append(b, 1)
 		}
+		return append(b, 0)
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		number(uint64(v.Int()))
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		number(v.Uint())
 	case reflect.Float32, reflect.Float64:
-		octets(fmt.Append(nil, v.Float()))
+		number(math.Float64bits(v.Float()))
 	default:
 		panic("conf: a value of kind " + v.Kind().String() + " in the model cannot be compared")
 	}
+	return b
 }
+
+var (
+	typeSecret = reflect.TypeFor[secret.Bytes]()
+	typeAddr   = reflect.TypeFor[netip.Addr]()
+	typeCert   = reflect.TypeFor[*pki.Cert]()
+	typeCRL    = reflect.TypeFor[*pki.CRL]()
+	typeKey    = reflect.TypeFor[*pki.Key]()
+)

@@ -214,7 +214,7 @@ pools: [{name: p, addrs: 10.9.0.0/24, dns: [10.9.0.1]}]
 + secret of everybody
 ~ pool p: attributes
 `
-	if x := cmp.Diff(want, d.String()); x != "" {
+	if x := cmp.Diff(want, d.String()+"\n"); x != "" {
 		t.Error(x)
 	}
 	replaced := load(t, map[string]string{"iked.yaml": `

@@ -25,11 +25,20 @@ func startAction(c *conf.Child) conf.Action {
 func (p *supervisor) program(next *program) {
 	globals := p.global != next.global
 	p.global = next.global
+	diffs := make(map[string]*conf.ConnChange)
 	for name, c := range p.conns {
 		n := next.conns[name]
-		if n == nil || (n.conf != c.prog.conf && !sameIKE(c.prog.conf, n.conf)) {
+		switch {
+		case n == nil:
 			p.undo(c)
 			delete(p.conns, name)
+		case n.conf != c.prog.conf:
+			d := conf.DiffConnection(c.prog.conf, n.conf)
+			if d.IKE {
+				p.undo(c)
+				delete(p.conns, name)
+			}
+			diffs[name] = &d
 		}
 	}
 	for _, n := range next.order {
@@ -42,22 +51,27 @@ func (p *supervisor) program(next *program) {
 			c = &connState{name: n.conf.Name, prog: n, kids: make(map[string]*kidState)}
 			p.conns[c.name] = c
 		}
-		p.children(c, n, globals)
+		p.children(c, n, diffs[c.name], globals)
 		p.tend(c)
 	}
 }
 
-// children brings the children of a connection to their new configuration.
-func (p *supervisor) children(c *connState, n *connProgram, restand bool) {
+// children brings the children of a connection to their new configuration; d is
+// nil when none of them differs.
+func (p *supervisor) children(c *connState, n *connProgram, d *conf.ConnChange, restand bool) {
 	c.prog = n
-	keep := make(map[string]*conf.Child)
-	for _, ch := range n.conf.Children {
-		keep[ch.Name] = ch
-	}
-	for name, k := range c.kids {
-		if keep[name] == nil || !same(k.conf, keep[name]) {
+	undo := func(name string) {
+		if k := c.kids[name]; k != nil {
 			p.undoChild(c, k)
 			delete(c.kids, name)
+		}
+	}
+	if d != nil {
+		for _, ch := range d.Removed {
+			undo(ch.Name)
+		}
+		for _, ch := range d.Changed {
+			undo(ch.Old.Name)
 		}
 	}
 	c.order = c.order[:0]

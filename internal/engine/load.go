@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"iked/conf"
 	"iked/internal/pki"
@@ -18,28 +17,9 @@ type sources struct {
 	vici conf.Config
 }
 
-// Change is one line of what a reload does.
-type Change struct {
-	Kind string // connection, child, secrets, certificates, pool, authority, global
-	Name string
-	What string // add, remove, change, keep
-	Note string // what follows for SAs that are up
-}
-
-func (c Change) String() string {
-	s := c.What + " " + c.Kind
-	if c.Name != "" {
-		s += " " + c.Name
-	}
-	if c.Note != "" {
-		s += " (" + c.Note + ")"
-	}
-	return s
-}
-
-// Apply puts the configuration of the file into force. What did not change is
-// not touched.
-func (e *Engine) Apply(ctx context.Context, cfg *conf.Config) ([]Change, error) {
+// Apply puts the configuration of the file into force and tells what changed.
+// What did not change is not touched.
+func (e *Engine) Apply(ctx context.Context, cfg *conf.Config) (conf.Changes, error) {
 	e.loading.Lock()
 	defer e.loading.Unlock()
 	return e.apply(ctx, cfg, false)
@@ -60,113 +40,44 @@ func (e *Engine) Reload(ctx context.Context, dryRun bool) ([]string, error) {
 		return nil, err
 	}
 	changes, err := e.apply(ctx, cfg, dryRun)
-	lines := make([]string, len(changes))
-	for i, c := range changes {
-		lines[i] = c.String()
-	}
-	return lines, err
+	return changes.Lines(), err
 }
 
-func (e *Engine) apply(ctx context.Context, cfg *conf.Config, dryRun bool) ([]Change, error) {
+func (e *Engine) apply(ctx context.Context, cfg *conf.Config, dryRun bool) (conf.Changes, error) {
+	loaded := make(map[string]bool, len(e.src.vici.Connections))
+	for _, v := range e.src.vici.Connections {
+		loaded[v.Name] = true
+	}
 	for _, c := range cfg.Connections {
-		if slices.ContainsFunc(e.src.vici.Connections, func(v *conf.Connection) bool { return v.Name == c.Name }) {
-			return nil, fmt.Errorf("connection %s: one of that name was loaded over the control protocol; unload it first, or rename one of the two", c.Name)
+		if loaded[c.Name] {
+			return conf.Changes{}, fmt.Errorf("connection %s: one of that name was loaded over the control protocol; unload it first, or rename one of the two", c.Name)
 		}
 	}
-	before := e.src.file
-	if before == nil {
-		before = &conf.Config{}
-	}
-	// Unchanged connections stay the same object.
-	conns := make([]*conf.Connection, len(cfg.Connections))
-	var changes []Change
-	for i, c := range cfg.Connections {
-		conns[i] = c
-		j := slices.IndexFunc(before.Connections, func(o *conf.Connection) bool { return o.Name == c.Name })
-		if j < 0 {
-			changes = append(changes, Change{Kind: "connection", Name: c.Name, What: "add"})
-			continue
-		}
-		old := before.Connections[j]
-		if same(old, c) && before.Global == cfg.Global {
-			conns[i] = old
-			continue
-		}
-		changes = append(changes, diffConn(old, c)...)
-	}
-	for _, o := range before.Connections {
-		if !slices.ContainsFunc(cfg.Connections, func(c *conf.Connection) bool { return c.Name == o.Name }) {
-			changes = append(changes, Change{Kind: "connection", Name: o.Name, What: "remove", Note: removalNote(o)})
-		}
-	}
-	changes = append(changes, diffRest(before, cfg)...)
+	changes := conf.Diff(e.src.file, cfg)
 	if dryRun {
 		return changes, nil
 	}
 	next := *cfg
-	next.Connections = conns
+	if e.src.file != nil {
+		// Unchanged connections stay the same object.
+		old := make(map[string]*conf.Connection, len(e.src.file.Connections))
+		for _, c := range e.src.file.Connections {
+			old[c.Name] = c
+		}
+		keep := make(map[*conf.Connection]bool, len(changes.Same))
+		for _, c := range changes.Same {
+			keep[c] = true
+		}
+		next.Connections = make([]*conf.Connection, len(cfg.Connections))
+		for i, c := range cfg.Connections {
+			if keep[c] {
+				c = old[c.Name]
+			}
+			next.Connections[i] = c
+		}
+	}
 	e.src.file = &next
 	return changes, e.enforce(ctx)
-}
-
-func removalNote(c *conf.Connection) string {
-	for _, ch := range c.Children {
-		if startAction(ch) != 0 {
-			return "its SAs are closed"
-		}
-	}
-	return "SAs that are up stay up"
-}
-
-func diffConn(old, c *conf.Connection) []Change {
-	if !sameIKE(old, c) {
-		return []Change{{Kind: "connection", Name: c.Name, What: "change", Note: "its SAs are set up anew"}}
-	}
-	var out []Change
-	for _, ch := range c.Children {
-		name := c.Name + "/" + ch.Name
-		j := slices.IndexFunc(old.Children, func(o *conf.Child) bool { return o.Name == ch.Name })
-		switch {
-		case j < 0:
-			out = append(out, Change{Kind: "child", Name: name, What: "add"})
-		case !same(old.Children[j], ch):
-			out = append(out, Change{Kind: "child", Name: name, What: "change", Note: "its SAs are set up anew"})
-		}
-	}
-	for _, o := range old.Children {
-		if !slices.ContainsFunc(c.Children, func(ch *conf.Child) bool { return ch.Name == o.Name }) {
-			out = append(out, Change{Kind: "child", Name: c.Name + "/" + o.Name, What: "remove"})
-		}
-	}
-	return out
-}
-
-func diffRest(old, now *conf.Config) []Change {
-	var out []Change
-	if !same(old.Global, now.Global) {
-		note := ""
-		if old.Port != now.Port || old.PortNATT != now.PortNATT || old.Backend != now.Backend || old.Datapath != now.Datapath {
-			note = "ports, backend and datapath need a restart"
-		}
-		out = append(out, Change{Kind: "global", What: "change", Note: note})
-	}
-	if !same(old.Secrets, now.Secrets) {
-		out = append(out, Change{Kind: "secrets", What: "change"})
-	}
-	if len(old.Keys) != len(now.Keys) || !same(old.Certs, now.Certs) || len(old.CRLs) != len(now.CRLs) || !sameKeys(old.Keys, now.Keys) {
-		out = append(out, Change{Kind: "certificates", What: "change"})
-	}
-	if !same(old.Pools, now.Pools) {
-		out = append(out, Change{Kind: "pools", What: "change"})
-	}
-	if !same(old.Authorities, now.Authorities) {
-		out = append(out, Change{Kind: "authorities", What: "change"})
-	}
-	return out
-}
-
-func sameKeys(a, b []*conf.Key) bool {
-	return slices.EqualFunc(a, b, func(x, y *conf.Key) bool { return x.Key.KeyID == y.Key.KeyID })
 }
 
 // enforce makes a program of the sources and puts it into force. The caller

@@ -57,20 +57,20 @@ func TestReload(t *testing.T) {
 		reload("\n\n" + base)
 		same("moved lines")
 		other := strings.Replace(base, "secrets:", "  - {name: other, remote_addrs: [203.0.113.1], children: [{name: o, remote_ts: [10.3.0.0/16], start: on-demand}]}\nsecrets:", 1)
-		reload(other, "add connection other")
+		reload(other, "+ connection other", "+ child other/o: is set up when traffic needs it")
 		same("another added")
-		reload(base, "remove connection other")
+		reload(base, "- connection other")
 		same("another removed")
 		if n := len(moon.back.Policies()); n != 1 {
 			t.Errorf("%d policies after the removal, expected 1", n)
 		}
-		reload(strings.Replace(base, "10.2.0.0/16", "10.2.0.0/24", 1), "change child office/net")
+		reload(strings.Replace(base, "10.2.0.0/16", "10.2.0.0/24", 1), "~ child office/net: replaced, because of remote_ts")
 		moon.want(1, 1, "after its child changed")
 		if s := moon.sas()[0].Children[0]; s.SPIIn == before.Children[0].SPIIn || s.Remote[0].String() != "10.2.0.0/24" {
 			t.Errorf("the changed child was not set up anew: %+v", s)
 		}
 		sun.want(1, 1, "after the peer's child changed")
-		reload("connections: []\n", "remove connection office")
+		reload("connections: []\n", "- connection office")
 		moon.want(0, 0, "after its connection was removed")
 		sun.want(0, 0, "after the peer removed the connection")
 		if n := len(moon.back.Policies()); n != 0 {

@@ -25,7 +25,7 @@ func (e *Engine) LoadConn(ctx context.Context, c *conf.Connection) error {
 	}
 	v := &e.src.vici
 	if i := slices.IndexFunc(v.Connections, func(o *conf.Connection) bool { return o.Name == c.Name }); i >= 0 {
-		if same(v.Connections[i], c) {
+		if d := conf.DiffConnection(v.Connections[i], c); d.Empty() {
 			return nil
 		}
 		v.Connections = slices.Clone(v.Connections)
@@ -70,7 +70,7 @@ func (e *Engine) LoadShared(s *conf.Secret) {
 		if s.Name != "" || o.Name != "" {
 			return s.Name == o.Name
 		}
-		return same(s, o)
+		return conf.SameSecret(s, o)
 	})
 	v.Secrets = slices.Clone(v.Secrets)
 	if i >= 0 {
