@@ -24,10 +24,6 @@ type capData struct{ effective, permitted, inheritable uint32 }
 // need: capabilities other than the three above, and the gaining of any by
 // running a program. A core dump, which would hold keys, is never written.
 func dropPrivileges() error {
-	// Keys must not end up in a file.
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("core limit: %w", err)
-	}
 	var have [2]capData
 	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, (*unix.CapUserData)(unsafe.Pointer(&have[0]))); err != nil {
 		return fmt.Errorf("capget: %w", err)
@@ -51,6 +47,10 @@ func dropPrivileges() error {
 	err := allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(want)), 0)
 	if err != nil {
 		return fmt.Errorf("capset: %w", err)
+	}
+	// Keys must not end up in a file.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("core limit: %w", err)
 	}
 	return nil
 }
