@@ -31,7 +31,8 @@ const (
 	outOffload   // frame with impossible segmentation
 	outOversize  // longer than the device's MTU
 	outSendError
-	inNoSA // no SA for the SPI
+	outLinked // of the packets sent, those that took a shortcut beside the IP stack
+	inNoSA    // no SA for the SPI
 	inRunt
 	inWriteError
 	icmpSent
@@ -44,7 +45,7 @@ const (
 var countNames = [numCounts]string{
 	"out_packets", "out_bytes", "in_packets", "in_bytes", "out_discard", "out_no_policy", "out_no_sa", "out_held",
 	"out_held_lost", "out_bypass", "out_fail_open", "out_too_big", "out_fragmented", "out_reassembled", "out_fragment_lost", "out_bad_offload", "out_oversize",
-	"out_send_error", "in_no_sa", "in_runt", "in_write_error", "icmp_sent", "events_lost", "panics", "device_errors",
+	"out_send_error", "out_linked", "in_no_sa", "in_runt", "in_write_error", "icmp_sent", "events_lost", "panics", "device_errors",
 }
 
 // counters are those of one worker; only it writes, anybody reads.

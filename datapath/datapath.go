@@ -21,8 +21,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"iked/crypto/aead"
 	"iked/crypto/suite"
 	"iked/datapath/esp"
@@ -55,7 +53,7 @@ type Datapath struct {
 	sas      map[sad.ID]any
 	policies map[uint64]spd.Policy
 	bypasses map[uint64]spd.Policy // those of policies
-	orphans  time.Time // when routes that nobody claimed are dropped
+	orphans  time.Time             // when routes that nobody claimed are dropped
 
 	events   eventQueue
 	acquires acquires
@@ -104,20 +102,20 @@ func New(o Options) (*Datapath, error) {
 	}
 	undo = append(undo, dev.Close)
 	io := IO{Device: dev, UDP: o.UDP, Now: time.Now}
-	if !o.UDPEncapOnly {
-		raw, err := openRaw(o.Mark, warn)
-		if err != nil {
-			return fail(err)
-		}
-		undo = append(undo, raw.Close)
-		io.Raw = raw
-	}
 	prober, err := batch.NewProber(o.Mark)
 	if err != nil {
 		return fail(err)
 	}
 	undo = append(undo, prober.Close)
 	io.PathMTU = prober.PathMTU
+	if !o.UDPEncapOnly {
+		raw, err := openRaw(o.Mark, io.PathMTU, warn)
+		if err != nil {
+			return fail(err)
+		}
+		undo = append(undo, raw.Close)
+		io.Raw = raw
+	}
 	r, err := route.New(route.Options{Device: dev.Name(), MTU: o.MTU, Table: o.Table, Priority: o.Priority,
 		Mark: o.Mark, FailOpen: o.FailOpen, Warn: warn})
 	if err != nil {
@@ -271,101 +269,4 @@ func (d *Datapath) Close() error {
 	d.events.close()
 	d.closeErr = err
 	return err
-}
-
-// rawSockets are those of protocol 50.
-type rawSockets struct {
-	conns []*batch.Conn // IPv4, then IPv6
-	by    [2]*batch.Conn
-	warn  func(string)
-	wg    sync.WaitGroup
-}
-
-func openRaw(mark uint32, warn func(string)) (*rawSockets, error) {
-	r := &rawSockets{warn: warn}
-	for f, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		c, err := batch.OpenRaw(batch.Config{Local: netip.AddrPortFrom(any, 0), Mark: mark, Buffer: 4 << 20, Dedicated: true}, unix.IPPROTO_ESP)
-		if err != nil {
-			if errors.Is(err, unix.EAFNOSUPPORT) {
-				continue
-			}
-			r.Close()
-			return nil, err
-		}
-		if mark != 0 && !c.Marked {
-			warn("cannot mark own packets: a tunnel that covers the peer's own address would swallow them")
-		}
-		r.conns, r.by[f] = append(r.conns, c), c
-	}
-	if len(r.conns) == 0 {
-		return nil, fmt.Errorf("no raw socket: neither IPv4 nor IPv6: %w", unix.EAFNOSUPPORT)
-	}
-	return r, nil
-}
-
-func (r *rawSockets) Queues() int { return len(r.conns) }
-
-// rawBatch and rawSize: an ESP packet is rarely bigger than a link's MTU, but
-// the kernel reassembles.
-const (
-	rawBatch = 64
-	rawSize  = 65536
-)
-
-func (r *rawSockets) Serve(f func(queue int, packets []batch.Packet)) {
-	for i, c := range r.conns {
-		r.wg.Go(func() {
-			rd := batch.NewReader(c, rawBatch, rawSize)
-			for faults := 0; ; {
-				p, err := rd.Read()
-				if err == nil {
-					faults = 0
-					f(i, p)
-					continue
-				}
-				var errno unix.Errno
-				if !errors.As(err, &errno) {
-					return
-				}
-				// ICMP about what was sent; the socket goes on.
-				if faults++; faults > 8 {
-					time.Sleep(20 * time.Millisecond)
-				}
-			}
-		})
-	}
-}
-
-func (r *rawSockets) Send(w *batch.Writer, packets []batch.Packet) batch.Result {
-	var sum batch.Result
-	for len(packets) > 0 {
-		is4 := packets[0].Remote.Addr().Is4()
-		n := 1
-		for n < len(packets) && packets[n].Remote.Addr().Is4() == is4 {
-			n++
-		}
-		c := r.by[0]
-		if !is4 {
-			c = r.by[1]
-		}
-		res := batch.Result{Failed: n, Err: unix.EAFNOSUPPORT}
-		if c != nil {
-			res = w.Send(c, packets[:n])
-		}
-		sum.Failed += res.Failed
-		sum.TooBig = sum.TooBig || res.TooBig
-		if res.Err != nil {
-			sum.Err = res.Err
-		}
-		packets = packets[n:]
-	}
-	return sum
-}
-
-func (r *rawSockets) Close() error {
-	for _, c := range r.conns {
-		c.Close()
-	}
-	r.wg.Wait()
-	return nil
 }

@@ -121,6 +121,48 @@ func TestSitesThroughTunnel(t *testing.T) {
 	}
 }
 
+// Packets take the shortcut beside the IP stack once the way is known, in both
+// families, and arrive; a firewall on the way out sees every packet.
+func TestShortcut(t *testing.T) {
+	testnet.RequireRoot(t)
+	testnet.RequireTUN(t)
+	testnet.RequireCommand(t, "nft", "nftables")
+	for _, w := range ways[:2] {
+		t.Run(w.name, func(t *testing.T) {
+			topo := testnet.ForTest(t, testnet.TopologyOptions{})
+			a, b := open(t, topo.GwA, datapath.Options{}), open(t, topo.GwB, datapath.Options{})
+			connect(t, topo, a, b, w)
+			ping := func() {
+				t.Helper()
+				r, err := topo.HostA.Ping(topo.HostB4, testnet.PingOptions{Count: 5, Size: 1340, Interval: time.Millisecond})
+				if err != nil || r.Lost() != 0 {
+					t.Fatalf("ping: %v, %v\na %v\nb %v", r, err, counters(a), counters(b))
+				}
+			}
+			until := func(what string, ok func(before, after uint64) bool) {
+				t.Helper()
+				for deadline := time.Now().Add(20 * time.Second); ; {
+					before := a.Counters()["out_linked"]
+					ping()
+					if ok(before, a.Counters()["out_linked"]) {
+						return
+					}
+					if time.Now().After(deadline) {
+						t.Fatalf("%s: %v", what, counters(a))
+					}
+				}
+			}
+			until("no packet took the shortcut", func(before, after uint64) bool { return after >= before+4 })
+			for _, cmd := range []string{"nft add table inet f", "nft add chain inet f o { type filter hook output priority 0 ; }"} {
+				if out, err := topo.GwA.Run(context.Background(), strings.Fields(cmd)...); err != nil {
+					t.Fatal(out, err)
+				}
+			}
+			until("packets pass the firewall by", func(before, after uint64) bool { return after == before })
+		})
+	}
+}
+
 func counters(g *gateway) map[string]uint64 {
 	m := g.Counters()
 	for k, v := range m {

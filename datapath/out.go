@@ -317,6 +317,9 @@ func (w *outWorker) flush() {
 }
 
 func (w *outWorker) sent(res batch.Result) {
+	if res.Linked > 0 {
+		w.c.n[outLinked].Add(uint64(res.Linked))
+	}
 	if res.Failed == 0 {
 		return
 	}

@@ -44,6 +44,22 @@ func putSockaddr(b []byte, a netip.AddrPort, port uint16) int {
 	return unix.SizeofSockaddrInet6
 }
 
+// putLinkaddr writes a struct sockaddr_ll into b and tells its length.
+//
+//	family(2, host order) protocol(2) ifindex(4, host order) hatype(2) pkttype(1) halen(1) addr(8)
+func putLinkaddr(b []byte, hop *Hop, is4 bool) int {
+	clear(b[:unix.SizeofSockaddrLinklayer])
+	binary.NativeEndian.PutUint16(b, unix.AF_PACKET)
+	proto := uint16(unix.ETH_P_IPV6)
+	if is4 {
+		proto = unix.ETH_P_IP
+	}
+	binary.BigEndian.PutUint16(b[2:], proto)
+	binary.NativeEndian.PutUint32(b[4:], uint32(hop.Index))
+	b[11] = byte(copy(b[12:], hop.Addr[:]))
+	return unix.SizeofSockaddrLinklayer
+}
+
 // sockaddr reads what the kernel wrote.
 func sockaddr(b []byte) netip.AddrPort {
 	switch binary.NativeEndian.Uint16(b) {

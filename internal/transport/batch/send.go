@@ -22,6 +22,15 @@ type Result struct {
 	// TooBig tells that one was larger than the path MTU that the kernel knows.
 	TooBig bool
 	Err    error // the last errno; os.ErrClosed
+	// Linked is how many went to the link layer without the IP stack.
+	Linked int
+}
+
+// Hop is where packets leave to: an interface and the link layer address of the
+// neighbour.
+type Hop struct {
+	Index int
+	Addr  [6]byte
 }
 
 // Writer holds the memory for sending batches. It is for one goroutine; several
@@ -34,8 +43,9 @@ type Writer struct {
 	count [maxMessages]int // packets in each message
 
 	c     *Conn
-	from  int // first message of the next call
-	n     int // number of messages
+	hop   *Hop // on a link socket
+	from  int  // first message of the next call
+	n     int  // number of messages
 	want  bool
 	done  int
 	errno unix.Errno
@@ -78,6 +88,15 @@ func (w *Writer) Send(c *Conn, packets []Packet) Result {
 	return res
 }
 
+// SendLink sends whole IP packets of one family in order to a neighbour, by a
+// socket of OpenLink. None may be longer than the MTU of the interface.
+func (w *Writer) SendLink(c *Conn, hop *Hop, packets []Packet) Result {
+	w.hop = hop
+	res := w.Send(c, packets)
+	w.hop = nil
+	return res
+}
+
 // ensureDF switches the socket when the next packets want something else.
 func (c *Conn) ensureDF(w *Writer, df bool) bool {
 	if c.df == df {
@@ -115,18 +134,22 @@ func (w *Writer) build(packets []Packet) int {
 			w.iovs[taken+i].SetLen(len(d))
 		}
 		ctl := cmsgs{b: &w.oobs[w.n]}
-		segment := 0
-		if count > 1 {
-			segment = len(p.Data)
-		}
-		ctl.fill(p, w.c.raw, segment)
-		port := p.Remote.Port()
-		if w.c.raw {
-			port = 0 // an IPv6 raw socket refuses any other
-		}
 		h := &w.hdrs[w.n].hdr
 		h.Name = &w.names[w.n][0]
-		h.Namelen = uint32(putSockaddr(w.names[w.n][:], p.Remote, port))
+		if w.hop != nil {
+			h.Namelen = uint32(putLinkaddr(w.names[w.n][:], w.hop, p.Remote.Addr().Is4()))
+		} else {
+			segment := 0
+			if count > 1 {
+				segment = len(p.Data)
+			}
+			ctl.fill(p, w.c.raw, segment)
+			port := p.Remote.Port()
+			if w.c.raw {
+				port = 0 // an IPv6 raw socket refuses any other
+			}
+			h.Namelen = uint32(putSockaddr(w.names[w.n][:], p.Remote, port))
+		}
 		h.Iov = &w.iovs[taken]
 		h.SetIovlen(count)
 		h.Control = nil

@@ -44,6 +44,33 @@ func OpenRaw(cfg Config, proto int) (*Conn, error) {
 	return c.finish(fd)
 }
 
+// OpenLink opens a socket that sends IP packets to neighbours of any interface
+// and receives nothing.
+func OpenLink(cfg Config) (*Conn, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("packet socket: %w", err)
+	}
+	c := &Conn{raw: true, wake: -1}
+	c.prepare(fd, cfg)
+	return c.finish(fd)
+}
+
+// prepare sets what sockets of every kind have.
+func (c *Conn) prepare(fd int, cfg Config) {
+	if cfg.Mark != 0 {
+		c.Marked = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(cfg.Mark)) == nil
+	}
+	if cfg.Buffer > 0 {
+		for _, o := range [...][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+			// The forced form needs CAP_NET_ADMIN of the initial namespace.
+			if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], cfg.Buffer) != nil {
+				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], cfg.Buffer)
+			}
+		}
+	}
+}
+
 func open(cfg Config, typ, proto int) (*Conn, int, error) {
 	c := &Conn{v6: cfg.Local.Addr().Is6(), wake: -1}
 	kind := typ | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
@@ -66,17 +93,7 @@ func open(cfg Config, typ, proto int) (*Conn, int, error) {
 		c.discard(-1)
 		return nil, -1, err
 	}
-	if cfg.Mark != 0 {
-		c.Marked = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(cfg.Mark)) == nil
-	}
-	if cfg.Buffer > 0 {
-		for _, o := range [...][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-			// The forced form needs CAP_NET_ADMIN of the initial namespace.
-			if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], cfg.Buffer) != nil {
-				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], cfg.Buffer)
-			}
-		}
-	}
+	c.prepare(fd, cfg)
 	// A raw IPv4 socket gives the header, which tells the same.
 	var opts [][2]int
 	if typ == unix.SOCK_DGRAM {

@@ -1,0 +1,170 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"iked/datapath/shortcut"
+	"iked/internal/transport/batch"
+)
+
+// rawSockets are those of protocol 50.
+type rawSockets struct {
+	conns []*batch.Conn // IPv4, then IPv6
+	by    [2]*batch.Conn
+	link  *batch.Conn        // for packets that take a shortcut; nil: none do
+	short *shortcut.Shortcut // nil: none
+	warn  func(string)
+	wg    sync.WaitGroup
+}
+
+func openRaw(mark uint32, pathMTU func(netip.Addr) (int, error), warn func(string)) (*rawSockets, error) {
+	r := &rawSockets{warn: warn}
+	for f, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		c, err := batch.OpenRaw(batch.Config{Local: netip.AddrPortFrom(any, 0), Mark: mark, Buffer: 4 << 20, Dedicated: true}, unix.IPPROTO_ESP)
+		if err != nil {
+			if errors.Is(err, unix.EAFNOSUPPORT) {
+				continue
+			}
+			r.Close()
+			return nil, err
+		}
+		if mark != 0 && !c.Marked {
+			warn("cannot mark own packets: a tunnel that covers the peer's own address would swallow them")
+		}
+		r.conns, r.by[f] = append(r.conns, c), c
+	}
+	if len(r.conns) == 0 {
+		return nil, fmt.Errorf("no raw socket: neither IPv4 nor IPv6: %w", unix.EAFNOSUPPORT)
+	}
+	r.openLink(mark, pathMTU)
+	return r, nil
+}
+
+// openLink prepares shortcuts. Without them everything works, only slower.
+func (r *rawSockets) openLink(mark uint32, pathMTU func(netip.Addr) (int, error)) {
+	link, err := batch.OpenLink(batch.Config{Mark: mark, Buffer: 4 << 20})
+	if err != nil {
+		r.warn(fmt.Sprintf("every packet takes the way through the IP stack: %v", err))
+		return
+	}
+	short, err := shortcut.New(shortcut.Options{Mark: mark, PathMTU: pathMTU})
+	if err != nil {
+		link.Close()
+		r.warn(fmt.Sprintf("every packet takes the way through the IP stack: %v", err))
+		return
+	}
+	r.link, r.short = link, short
+}
+
+func (r *rawSockets) Queues() int { return len(r.conns) }
+
+// rawBatch and rawSize: an ESP packet is rarely bigger than a link's MTU, but
+// the kernel reassembles.
+const (
+	rawBatch = 64
+	rawSize  = 65536
+)
+
+func (r *rawSockets) Serve(f func(queue int, packets []batch.Packet)) {
+	for i, c := range r.conns {
+		r.wg.Go(func() {
+			rd := batch.NewReader(c, rawBatch, rawSize)
+			for faults := 0; ; {
+				p, err := rd.Read()
+				if err == nil {
+					faults = 0
+					f(i, p)
+					continue
+				}
+				var errno unix.Errno
+				if !errors.As(err, &errno) {
+					return
+				}
+				// ICMP about what was sent; the socket goes on.
+				if faults++; faults > 8 {
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+		})
+	}
+}
+
+// Send sends runs of packets with the same ends together.
+func (r *rawSockets) Send(w *batch.Writer, packets []batch.Packet) batch.Result {
+	var sum batch.Result
+	for len(packets) > 0 {
+		n := 1
+		for n < len(packets) && packets[n].Remote == packets[0].Remote && packets[n].Local == packets[0].Local {
+			n++
+		}
+		res := r.send(w, packets[:n])
+		sum.Failed += res.Failed
+		sum.Linked += res.Linked
+		sum.TooBig = sum.TooBig || res.TooBig
+		if res.Err != nil {
+			sum.Err = res.Err
+		}
+		packets = packets[n:]
+	}
+	return sum
+}
+
+func (r *rawSockets) send(w *batch.Writer, run []batch.Packet) batch.Result {
+	if way := r.way(run); way != nil {
+		res := w.SendLink(r.link, &way.Hop, run)
+		res.Linked = len(run) - res.Failed
+		if res.Failed > 0 && !errors.Is(res.Err, unix.ENOBUFS) {
+			r.short.Forget()
+		}
+		return res
+	}
+	c := r.by[0]
+	if !run[0].Remote.Addr().Is4() {
+		c = r.by[1]
+	}
+	if c == nil {
+		return batch.Result{Failed: len(run), Err: unix.EAFNOSUPPORT}
+	}
+	return w.Send(c, run)
+}
+
+// way is the shortcut for a run; nil: there is none, or the IP stack must see a
+// packet because it is too big. Packets that are not the datapath's own, those
+// in clear, have no local address and no shortcut.
+func (r *rawSockets) way(run []batch.Packet) *shortcut.Way {
+	local, remote := run[0].Local.Addr(), run[0].Remote.Addr()
+	if r.short == nil || !local.IsValid() || local.IsUnspecified() || remote.IsMulticast() || remote.IsLinkLocalUnicast() {
+		return nil
+	}
+	way := r.short.Find(local, remote)
+	if way == nil {
+		return nil
+	}
+	for i := range run {
+		if len(run[i].Data) > way.MTU {
+			return nil
+		}
+	}
+	if !way.Ready() {
+		return nil
+	}
+	return way
+}
+
+func (r *rawSockets) Close() error {
+	if r.short != nil {
+		r.short.Close()
+		r.link.Close()
+	}
+	for _, c := range r.conns {
+		c.Close()
+	}
+	r.wg.Wait()
+	return nil
+}
