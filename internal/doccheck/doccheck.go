@@ -16,7 +16,7 @@ import (
 )
 
 // Tests are the Test and Fuzz functions of a tree, as "folder.Name" with the
-// folder relative to root.
+// folder relative to root, and as "Name".
 func Tests(root string) (map[string]bool, error) {
 	found := map[string]bool{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -41,7 +41,7 @@ func Tests(root string) (map[string]bool, error) {
 		for _, decl := range f.Decls {
 			fn, ok := decl.(*ast.FuncDecl)
 			if ok && fn.Recv == nil && (strings.HasPrefix(fn.Name.Name, "Test") || strings.HasPrefix(fn.Name.Name, "Fuzz")) {
-				found[filepath.ToSlash(dir)+"."+fn.Name.Name] = true
+				found[filepath.ToSlash(dir)+"."+fn.Name.Name], found[fn.Name.Name] = true, true
 			}
 		}
 		return nil
@@ -53,16 +53,15 @@ func Tests(root string) (map[string]bool, error) {
 //
 //	| section | requirement | tests, or "not implemented: reason" |
 type Row struct {
-	File        string // relative to the root
-	Line        int
-	Section     string
-	Requirement string
-	Tests       []string // "folder.Name"
-	Missing     string   // the reason; empty when Tests is not
+	File    string // relative to the root
+	Line    int
+	Section string
+	Tests   []string // "folder.Name", or "Name" for one of any folder
+	Missing string   // the reason; empty when Tests is not
 }
 
 var (
-	testName = regexp.MustCompile("`([A-Za-z0-9_/]+\\.(?:Test|Fuzz)[A-Za-z0-9_]*)`")
+	testName = regexp.MustCompile("`((?:[A-Za-z0-9_/]+\\.)?(?:Test|Fuzz)[A-Za-z0-9_]*)`")
 	link     = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 )
 
@@ -90,11 +89,11 @@ func Rows(file, text string) (rows []Row, faults []string) {
 			continue
 		case !inside || strings.HasPrefix(last, "---"):
 			continue
-		case len(cells) != 3:
-			faults = append(faults, fmt.Sprintf("%s:%d: a row has 3 cells, found %d", file, i+1, len(cells)))
+		case len(cells) < 2:
+			faults = append(faults, fmt.Sprintf("%s:%d: a row has at least 2 cells, found %d", file, i+1, len(cells)))
 			continue
 		}
-		r := Row{File: file, Line: i + 1, Section: cells[0], Requirement: cells[1]}
+		r := Row{File: file, Line: i + 1, Section: cells[0]}
 		for _, m := range testName.FindAllStringSubmatch(last, -1) {
 			r.Tests = append(r.Tests, m[1])
 		}

@@ -91,7 +91,7 @@ func TestFaultsAreFound(t *testing.T) {
 		"| 1.3 | missing | not implemented: nobody asks for it |",
 		"| 1.4 | no reason | not implemented: |",
 		"| 1.5 | nothing | |",
-		"| 1.6 | two cells |", "",
+		"| one cell |", "| 1.6 | two cells |", "",
 		"| other | table |", "|---|---|", "| a | b |", "",
 		"[a](docs/../README.md) [b](nowhere.md) [c](#a-page-of-this) [d](#elsewhere) [e](https://example.org/x)",
 	}, "\n")
@@ -99,7 +99,7 @@ func TestFaultsAreFound(t *testing.T) {
 	if len(rows) != 2 || !slices.Equal(rows[0].Tests, []string{"ikev2.TestGood", "datapath/esp.FuzzOpen"}) || rows[1].Missing != "nobody asks for it" || rows[1].Line != 6 {
 		t.Errorf("rows %+v", rows)
 	}
-	if len(faults) != 3 || !strings.HasPrefix(faults[0], "page.md:7:") {
+	if len(faults) != 4 || !strings.HasPrefix(faults[0], "page.md:7:") {
 		t.Errorf("faults %q", faults)
 	}
 	dir := t.TempDir()
