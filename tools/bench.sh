@@ -10,7 +10,7 @@ mkdir -p bin
 (cd tools/bench && go build -o ../../bin/bench . && CGO_ENABLED=0 go build -o ../../bin/wireguard-go golang.zx2c4.com/wireguard)
 doc=()
 if [ -z "${ONLY:-}" ]; then
-	go test -run '^$' -bench 'Seal|Open|Lookup|Apply|Handshake|Memory' \
+	go test -run '^$' -benchtime 300ms -bench 'Seal|Open|Lookup|Apply|Handshake|Memory' \
 		./datapath/esp ./spd ./internal/engine | tee bin/gobench.txt
 	doc=(-doc docs/performance.md -go bin/gobench.txt)
 fi
