@@ -395,13 +395,21 @@ func (e *Engine) sweep(list []target, t *termination) {
 func (p *supervisor) strike(list []target, found map[uint32]bool, t *termination) {
 	for _, x := range list {
 		switch {
-		case x.child != 0 && p.e.children.get(uint64(x.child)) == nil:
+		case x.child != 0 && p.e.children.get(uint64(x.child)) == nil && !p.lists(x):
 			delete(t.children, x.child)
 		case x.child == 0 && !found[x.ike]:
 			delete(t.ikes, x.ike)
 		}
 	}
 	t.check()
+}
+
+// lists tells whether the supervisor counts a child as up: then the news of its end
+// is on the way, and who terminates waits for it. A later initiate would find the
+// child up otherwise.
+func (p *supervisor) lists(x target) bool {
+	_, k := p.kid(x.conn, x.name)
+	return k != nil && k.live[x.child] != nil
 }
 
 // hold keeps children down that an operator took down; "" means all of a
