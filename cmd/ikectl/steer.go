@@ -83,10 +83,11 @@ type logRecord struct {
 }
 
 func (a *app) logLine(at time.Time, m wire.Message) {
+	msg, _ := m.Bytes("msg") // not Text: names of peers may be in any script
 	r := logRecord{
 		SchemaVersion: schemaVersion, At: at.UTC().Format(time.RFC3339Nano),
 		Group: text(m, "group"), Level: number(m, "level"),
-		Connection: text(m, "ikesa-name"), ID: number(m, "ikesa-uniqueid"), Message: text(m, "msg"),
+		Connection: text(m, "ikesa-name"), ID: number(m, "ikesa-uniqueid"), Message: string(msg),
 	}
 	if a.output == "json" {
 		a.printed = true
@@ -120,7 +121,12 @@ type target struct {
 func (t *target) flags(c *cobra.Command) {
 	c.Flags().BoolVar(&t.ike, "ike", false, "NAME is a connection")
 	c.Flags().BoolVar(&t.child, "child", false, "NAME is a child")
-	c.MarkFlagsMutuallyExclusive("ike", "child")
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if t.ike && t.child {
+			return usageError{errors.New("NAME cannot be both: give --ike or --child")}
+		}
+		return nil
+	}
 }
 
 // resolve says which keys select what the user named: "conn/child", a
