@@ -40,6 +40,8 @@ type loader struct {
 	faults Faults
 	// modes are those of the files that were read, as they were when read.
 	modes map[string]fs.FileMode
+	// psks are the shared secrets of the file.
+	psks *PSKs
 }
 
 func (l *loader) add(pos Pos, err error) {

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"iked/internal/ident"
 	"iked/internal/pki"
 	"iked/internal/secret"
 
@@ -58,6 +57,7 @@ func Parse(file string, data []byte, now time.Time) (*Config, Faults) {
 	if !l.faults.Failed() {
 		l.decode(file, format, data)
 	}
+	l.psks = NewPSKs(c.Secrets)
 	l.impliedAuth(c)
 	l.validate(c)
 	l.permissions(file)
@@ -449,9 +449,4 @@ func (l *loader) permissions(file string) {
 	if st, err := os.Stat(file); err == nil && st.Mode().Perm()&0o007 != 0 && l.inline {
 		l.warn(Pos{File: file}, "chmod 600 "+file+", or write psk: \"file:…\"", "the file has secrets and can be read by every user")
 	}
-}
-
-// PSK is the best shared secret for two identities; see FindPSK.
-func (c *Config) PSK(local, remote ident.ID) (*Secret, bool) {
-	return FindPSK(c.Secrets, local, remote)
 }

@@ -1,29 +1,101 @@
 package conf
 
 import (
+	"strings"
+
 	"iked/internal/ident"
 )
 
-// FindPSK picks the shared secret of two identities. A secret without owners is
+// PSKs are shared secrets, ready to be looked up by identities.
+type PSKs struct {
+	all []*Secret
+	// byOwner has the places in all of the secrets whose owners are single
+	// identities; loose those of the others.
+	byOwner map[ident.ID][]int
+	loose   []int
+}
+
+// NewPSKs prepares a list of secrets; those that are not for IKE never match.
+func NewPSKs(secrets []*Secret) *PSKs {
+	p := &PSKs{all: secrets, byOwner: make(map[ident.ID][]int)}
+	for i, s := range secrets {
+		if s.Type != SecretIKE {
+			continue
+		}
+		keys := make([]ident.ID, 0, len(s.Owners))
+		for _, o := range s.Owners {
+			if k, ok := single(o); ok {
+				keys = append(keys, k)
+			}
+		}
+		if len(keys) == 0 || len(keys) != len(s.Owners) {
+			p.loose = append(p.loose, i)
+			continue
+		}
+		for _, k := range keys {
+			p.byOwner[k] = append(p.byOwner[k], i)
+		}
+	}
+	return p
+}
+
+// single is the form in which an identity that matches only its like is looked
+// up: names without regard to case.
+func single(id ident.ID) (ident.ID, bool) {
+	if id.IsPattern() || id.Type == ident.DERDN {
+		return id, false
+	}
+	if id.Type == ident.FQDN || id.Type == ident.RFC822 {
+		for i := range len(id.Data) {
+			if id.Data[i] >= 0x80 {
+				return id, false // case is not that simple there
+			}
+		}
+		id.Data = strings.ToLower(id.Data)
+	}
+	return id, true
+}
+
+// Find picks the shared secret of two identities. A secret without owners is
 // anybody's. One with owners fits when one of them is the peer, or when all of
 // them are this side; a secret that names another peer never fits. The better
 // match of the peer wins, then that of this side, then the first.
 //
 // A remote of %any, an initiator that does not know yet who will answer, fits
 // every owner.
-func FindPSK(secrets []*Secret, local, remote ident.ID) (*Secret, bool) {
-	var best *Secret
+func (p *PSKs) Find(local, remote ident.ID) (*Secret, bool) {
+	best := -1
 	var bestMe, bestPeer ident.Rank
-	for _, s := range secrets {
+	try := func(i int) {
+		s := p.all[i]
 		if s.Type != SecretIKE {
-			continue
+			return
 		}
 		me, peer, ok := ranks(s.Owners, local, remote)
-		if ok && (best == nil || peer > bestPeer || peer == bestPeer && me > bestMe) {
-			best, bestMe, bestPeer = s, me, peer
+		if !ok || best >= 0 && (peer < bestPeer || peer == bestPeer && (me < bestMe || me == bestMe && i > best)) {
+			return
+		}
+		best, bestMe, bestPeer = i, me, peer
+	}
+	if remote.IsAny() {
+		for i := range p.all {
+			try(i)
+		}
+	} else {
+		for _, id := range [...]ident.ID{remote, local} {
+			k, _ := single(id)
+			for _, i := range p.byOwner[k] {
+				try(i)
+			}
+		}
+		for _, i := range p.loose {
+			try(i)
 		}
 	}
-	return best, best != nil
+	if best < 0 {
+		return nil, false
+	}
+	return p.all[best], true
 }
 
 func ranks(owners []ident.ID, local, remote ident.ID) (me, peer ident.Rank, ok bool) {
@@ -53,7 +125,7 @@ func (l *loader) impliedAuth(c *Config) {
 		if !local.Implied && !remote.Implied {
 			continue
 		}
-		_, psk := c.PSK(local.ID, remote.ID)
+		_, psk := l.psks.Find(local.ID, remote.ID)
 		class := AuthPubkey
 		switch {
 		case !local.Implied:

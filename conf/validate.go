@@ -2,6 +2,7 @@ package conf
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -28,15 +29,19 @@ func (l *loader) validate(c *Config) {
 	noCredentials := slices.ContainsFunc(found, func(f *Fault) bool {
 		return !f.Warning && (f.Key == "" || strings.HasPrefix(f.Key, "secrets") || strings.HasPrefix(f.Key, "authorities"))
 	})
+	store, names := c.Store(nil), make(map[string]bool, len(c.Pools))
+	for _, p := range c.Pools {
+		names[p.Name] = true
+	}
 	for _, conn := range c.Connections {
-		if broken(conn.pos.Key) {
+		if len(found) > 0 && broken(conn.pos.Key) {
 			continue
 		}
 		l.checkConnection(conn)
-		l.checkPools(c, conn)
+		l.checkPools(c, names, conn)
 		l.checkAddresses(conn)
 		if !noCredentials {
-			l.checkCredentials(c, conn)
+			l.checkCredentials(c, store, conn)
 		}
 		if p := conn.LocalPort; p != 0 && p != c.Port && p != c.PortNATT {
 			l.fault(conn.pos.sub("local_port", 0), "remove local_port, or set port", "the daemon has the ports %d and %d only, not %d", c.Port, c.PortNATT, p)
@@ -129,9 +134,9 @@ func (l *loader) checkPFS(ch *Child) {
 	}
 }
 
-func (l *loader) checkPools(c *Config, conn *Connection) {
+func (l *loader) checkPools(c *Config, known map[string]bool, conn *Connection) {
 	for i, name := range conn.Pools {
-		if !slices.ContainsFunc(c.Pools, func(p *Pool) bool { return p.Name == name }) {
+		if !known[name] {
 			var names []string
 			for _, p := range c.Pools {
 				names = append(names, p.Name)
@@ -161,14 +166,13 @@ func (l *loader) checkAddresses(conn *Connection) {
 }
 
 // checkCredentials looks whether a connection can authenticate at all.
-func (l *loader) checkCredentials(c *Config, conn *Connection) {
+func (l *loader) checkCredentials(c *Config, store *pki.Store, conn *Connection) {
 	local, remote := conn.Local[0], conn.Remote[0]
-	_, psk := c.PSK(local.ID, remote.ID)
+	_, psk := l.psks.Find(local.ID, remote.ID)
 	usesPSK := local.Class == AuthPSK || remote.Class == AuthPSK
 	if usesPSK && !psk && !patternPSK(c.Secrets, remote.ID) {
 		l.fault(conn.pos, "add to secrets: {psk: \"file:…\"}, with id if it is not for everybody", "there is no pre-shared key for %s and %s", local.ID, remote.ID)
 	}
-	store := c.Store(nil)
 	if local.Class == AuthPubkey {
 		certs := local.Certs
 		if len(certs) == 0 {
@@ -211,30 +215,27 @@ func patternPSK(secrets []*Secret, remote ident.ID) bool {
 
 // checkOverlap warns about two children that want the same traffic.
 func (l *loader) checkOverlap(c *Config) {
-	type owner struct {
-		name string
-		ch   *Child
+	type traffic struct {
+		local, remote string
+		priority      uint32
 	}
-	var seen []owner
+	seen := make(map[traffic]string)
 	for _, conn := range c.Connections {
 		for _, ch := range conn.Children {
-			for _, o := range seen {
-				if sameTraffic(o.ch, ch) && o.ch.Priority == ch.Priority {
-					l.warn(ch.pos.sub("remote_ts", 0), "narrow the selectors, or set priority", "the selectors are those of %s, too; its policy comes first", o.name)
-					break
-				}
+			dyn := func(t TS) bool { return t.Dynamic }
+			if slices.ContainsFunc(ch.Local, dyn) || slices.ContainsFunc(ch.Remote, dyn) {
+				continue // whose address it will be is not known yet
 			}
-			seen = append(seen, owner{conn.Name + "/" + ch.Name, ch})
+			k := traffic{
+				string(appendValue(nil, reflect.ValueOf(ch.Local))), string(appendValue(nil, reflect.ValueOf(ch.Remote))), ch.Priority,
+			}
+			if first, ok := seen[k]; ok {
+				l.warn(ch.pos.sub("remote_ts", 0), "narrow the selectors, or set priority", "the selectors are those of %s, too; its policy comes first", first)
+			} else {
+				seen[k] = conn.Name + "/" + ch.Name
+			}
 		}
 	}
-}
-
-func sameTraffic(a, b *Child) bool {
-	dyn := func(t TS) bool { return t.Dynamic }
-	if slices.ContainsFunc(slices.Concat(a.Local, a.Remote, b.Local, b.Remote), dyn) {
-		return false // whose address it will be is not known yet
-	}
-	return slices.Equal(a.Local, b.Local) && slices.Equal(a.Remote, b.Remote)
 }
 
 // checkCerts warns about certificates that cannot be used any more, and keys

@@ -157,15 +157,15 @@ func TestFindPSK(t *testing.T) {
 		{"moon", "sun", "pair"}, {"moon", "mars", "any"}, {"moon", "192.0.2.7", "net"}, {"moon", "b.example.org", "wild"},
 		{"moon", "A.EXAMPLE.org", "exact"}, {"venus", "mars", "self"}, {"moon", "192.0.3.7", "any"},
 	} {
-		s, ok := FindPSK(all, id(x.me), id(x.peer))
+		s, ok := NewPSKs(all).Find(id(x.me), id(x.peer))
 		if !ok || s.Name != x.want {
 			t.Errorf("%s and %s: got %v, want %s", x.me, x.peer, s, x.want)
 		}
 	}
-	if s, ok := FindPSK([]*Secret{mk("pair", "moon", "sun")}, id("moon"), id("mars")); ok {
+	if s, ok := NewPSKs([]*Secret{mk("pair", "moon", "sun")}).Find(id("moon"), id("mars")); ok {
 		t.Errorf("the secret of another peer was used: %s", s.Name)
 	}
-	if _, ok := FindPSK([]*Secret{{Type: SecretEAP, Data: secret.New([]byte("x"))}}, id("a"), id("b")); ok {
+	if _, ok := NewPSKs([]*Secret{{Type: SecretEAP, Data: secret.New([]byte("x"))}}).Find(id("a"), id("b")); ok {
 		t.Error("a secret for EAP was used for IKE")
 	}
 }

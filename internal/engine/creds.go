@@ -23,7 +23,7 @@ type credStore struct {
 
 // creds is one snapshot.
 type creds struct {
-	secrets []*conf.Secret
+	secrets *conf.PSKs
 	pki     *pki.Store
 }
 
@@ -35,12 +35,12 @@ func newCredStore() *credStore {
 
 func (s *credStore) set(secrets []*conf.Secret, cfg pki.StoreConfig) {
 	cfg.Cache = s.cache
-	s.now.Store(&creds{secrets: secrets, pki: pki.NewStore(cfg)})
+	s.now.Store(&creds{secrets: conf.NewPSKs(secrets), pki: pki.NewStore(cfg)})
 }
 
 // psk finds the shared secret of two identities.
 func (s *credStore) psk(local, remote ident.ID) (secret.Bytes, bool) {
-	x, ok := conf.FindPSK(s.now.Load().secrets, local, remote)
+	x, ok := s.now.Load().secrets.Find(local, remote)
 	if !ok {
 		return secret.Bytes{}, false
 	}
