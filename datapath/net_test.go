@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"iked/datapath"
 	"iked/internal/backend/backendtest"
 	"iked/internal/testnet"
@@ -309,6 +311,8 @@ func BenchmarkTCP(b *testing.B) {
 			if s := os.Getenv("BENCH_SECONDS"); s != "" {
 				seconds = s
 			}
+			before := cpu(b)
+			var octets float64
 			for range b.N {
 				out, err := topo.HostA.Run(context.Background(), "iperf3", "-c", topo.HostB4.String(), "-p", "5300", "-t", seconds, "-J")
 				if err != nil {
@@ -317,17 +321,35 @@ func BenchmarkTCP(b *testing.B) {
 				var r struct {
 					End struct {
 						Sum struct {
-							Bits float64 `json:"bits_per_second"`
+							Bits   float64 `json:"bits_per_second"`
+							Octets float64 `json:"bytes"`
 						} `json:"sum_received"`
+						Sent struct {
+							Retransmits float64 `json:"retransmits"`
+						} `json:"sum_sent"`
 					} `json:"end"`
 				}
 				if err := json.Unmarshal([]byte(out), &r); err != nil {
 					b.Fatal(err)
 				}
 				b.ReportMetric(r.End.Sum.Bits/1e6, "Mbit/s")
+				b.ReportMetric(r.End.Sent.Retransmits, "retransmits")
 				b.ReportMetric(0, "ns/op")
+				octets += r.End.Sum.Octets
 			}
+			// Both gateways, which are this process, without the hosts.
+			b.ReportMetric((cpu(b)-before).Seconds()/(octets/1e9), "cpu-s/GB")
 			b.Logf("a %v\nb %v", counters(ga), counters(gb))
 		})
 	}
+}
+
+// cpu is what this process has used.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
