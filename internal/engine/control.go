@@ -477,6 +477,7 @@ func (e *Engine) Install(ctx context.Context, ike, child string) error {
 				if k.ike == nil {
 					e.sup.shunt(c, k)
 				} else {
+					k.held = false // an operator's down is over with it
 					e.sup.trap(c, k, true)
 				}
 				err = nil
