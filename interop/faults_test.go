@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -122,18 +123,22 @@ func TestFrozenPeer(t *testing.T) {
 	}
 	t.Cleanup(func() { b.Process.Signal(syscall.SIGCONT) })
 	ctx := within(t, 60*time.Second)
-	if _, err := a.Until(ctx, "no established SA", func(sas []IKESA) bool {
-		for _, sa := range sas {
-			if sa.State == "ESTABLISHED" {
-				return false
-			}
+	for {
+		sas, err := a.SAs(ctx)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return true
-	}); err != nil {
-		t.Error(err)
-	}
-	if out, err := a.Ikectl(ctx, "explain", "office"); err != nil || !strings.Contains(out, "does not answer") {
-		t.Errorf("explain: %v\n%s", err, out)
+		out, err := a.Ikectl(ctx, "explain", "office")
+		if err != nil {
+			t.Fatal(err)
+		}
+		up := slices.ContainsFunc(sas, func(sa IKESA) bool { return sa.State == "ESTABLISHED" })
+		if !up && strings.Contains(out, "does not answer") {
+			break
+		}
+		if sleep(ctx, 100*time.Millisecond) != nil {
+			t.Fatalf("a frozen peer is not noticed: %s; explain:\n%s", Describe(sas), out)
+		}
 	}
 	if err := b.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
@@ -631,6 +636,39 @@ func TestDryRun(t *testing.T) {
 		if !strings.Contains(names(), "branch") {
 			t.Errorf("a faulty reload changed the state:\n%s", names())
 		}
+	}
+}
+
+// TestInstall: uninstall takes the trap away and not the protection; install after a
+// down makes traffic bring the tunnel up again.
+func TestInstall(t *testing.T) {
+	t.Parallel()
+	topo, a, _ := twoIked(t, testnet.TopologyOptions{}, plainA(nil, []string{"start: on-demand"}), plainB(nil, passive))
+	wire, err := topo.Wire.NS.Capture(topo.Wire.If)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t, 60*time.Second)
+	if err := a.Initiate(ctx, "net"); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"uninstall", "terminate"} {
+		if _, err := a.Call(ctx, command, map[string]any{"child": "net"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := topo.HostA.Ping(topo.HostB4, testnet.PingOptions{Count: 3, Timeout: 200 * time.Millisecond}); err != nil || r.Received > 0 {
+		t.Errorf("after uninstall and terminate: %v, %v", r, err)
+	}
+	if _, err := a.Call(ctx, "install", map[string]any{"child": "net"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := topo.HostA.WaitPing(topo.HostB4, testnet.PingOptions{}, 20*time.Second); err != nil {
+		t.Error(err)
+	}
+	wire.Stop()
+	if clear := wire.ClearText(); len(clear) > 0 {
+		t.Errorf("clear text on the wire: %v", clear[0])
 	}
 }
 
