@@ -620,6 +620,19 @@ func TestDryRun(t *testing.T) {
 	if out, err := a.Ikectl(ctx, "reload", "--dry-run"); err != nil || !strings.Contains(out, "nothing would change") {
 		t.Errorf("a second dry run: %v\n%s", err, out)
 	}
+	// The result of SIGHUP is in the log that ikectl shows.
+	if err := a.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		out, err := a.Ikectl(ctx, "log")
+		if err == nil && strings.Contains(out, "reload: nothing changed") {
+			break
+		}
+		if sleep(ctx, 50*time.Millisecond) != nil {
+			t.Fatalf("ikectl log after SIGHUP: %v\n%s", err, out)
+		}
+	}
 	// Each fault refuses the whole and leaves the state.
 	for fault, want := range map[string]string{
 		strings.Replace(yaml, "psk: \"a throw-away secret\"", "psk: \"file:gone.psk\"", 1): "gone.psk",

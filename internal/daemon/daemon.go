@@ -267,14 +267,17 @@ func (d *process) serve(ctx context.Context) error {
 func (d *process) reload(ctx context.Context) {
 	d.notify.reloading()
 	lines, err := d.engine.Reload(ctx, false)
+	note := func(warn bool, format string, args ...any) {
+		d.engine.Note(trace.Record{Level: trace.Control, Group: trace.CFG, Warn: warn, Msg: "reload: " + fmt.Sprintf(format, args...)})
+	}
 	switch {
 	case err != nil:
-		d.log.warn(trace.CFG, "reload: %v", err)
+		note(true, "%v", err)
 	case len(lines) == 0:
-		d.log.info(trace.CFG, "reload: nothing changed")
+		note(false, "nothing changed")
 	default:
 		for _, l := range lines {
-			d.log.info(trace.CFG, "reload: %s", l)
+			note(false, "%s", l)
 		}
 	}
 	d.notify.send("READY=1")

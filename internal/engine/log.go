@@ -25,6 +25,10 @@ func (e *Engine) log(r trace.Record) {
 	}
 }
 
+// Note logs what the daemon around the engine has to say, so that those who
+// subscribed get it as well.
+func (e *Engine) Note(r trace.Record) { e.log(r) }
+
 // SetLogLevel changes the most talkative level that the sink gets.
 func (e *Engine) SetLogLevel(l trace.Level) { e.logLevel.Store(uint32(l)) }
 
