@@ -187,6 +187,17 @@ func boolean[T any](at func(*T) *bool) setter[T] { return value(parseBool, at) }
 
 func duration[T any](at func(*T) *time.Duration) setter[T] { return value(ParseTime, at) }
 
+// positive is a duration above zero.
+func positive[T any](at func(*T) *time.Duration) setter[T] {
+	return value(func(s string) (time.Duration, error) {
+		d, err := ParseTime(s)
+		if err == nil && d <= 0 {
+			err = fmt.Errorf("expected a time above 0, found %s", quote(s))
+		}
+		return d, err
+	}, at)
+}
+
 func sizeOf[T any](at func(*T) *uint64) setter[T] { return value(ParseBytes, at) }
 
 func unsigned[T any, V uint8 | uint16 | uint32 | uint64](lo, hi uint64, at func(*T) *V) setter[T] {

@@ -18,7 +18,7 @@ func childFields() []field[Child] {
 	return []field[Child]{
 		{key: "start", typ: "always, on-demand, passive", doc: "One knob in place of start_action, close_action and dpd_action. always: set up at once and again whenever it is gone. on-demand: set up when a packet needs it. passive: wait for the peer.", fileOnly: true,
 			set: choice(func(c *Child) *Start { return &c.Start }, []string{"always", "on-demand", "passive"}, StartAlways, StartOnDemand, StartPassive)},
-		{key: "fail", typ: "closed, open", def: "as the global key", doc: "What happens to the traffic while the tunnel is down: closed drops it, open lets it pass in clear.", fileOnly: true,
+		{key: "fail", typ: "closed, open", def: "as the global key", doc: "What happens to the traffic while the tunnel is down: closed drops it, open lets it pass in clear in both directions.", fileOnly: true,
 			set: choice(func(c *Child) *Fail { return &c.Fail }, []string{"closed", "open"}, FailClosed, FailOpen)},
 		{key: "ah_proposals", typ: "list of proposals", list: true, doc: "AH: not supported by this version.", set: unsupported[Child]()},
 		{key: "esp_proposals", typ: "list of proposals", def: "default", list: true, doc: "ESP proposals, best first, as aes128gcm16-x25519. A key exchange method means forward secrecy; without esn there is none.",

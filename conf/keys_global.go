@@ -12,7 +12,7 @@ func globalFields() []field[Global] {
 		{key: "port_nat_t", typ: "number", def: "4500", doc: "UDP port of IKE and ESP behind a NAT.", set: unsigned(1, 65535, func(g *Global) *uint16 { return &g.PortNATT })},
 		{key: "backend", typ: "auto, kernel, userspace", def: "auto", doc: "What carries the traffic; the command line wins.",
 			set: choice(func(g *Global) *Backend { return &g.Backend }, []string{"auto", "kernel", "userspace"}, BackendAuto, BackendKernel, BackendUserspace)},
-		{key: "fail", typ: "closed, open", def: "closed", doc: "What happens to the traffic of a tunnel while it is down: closed drops it, open lets it pass in clear.",
+		{key: "fail", typ: "closed, open", def: "closed", doc: "What happens to the traffic of a tunnel while it is down: closed drops it, open lets it pass in clear in both directions.",
 			set: choice(func(g *Global) *Fail { return &g.Fail }, []string{"closed", "open"}, FailClosed, FailOpen)},
 		{key: "keep_alive", typ: "time", def: "20s", doc: "Interval of NAT keepalives; 0: none.", set: duration(func(g *Global) *timeDuration { return &g.KeepAlive })},
 		{key: "fragment_size", typ: "number", def: "0", doc: "Largest IKE datagram in octets, IP and UDP headers included; 0: by address family.", set: value(func(s string) (int, error) {
@@ -57,7 +57,7 @@ func controlFields() []field[Control] {
 
 func datapathFields() []field[Datapath] {
 	return []field[Datapath]{
-		{key: "mtu", typ: "number", def: "0", doc: "MTU of the TUN device; 0: found out.", set: value(func(s string) (int, error) {
+		{key: "mtu", typ: "number", def: "0", doc: "MTU of the TUN device; 0: 1400, so that most packets fit a path of 1500 when they are sealed.", set: value(func(s string) (int, error) {
 			n, err := parseUint(s, 16)
 			if err != nil || n != 0 && n < 576 {
 				return 0, fmt.Errorf("expected 0 or a number from 576 to 65535, found %s", quote(s))
@@ -75,7 +75,13 @@ func datapathFields() []field[Datapath] {
 		{key: "rule_priority", typ: "number", def: "220", doc: "Priority of the rule that looks at that table.", set: integer(1, 32765, func(d *Datapath) *int { return &d.RulePrio })},
 		{key: "mark", typ: "number", def: "0x696b65", doc: "Firewall mark of the daemon's own packets, which lets them pass by that table.", set: unsigned(1, 1<<32-1, func(d *Datapath) *uint32 { return &d.Mark })},
 		{key: "hop_limit", typ: "number", def: "64", doc: "TTL or hop limit of the tunnel header.", set: unsigned(1, 255, func(d *Datapath) *uint8 { return &d.HopLimit })},
-		{key: "reassembly_memory", typ: "size", def: "4M", doc: "Memory for fragments that wait for the others.", set: sizeOf(func(d *Datapath) *uint64 { return &d.FragMemory })},
+		{key: "reassembly_memory", typ: "size", def: "4M", doc: "Memory for fragments that wait for the others.", set: value(func(s string) (uint64, error) {
+			n, err := ParseBytes(s)
+			if err == nil && (n < 1<<16 || n > 1<<30) {
+				err = fmt.Errorf("expected a size from 64k to 1g, found %s", quote(s))
+			}
+			return n, err
+		}, func(d *Datapath) *uint64 { return &d.FragMemory })},
 	}
 }
 
@@ -85,14 +91,14 @@ func limitsFields() []field[Limits] {
 		{key: "half_open_per_source", typ: "number", def: "10", doc: "Half-open IKE SAs of one address.", set: integer(1, 1<<30, func(m *Limits) *int { return &m.HalfOpenPerSource })},
 		{key: "cookie_threshold", typ: "number", def: "30", doc: "Half-open IKE SAs from which on a peer must send back a cookie; one whose address has half of half_open_per_source must anyway. 0: never.", set: integer(0, 1<<30, func(m *Limits) *int { return &m.CookieThreshold })},
 		{key: "rate_per_source", typ: "number", def: "50", doc: "IKE_SA_INIT requests of one address per second; 0: no limit.", set: integer(0, 1<<30, func(m *Limits) *int { return &m.RatePerSource })},
-		{key: "half_open_timeout", typ: "time", def: "30s", doc: "How long a peer may take to authenticate.", set: duration(func(m *Limits) *timeDuration { return &m.HalfOpenTimeout })},
+		{key: "half_open_timeout", typ: "time", def: "30s", doc: "How long a peer may take to authenticate.", set: positive(func(m *Limits) *timeDuration { return &m.HalfOpenTimeout })},
 		{key: "ike_sas", typ: "number", def: "0", doc: "IKE SAs in all; 0: no limit.", set: integer(0, 1<<30, func(m *Limits) *int { return &m.IKESAs })},
 	}
 }
 
 func retransmitFields() []field[Retransmit] {
 	return []field[Retransmit]{
-		{key: "timeout", typ: "time", def: "2s", doc: "First wait.", set: duration(func(r *Retransmit) *timeDuration { return &r.Timeout })},
+		{key: "timeout", typ: "time", def: "2s", doc: "First wait.", set: positive(func(r *Retransmit) *timeDuration { return &r.Timeout })},
 		{key: "base", typ: "number", def: "1.8", doc: "Each wait is that much longer than the one before.", set: value(func(s string) (float64, error) {
 			f, err := strconv.ParseFloat(s, 64)
 			if err != nil || !(f >= 1 && f <= 10) {

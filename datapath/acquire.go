@@ -33,7 +33,7 @@ type acquire struct {
 
 func (a *acquires) init() { a.pending = map[uint64]*acquire{} }
 
-// add takes a frame that cannot be sent. ask tells that this is the first, so
+// add takes a frame that cannot be sent; nil: it was sent in clear. ask tells that this is the first, so
 // that an event is due; held that the frame is kept.
 func (a *acquires) add(p *spd.Policy, frame []byte, now time.Time) (ask, held bool) {
 	a.mu.Lock()
@@ -47,7 +47,7 @@ func (a *acquires) add(p *spd.Policy, frame []byte, now time.Time) (ask, held bo
 		a.pending[p.ID] = q
 		ask = true
 	}
-	if len(q.frames) < holdFrames && q.octets+len(frame) <= holdOctets {
+	if frame != nil && len(q.frames) < holdFrames && q.octets+len(frame) <= holdOctets {
 		q.frames = append(q.frames, bytes.Clone(frame))
 		q.octets += len(frame)
 		held = true
@@ -95,7 +95,12 @@ func (a *acquires) expire(now time.Time) (lost int) {
 // miss handles a frame of a Protect policy that no SA serves.
 func (w *outWorker) miss(p *spd.Policy, flow *spd.Flow, frame []byte) {
 	d := w.d
-	if d.opt.FailOpen {
+	if p.FailOpen {
+		if p.Acquire && !w.releasing {
+			if ask, _ := d.acquires.add(p, nil, d.now()); ask {
+				w.ask(p, flow)
+			}
+		}
 		w.c.n[outFailOpen].Add(1)
 		w.clear()
 		return
@@ -105,9 +110,7 @@ func (w *outWorker) miss(p *spd.Policy, flow *spd.Flow, frame []byte) {
 		return
 	}
 	ask, held := d.acquires.add(p, frame, d.now())
-	if ask && !d.events.emit(backend.Acquire{Policy: p.ID, ReqID: p.ReqID, Flow: *flow}) {
-		w.c.n[eventsLost].Add(1)
-		d.acquires.forget(p.ID) // the next packet asks again
+	if ask && !w.ask(p, flow) {
 		held = false
 	}
 	if held {
@@ -115,6 +118,17 @@ func (w *outWorker) miss(p *spd.Policy, flow *spd.Flow, frame []byte) {
 	} else {
 		w.c.n[outNoSA].Add(1)
 	}
+}
+
+// ask tells that a policy wants an SA. False: nobody heard it, and the next packet
+// asks again.
+func (w *outWorker) ask(p *spd.Policy, flow *spd.Flow) bool {
+	if w.d.events.emit(backend.Acquire{Policy: p.ID, ReqID: p.ReqID, Flow: *flow}) {
+		return true
+	}
+	w.c.n[eventsLost].Add(1)
+	w.d.acquires.forget(p.ID)
+	return false
 }
 
 // release sends what waited for an SA.

@@ -117,7 +117,7 @@ func New(o Options) (*Datapath, error) {
 		io.Raw = raw
 	}
 	r, err := route.New(route.Options{Device: dev.Name(), MTU: o.MTU, Table: o.Table, Priority: o.Priority,
-		Mark: o.Mark, FailOpen: o.FailOpen, Warn: warn})
+		Mark: o.Mark, Warn: warn})
 	if err != nil {
 		return fail(err)
 	}
@@ -156,7 +156,7 @@ func NewIO(o Options, io IO) *Datapath {
 	}
 	d.slow = newOutWorker(d, 0, queues[0])
 	d.slow.big = make([]byte, esp.Headroom+65535+esp.Tailroom)
-	d.frags = ip.NewReassembler(fragBudget)
+	d.frags = ip.NewReassembler(o.FragMemory)
 	n := 0
 	for _, w := range d.outs {
 		d.wg.Go(w.run)
@@ -206,9 +206,6 @@ func (d *Datapath) Describe() backend.Info {
 		detail += ", UDP encapsulation only"
 	case d.io.UDP == nil:
 		detail += ", no UDP encapsulation"
-	}
-	if d.opt.FailOpen {
-		detail += ", fails open"
 	}
 	detail += "; " + d.clearText()
 	return backend.Info{Name: "userspace", Detail: detail, UDPEncapOnly: d.io.Raw == nil, Supports: supports}

@@ -103,8 +103,10 @@ func TestFailClosed(t *testing.T) {
 
 // With fail: open the same traffic passes in clear, and is counted.
 func TestFailOpen(t *testing.T) {
-	a, _ := pair(t, Options{FailOpen: true}, 1500)
-	if err := a.ApplyPolicies(nil, []spd.Policy{backendtest.Policy(1, 1, net4A, net4B)}); err != nil {
+	a, _ := pair(t, Options{}, 1500)
+	open := backendtest.Policy(1, 1, net4A, net4B)
+	open.FailOpen = true
+	if err := a.ApplyPolicies(nil, []spd.Policy{open}); err != nil {
 		t.Fatal(err)
 	}
 	p := packet(host(net4A, 1), host(net4B, 1), 10)

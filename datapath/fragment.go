@@ -7,9 +7,6 @@ import (
 	"iked/datapath/tun"
 )
 
-// fragBudget bounds the memory for fragments that wait for each other.
-const fragBudget = 1 << 20
-
 // fragment takes a fragment while a policy names ports: only a whole packet can
 // be looked up then (RFC 4301, Section 7). Without such a policy fragments are
 // carried as they are.

@@ -17,16 +17,24 @@ type guarded struct {
 }
 
 // Add guards the local selectors first: what cannot be guarded is still
-// protected on its way out.
-func (r *guarded) Add(remote []netip.Prefix, local []spd.TS) error {
+// protected on its way out. A policy that fails open guards nothing: its peer
+// answers in clear what was sent in clear.
+func (r *guarded) Add(remote []netip.Prefix, local []spd.TS, open bool) error {
+	if open {
+		return r.Router.Add(remote, local, open)
+	}
 	if err := r.guard.Add(local); err != nil {
 		r.warn(err.Error())
 	}
-	return r.Router.Add(remote, local)
+	return r.Router.Add(remote, local, open)
 }
 
-func (r *guarded) Remove(remote []netip.Prefix, local []spd.TS) error {
-	return errors.Join(r.Router.Remove(remote, local), r.guard.Remove(local))
+func (r *guarded) Remove(remote []netip.Prefix, local []spd.TS, open bool) error {
+	err := r.Router.Remove(remote, local, open)
+	if open {
+		return err
+	}
+	return errors.Join(err, r.guard.Remove(local))
 }
 
 func (r *guarded) Close() error { return errors.Join(r.Router.Close(), r.guard.Close()) }

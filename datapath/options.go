@@ -18,6 +18,8 @@ const (
 	DefaultMTU      = 1400
 	DefaultTable    = 5220
 	DefaultPriority = 5220
+	// DefaultFragMemory holds 64 of the largest packets.
+	DefaultFragMemory = 4 << 20
 )
 
 // Options of New. The zero value of a field is its default.
@@ -30,10 +32,11 @@ type Options struct {
 	// Mark is the packet mark of the daemon's own packets; the transport's
 	// sockets must have the same. 0: none, which only works when no remote
 	// selector covers a peer's own address.
-	Mark uint32
-	// FailOpen lets traffic of a tunnel that is down pass in clear. Without it
-	// such traffic is dropped.
-	FailOpen bool
+	Mark     uint32
+	HopLimit uint8 // of tunnel headers; 64
+	// FragMemory bounds the octets of fragments that wait for the others;
+	// DefaultFragMemory.
+	FragMemory int
 	// UDP is the socket for UDP encapsulation; nil: SAs with it are refused.
 	UDP UDP
 	// UDPEncapOnly opens no raw sockets.
@@ -65,8 +68,8 @@ type Raw interface {
 
 // Router brings packets to the device; route.Manager implements it.
 type Router interface {
-	Add(remote []netip.Prefix, local []spd.TS) error
-	Remove(remote []netip.Prefix, local []spd.TS) error
+	Add(remote []netip.Prefix, local []spd.TS, open bool) error
+	Remove(remote []netip.Prefix, local []spd.TS, open bool) error
 	SetThrows(list []netip.Prefix) error
 	DropOrphans() error
 	Adopted() int
@@ -103,6 +106,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Priority == 0 {
 		o.Priority = DefaultPriority
+	}
+	if o.FragMemory == 0 {
+		o.FragMemory = DefaultFragMemory
 	}
 	if o.Log == nil {
 		o.Log = func(trace.Record) {}

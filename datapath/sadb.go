@@ -119,6 +119,7 @@ func (d *Datapath) carries(name string, encap *sad.Encap) error {
 func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 	c := *sa
 	c.Local, c.Remote = slices.Clone(sa.Local), slices.Clone(sa.Remote)
+	c.HopLimit = d.opt.HopLimit
 	id := c.ID
 	now := d.io.Now()
 	d.mu.Lock()

@@ -79,14 +79,14 @@ func (d *Datapath) addRoutes(p *spd.Policy) error {
 	if p.Action == spd.Bypass || d.io.Router == nil {
 		return nil
 	}
-	return d.io.Router.Add(spd.Prefixes(p.Remote), p.Local)
+	return d.io.Router.Add(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
 }
 
 func (d *Datapath) removeRoutes(p *spd.Policy) error {
 	if p.Action == spd.Bypass || d.io.Router == nil {
 		return nil
 	}
-	return d.io.Router.Remove(spd.Prefixes(p.Remote), p.Local)
+	return d.io.Router.Remove(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
 }
 
 // throws lets the kernel route what a Bypass policy lets pass as a whole. A

@@ -123,7 +123,7 @@ type Config struct {
 	DPDDelay  time.Duration
 	Rekey     Lifetime      // IKE SA rekeying
 	Reauth    Lifetime      // reauthentication: reported by Event ReauthDue, done by the engine
-	KeepAlive time.Duration // NAT keepalive interval, 0: 20 s
+	KeepAlive time.Duration // NAT keepalive interval; 0: 20 s, below 0: none
 	// InitialContact: whether the initiator may send it (RFC 7296, Section 2.4).
 	InitialContact bool
 	Retransmit     Retransmit

@@ -148,7 +148,7 @@ func (sa *SA) keepAliveEvery() time.Duration {
 
 // keepAliveDue is when the next keepalive must be sent; zero: never.
 func (sa *SA) keepAliveDue() time.Time {
-	if !sa.nat.local || !sa.natt || sa.keys == nil || sa.state == Rekeyed {
+	if sa.cfg == nil || sa.cfg.KeepAlive < 0 || !sa.nat.local || !sa.natt || sa.keys == nil || sa.state == Rekeyed {
 		return time.Time{}
 	}
 	return sa.lastOutbound.Add(sa.keepAliveEvery())

@@ -88,7 +88,8 @@ type SA struct {
 	TFCPadding uint32
 	DF         DF
 	DSCP       DSCP
-	NoECN      bool // copy_ecn = no
+	NoECN      bool  // copy_ecn = no
+	HopLimit   uint8 // TTL or hop limit of the tunnel header; 0: 64
 	// Name is "connection/child", for people; Owner is handed back in events.
 	Name  string
 	Owner uint64

@@ -73,6 +73,9 @@ type Policy struct {
 	ReqID uint32
 	Mode  Mode
 	// Acquire asks for an event when an outbound packet matches and no SA
-	// serves it. The packet itself is dropped or held, never sent in clear.
+	// serves it. The packet itself is dropped or held.
 	Acquire bool
+	// FailOpen lets a packet that matches and that no SA serves pass in clear, in
+	// place of being dropped or held.
+	FailOpen bool
 }

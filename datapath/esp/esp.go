@@ -173,6 +173,7 @@ func (c *common) Touch(now time.Time) { c.meter.Touch(now) }
 type Outbound struct {
 	common
 	seq sad.Counter
+	ttl uint8 // of the tunnel header
 }
 
 // NewOutbound prepares an outbound SA; mtu is the MTU of the path to the peer,
@@ -183,6 +184,10 @@ func NewOutbound(sa *sad.SA, mtu int, now time.Time) (*Outbound, error) {
 		return nil, err
 	}
 	o.seq.Init(sa.ESN)
+	o.ttl = sa.HopLimit
+	if o.ttl == 0 {
+		o.ttl = defaultTTL
+	}
 	o.SetPath(Path{Src: sa.Src, Dst: sa.Dst, Encap: sa.Encap, MTU: mtu})
 	return o, nil
 }

@@ -22,7 +22,7 @@ type payload struct {
 func (o *Outbound) wrapTunnel(p *Path, off int, info *ip.Info, out *Sealed) payload {
 	sa := o.sa
 	out.TOS = ip.OuterTOS(info.TOS, sa.DSCP == sad.DSCPOut || sa.DSCP == sad.DSCPBoth, !sa.NoECN)
-	out.TTL = defaultTTL
+	out.TTL = o.ttl
 	out.DF = outerDF(sa.DF, info, p.inner)
 	nh := uint8(ip.ProtoIPv4)
 	if info.Version == 6 {

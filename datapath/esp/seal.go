@@ -27,7 +27,7 @@ func (o *Outbound) SealDummy(w *Scratch, buf []byte, n int, out *Sealed) Drop {
 		return NoRoom
 	}
 	w.fill(buf[Headroom : Headroom+n])
-	out.TOS, out.TTL, out.DF = 0, defaultTTL, false
+	out.TOS, out.TTL, out.DF = 0, o.ttl, false
 	return o.seal(w, buf, o.path.Load(), payload{off: Headroom, n: n, nextHeader: ip.ProtoNoNext}, out)
 }
 

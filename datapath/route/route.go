@@ -43,8 +43,6 @@ type Options struct {
 	Table    int
 	Priority int    // of the rule
 	Mark     uint32 // of packets that bypass the table
-	// FailOpen leaves the unreachable routes out.
-	FailOpen bool
 	// Warn is told of what could not be set and is not vital.
 	Warn func(msg string)
 }
@@ -66,8 +64,11 @@ type Manager struct {
 }
 
 type held struct {
-	n   int
-	src netip.Addr
+	n int
+	// closed counts those that nothing may pass in clear for: the unreachable
+	// route is theirs.
+	closed int
+	src    netip.Addr
 }
 
 // New sets the device up, adopts what a crashed process left and adds the rules.
@@ -147,7 +148,7 @@ func (m *Manager) adopt() error {
 			return fmt.Errorf("list routes of table %d: %w", m.opt.Table, err)
 		}
 		for i := range list {
-			if p, ok := prefix(list[i].Dst, family); ok && list[i].Type == unix.RTN_UNREACHABLE && !m.opt.FailOpen {
+			if p, ok := prefix(list[i].Dst, family); ok && list[i].Type == unix.RTN_UNREACHABLE {
 				m.orphans[p] = true
 				continue
 			}
@@ -222,8 +223,8 @@ func (m *Manager) route(p netip.Prefix, kind int, src netip.Addr) *netlink.Route
 
 // Add routes the traffic of a policy to the device. Each Add needs a Remove.
 // local are the policy's local selectors: an address of this host among them
-// becomes the preferred source.
-func (m *Manager) Add(remote []netip.Prefix, local []spd.TS) error {
+// becomes the preferred source. open leaves the unreachable routes out.
+func (m *Manager) Add(remote []netip.Prefix, local []spd.TS, open bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var src [2]netip.Addr
@@ -231,8 +232,15 @@ func (m *Manager) Add(remote []netip.Prefix, local []spd.TS) error {
 	// Before the routes to the device, so that no local packet sees those alone.
 	errs := []error{m.keepLocal(inside(local, remote))}
 	for _, p := range remote {
+		closed := 1
+		if open {
+			closed = 0
+		}
 		if h := m.routes[p]; h != nil {
 			h.n++
+			if h.closed += closed; h.closed == 1 && closed == 1 {
+				errs = append(errs, m.shut(p))
+			}
 			continue
 		}
 		v6 := 0
@@ -242,22 +250,21 @@ func (m *Manager) Add(remote []netip.Prefix, local []spd.TS) error {
 		if !found[v6] {
 			src[v6], found[v6] = m.source(v6 == 1, local), true
 		}
-		m.routes[p] = &held{n: 1, src: src[v6]}
-		errs = append(errs, m.install(p, src[v6]))
+		m.routes[p] = &held{n: 1, closed: closed, src: src[v6]}
+		errs = append(errs, m.install(p, src[v6], closed > 0))
 	}
 	return errors.Join(errs...)
 }
 
 // install puts the unreachable route first, so that there is no moment without.
-func (m *Manager) install(p netip.Prefix, src netip.Addr) error {
+func (m *Manager) install(p netip.Prefix, src netip.Addr, closed bool) error {
 	if p.Addr().Is6() && m.noV6 {
 		return fmt.Errorf("route to %v: this host has no IPv6 policy routing", p)
 	}
-	if !m.opt.FailOpen {
-		if err := m.h.RouteReplace(m.route(p, unreachableRoute, netip.Addr{})); err != nil {
-			return fmt.Errorf("unreachable route to %v: %w", p, err)
+	if closed {
+		if err := m.shut(p); err != nil {
+			return err
 		}
-		delete(m.orphans, p)
 	}
 	err := m.h.RouteReplace(m.route(p, deviceRoute, src))
 	if err != nil && src.IsValid() {
@@ -268,6 +275,18 @@ func (m *Manager) install(p netip.Prefix, src netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("route to %v through %s: %w", p, m.opt.Device, err)
 	}
+	return nil
+}
+
+// shut adds the unreachable route.
+func (m *Manager) shut(p netip.Prefix) error {
+	if p.Addr().Is6() && m.noV6 {
+		return nil
+	}
+	if err := m.h.RouteReplace(m.route(p, unreachableRoute, netip.Addr{})); err != nil {
+		return fmt.Errorf("unreachable route to %v: %w", p, err)
+	}
+	delete(m.orphans, p)
 	return nil
 }
 
@@ -299,7 +318,7 @@ func (m *Manager) source(v6 bool, local []spd.TS) netip.Addr {
 }
 
 // Remove takes back one Add of the same selectors.
-func (m *Manager) Remove(remote []netip.Prefix, local []spd.TS) error {
+func (m *Manager) Remove(remote []netip.Prefix, local []spd.TS, open bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
@@ -308,20 +327,26 @@ func (m *Manager) Remove(remote []netip.Prefix, local []spd.TS) error {
 		if h == nil {
 			continue
 		}
-		if h.n--; h.n > 0 {
+		h.n--
+		if !open {
+			if h.closed--; h.closed == 0 && h.n > 0 {
+				errs = append(errs, m.del(m.route(p, unreachableRoute, netip.Addr{})))
+			}
+		}
+		if h.n > 0 {
 			continue
 		}
 		delete(m.routes, p)
-		errs = append(errs, m.uninstall(p, h.src))
+		errs = append(errs, m.uninstall(p, !open))
 	}
 	errs = append(errs, m.dropLocal(inside(local, remote)))
 	return errors.Join(errs...)
 }
 
-func (m *Manager) uninstall(p netip.Prefix, src netip.Addr) error {
+func (m *Manager) uninstall(p netip.Prefix, closed bool) error {
 	var errs []error
 	errs = append(errs, m.del(m.route(p, deviceRoute, netip.Addr{})))
-	if !m.opt.FailOpen {
+	if closed {
 		errs = append(errs, m.del(m.route(p, unreachableRoute, netip.Addr{})))
 	}
 	return errors.Join(errs...)
@@ -416,7 +441,7 @@ func (m *Manager) RemoveAddress(p netip.Prefix) error {
 	for q, h := range m.routes {
 		if h.src == p.Addr() {
 			h.src = netip.Addr{}
-			errs = append(errs, m.install(q, h.src))
+			errs = append(errs, m.install(q, h.src, h.closed > 0))
 		}
 	}
 	return errors.Join(errs...)
@@ -432,7 +457,7 @@ func (m *Manager) Close() error {
 	}
 	m.closed = true
 	for p, h := range m.routes {
-		err = errors.Join(err, m.uninstall(p, h.src))
+		err = errors.Join(err, m.uninstall(p, h.closed > 0))
 	}
 	for p := range m.locals {
 		err = errors.Join(err, m.del(m.route(p, localRoute, netip.Addr{})))

@@ -142,7 +142,7 @@ func TestRoutes(t *testing.T) {
 	m := w.manager(Options{})
 	local, wide, other := selectors(t, "10.1.0.0/24"), selectors(t, "10.0.0.0/8"), selectors(t, "2001:db8:2::/64")
 	for _, remote := range [][]spd.TS{wide, other} {
-		if err := m.Add(spd.Prefixes(remote), local); err != nil {
+		if err := m.Add(spd.Prefixes(remote), local, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -154,20 +154,20 @@ func TestRoutes(t *testing.T) {
 	}
 
 	// The same again, for a second policy: one removal does not take the other's.
-	if err := m.Add(spd.Prefixes(wide), local); err != nil {
+	if err := m.Add(spd.Prefixes(wide), local, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Remove(spd.Prefixes(wide), local); err != nil {
+	if err := m.Remove(spd.Prefixes(wide), local, false); err != nil {
 		t.Fatal(err)
 	}
 	w.expect("one of two policies removed", map[string]string{"10.2.0.1": "ipsec0", "10.1.0.7": "lan0"})
 
 	// What another policy protects is not let out by a local selector.
-	if err := m.Add(spd.Prefixes(local), selectors(t, "10.3.0.0/24")); err != nil {
+	if err := m.Add(spd.Prefixes(local), selectors(t, "10.3.0.0/24"), false); err != nil {
 		t.Fatal(err)
 	}
 	w.expect("a policy protects what is local to another", map[string]string{"10.1.0.7": "ipsec0"})
-	if err := m.Remove(spd.Prefixes(local), selectors(t, "10.3.0.0/24")); err != nil {
+	if err := m.Remove(spd.Prefixes(local), selectors(t, "10.3.0.0/24"), false); err != nil {
 		t.Fatal(err)
 	}
 
@@ -196,7 +196,7 @@ func TestAdopt(t *testing.T) {
 	w := newWorld(t)
 	local, remote := selectors(t, "10.1.0.0/24"), selectors(t, "10.2.0.0/16")
 	crashed := w.manager(Options{})
-	if err := crashed.Add(spd.Prefixes(remote), local); err != nil {
+	if err := crashed.Add(spd.Prefixes(remote), local, false); err != nil {
 		t.Fatal(err)
 	}
 	crashed.h.Close() // and nothing else: as kill -9 does
@@ -205,7 +205,7 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("%d prefixes adopted, want 1", m.Adopted())
 	}
 	w.expect("after the crash", map[string]string{"10.2.0.1": "unreachable"})
-	if err := m.Add(spd.Prefixes(remote), local); err != nil {
+	if err := m.Add(spd.Prefixes(remote), local, false); err != nil {
 		t.Fatal(err)
 	}
 	w.expect("claimed", map[string]string{"10.2.0.1": "ipsec0"})
@@ -225,7 +225,7 @@ func TestBypassAndSource(t *testing.T) {
 	m := w.manager(Options{})
 	defer m.Close()
 	remote := selectors(t, "0.0.0.0/0")
-	if err := m.Add(spd.Prefixes(remote), selectors(t, "10.1.0.0/24")); err != nil {
+	if err := m.Add(spd.Prefixes(remote), selectors(t, "10.1.0.0/24"), false); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.SetThrows([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}); err != nil {

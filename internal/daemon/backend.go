@@ -41,7 +41,7 @@ func (d *process) openBackend() error {
 	p := &d.cfg.Datapath
 	dp, err := datapath.New(datapath.Options{
 		Device: p.Device, Queues: d.queues(), MTU: p.MTU, Table: p.Table, Priority: p.RulePrio, Mark: d.mark(),
-		FailOpen: d.cfg.Fail == conf.FailOpen, UDP: udpPort{d.trans}, Log: d.log.record,
+		HopLimit: p.HopLimit, FragMemory: int(p.FragMemory), UDP: udpPort{d.trans}, Log: d.log.record,
 	})
 	switch {
 	case err == nil:

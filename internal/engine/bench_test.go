@@ -47,7 +47,7 @@ type responder struct {
 }
 
 // Send implements engine.Transport.
-func (r *responder) Send(local, remote netip.AddrPort, data []byte, natt bool) error {
+func (r *responder) Send(local, remote netip.AddrPort, data []byte, natt bool, dscp uint8) error {
 	r.mu.Lock()
 	r.sent = append(r.sent, ikev2.Datagram{Local: remote, Remote: local, Data: slices.Clone(data), NATT: natt})
 	r.mu.Unlock()

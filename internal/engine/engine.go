@@ -29,9 +29,10 @@ import (
 )
 
 // Transport puts IKE datagrams on the wire. natt asks for the NAT traversal port
-// with its non-ESP marker. data is not kept after the call.
+// with its non-ESP marker; dscp are the six bits of the IP header. data is not kept
+// after the call.
 type Transport interface {
-	Send(local, remote netip.AddrPort, data []byte, natt bool) error
+	Send(local, remote netip.AddrPort, data []byte, natt bool, dscp uint8) error
 	// Keepalive sends the one octet 0xFF (RFC 3948, Section 2.3).
 	Keepalive(local, remote netip.AddrPort) error
 }

@@ -182,7 +182,7 @@ func (g *gate) initRequest(d ikev2.Datagram, h isakmp.Header) string {
 		case !ok:
 			e.total[cIKEInitInReq].Add(1)
 			e.total[cIKEInitOutResp].Add(1)
-			if err := e.opt.Transport.Send(d.Local, d.Remote, answer, d.NATT); err != nil {
+			if err := e.opt.Transport.Send(d.Local, d.Remote, answer, d.NATT, 0); err != nil {
 				e.drops.add("send-error")
 			}
 			return "cookie-demanded"
@@ -263,7 +263,7 @@ func (g *gate) reply(d ikev2.Datagram, b []byte) {
 		g.e.drops.add("reply-rate")
 		return
 	}
-	if err := g.e.opt.Transport.Send(d.Local, d.Remote, b, d.NATT); err != nil {
+	if err := g.e.opt.Transport.Send(d.Local, d.Remote, b, d.NATT, 0); err != nil {
 		g.e.drops.add("send-error")
 	}
 }

@@ -17,8 +17,14 @@ const maxGraves = 4096
 // graves keep the last answers of closed SAs by the SPI that they had here.
 type graves struct {
 	mu    sync.Mutex
-	m     map[ikev2.SPI]*ikev2.Tombstone
+	m     map[ikev2.SPI]stone
 	order []grave
+}
+
+// stone is the last answer, and how it is sent.
+type stone struct {
+	*ikev2.Tombstone
+	dscp uint8
 }
 
 type grave struct {
@@ -36,13 +42,13 @@ func (s *shard) bequeath(x *ikeSA, t *ikev2.Tombstone) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.m == nil {
-		g.m = make(map[ikev2.SPI]*ikev2.Tombstone)
+		g.m = make(map[ikev2.SPI]stone)
 	}
 	for len(g.order) > 0 && (len(g.order) >= maxGraves || g.order[0].until.Before(now)) {
 		delete(g.m, g.order[0].spi)
 		g.order = g.order[1:]
 	}
-	g.m[x.spi] = t
+	g.m[x.spi] = stone{t, dscpOf(x.cfg)}
 	g.order = append(g.order, grave{x.spi, now.Add(graveTime)})
 }
 
@@ -50,15 +56,16 @@ func (s *shard) bequeath(x *ikeSA, t *ikev2.Tombstone) {
 // is kept for it.
 func (g *graves) answer(e *Engine, spi ikev2.SPI, d ikev2.Datagram) bool {
 	g.mu.Lock()
-	t := g.m[spi]
-	if t == nil {
+	t, ok := g.m[spi]
+	if !ok {
 		g.mu.Unlock()
 		return false
 	}
+	dscp := t.dscp
 	list := t.Answer(d) // has working memory of its own: one at a time
 	g.mu.Unlock()
 	for _, out := range list {
-		if err := e.opt.Transport.Send(out.Local, out.Remote, out.Data, out.NATT); err != nil {
+		if err := e.opt.Transport.Send(out.Local, out.Remote, out.Data, out.NATT, dscp); err != nil {
 			e.drops.add("send-error")
 		}
 	}

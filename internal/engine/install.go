@@ -68,7 +68,8 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 		extra := childRef(cfg)
 		reqid, key, err := s.e.policies.hold(policyWant{
 			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, mode: c.child.Mode,
-			action: spd.Protect, reqid: cfg.ReqID, priority: extra.priority, none: extra.noPolicies,
+			action: spd.Protect, reqid: cfg.ReqID, priority: extra.priority,
+			open: extra.conf != nil && !failClosed(&s.e.config.Load().global, extra.conf),
 		})
 		if err != nil {
 			return err

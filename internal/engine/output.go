@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"iked/conf"
 	"iked/ikev2"
 	"iked/internal/trace"
 	"iked/sad"
@@ -34,7 +35,7 @@ func (s *shard) output(x *ikeSA, now time.Time, out ikev2.Output) {
 }
 
 func (s *shard) send(x *ikeSA, d ikev2.Datagram) {
-	err := s.e.opt.Transport.Send(d.Local, d.Remote, d.Data, d.NATT)
+	err := s.e.opt.Transport.Send(d.Local, d.Remote, d.Data, d.NATT, dscpOf(x.cfg))
 	if err == nil {
 		x.sendFault = ""
 		return
@@ -48,6 +49,17 @@ func (s *shard) send(x *ikeSA, d ikev2.Datagram) {
 	}
 	x.sendFault = fault
 	s.e.log(s.record(x, trace.Record{Level: trace.Detail, Group: trace.NET, Warn: true, Msg: fault + "; it is tried again"}))
+}
+
+// dscpOf is the DSCP of the IKE packets of a connection; a responder that did not
+// choose one yet has none.
+func dscpOf(cfg *ikev2.Config) uint8 {
+	if cfg != nil {
+		if c, ok := cfg.Ref.(*conf.Connection); ok {
+			return c.DSCP
+		}
+	}
+	return 0
 }
 
 // cause is what the system said, without the words of the layers above.

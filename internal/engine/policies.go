@@ -32,6 +32,7 @@ type policySet struct {
 	// CHILD_SAs that serve the set.
 	standing bool
 	acquire  bool
+	open     bool   // what no SA serves passes in clear
 	priority uint32 // configured, 0: computed
 	sas      int
 	action   spd.Action
@@ -52,7 +53,9 @@ type policies struct {
 	db    backend.SPDB
 	sets  map[policyKey]*policySet
 	byPol map[uint64]*policySet
-	inUse map[uint32]int // reqid → sets
+	// byChild has the sets of a configured child.
+	byChild map[childKey]map[*policySet]bool
+	inUse   map[uint32]int // reqid → sets
 	// firstFree: no number before it is free.
 	firstFree uint32
 	nextPol   uint64
@@ -63,6 +66,7 @@ func newPolicies(db backend.SPDB) *policies {
 		db:        db,
 		sets:      make(map[policyKey]*policySet),
 		byPol:     make(map[uint64]*policySet),
+		byChild:   make(map[childKey]map[*policySet]bool),
 		inUse:     make(map[uint32]int),
 		firstFree: 1,
 	}
@@ -81,7 +85,7 @@ type policyWant struct {
 	reqid         uint32 // configured, 0: allocate
 	priority      uint32
 	acquire       bool
-	none          bool // policies = no: only the reqid
+	open          bool
 }
 
 func (w *policyWant) key() policyKey {
@@ -122,8 +126,8 @@ func (p *policies) stand(w policyWant) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := p.sets[w.key()]
-	if set != nil && (set.acquire != w.acquire || set.priority != w.priority) {
-		set.acquire, set.priority = w.acquire, w.priority
+	if set != nil && (set.acquire != w.acquire || set.priority != w.priority || set.open != w.open) {
+		set.acquire, set.priority, set.open = w.acquire, w.priority, w.open
 		if err := p.install(set); err != nil {
 			return err
 		}
@@ -143,8 +147,8 @@ func (p *policies) lay(owner childKey) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var first error
-	for _, set := range p.sets {
-		if set.owner != owner || !set.standing {
+	for set := range p.byChild[owner] {
+		if !set.standing {
 			continue
 		}
 		set.standing, set.acquire = false, false
@@ -195,7 +199,7 @@ func (p *policies) find(policy uint64) (childKey, bool) {
 
 func (p *policies) create(w policyWant) (*policySet, error) {
 	set := &policySet{
-		key: w.key(), reqid: w.reqid, static: w.reqid != 0, acquire: w.acquire, priority: w.priority,
+		key: w.key(), reqid: w.reqid, static: w.reqid != 0, acquire: w.acquire, open: w.open, priority: w.priority,
 		action: w.action, local: w.local, remote: w.remote, owner: w.child,
 	}
 	if set.reqid == 0 && w.action == spd.Protect {
@@ -208,15 +212,17 @@ func (p *policies) create(w policyWant) (*policySet, error) {
 	if n := len(group(w.local)) * len(group(w.remote)); n > maxEntries {
 		return nil, fmt.Errorf("policy %s: the selectors make %d entries, at most %d are installed for one CHILD_SA; use fewer, or ones of equal width", w.child, n, maxEntries)
 	}
-	if !w.none {
-		if err := p.install(set); err != nil {
-			return nil, err
-		}
+	if err := p.install(set); err != nil {
+		return nil, err
 	}
 	if set.reqid != 0 {
 		p.inUse[set.reqid]++
 	}
 	p.sets[set.key] = set
+	if p.byChild[set.owner] == nil {
+		p.byChild[set.owner] = make(map[*policySet]bool, 1)
+	}
+	p.byChild[set.owner][set] = true
 	return set, nil
 }
 
@@ -248,6 +254,9 @@ func (p *policies) dropIfUnused(set *policySet) error {
 		return nil
 	}
 	delete(p.sets, set.key)
+	if delete(p.byChild[set.owner], set); len(p.byChild[set.owner]) == 0 {
+		delete(p.byChild, set.owner)
+	}
 	if set.reqid != 0 {
 		if p.inUse[set.reqid]--; p.inUse[set.reqid] == 0 {
 			delete(p.inUse, set.reqid)
@@ -294,7 +303,7 @@ func expand(set *policySet) []spd.Policy {
 			}
 			out = append(out, spd.Policy{
 				Name: set.owner.String(), Action: set.action, Local: l.ts, Remote: r.ts,
-				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.key.mode, Acquire: set.acquire,
+				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.key.mode, Acquire: set.acquire, FailOpen: set.open,
 			})
 		}
 	}

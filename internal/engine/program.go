@@ -35,9 +35,8 @@ type connProgram struct {
 
 // childExtra is what the engine keeps with a child's configuration.
 type childExtra struct {
-	conf       *conf.Child
-	priority   uint32
-	noPolicies bool
+	conf     *conf.Child
+	priority uint32
 }
 
 func childRef(c *ikev2.ChildConfig) childExtra {
@@ -159,11 +158,15 @@ const dpdAlways = 30 * time.Second
 
 // ikeConfig is a connection as the state machine reads it.
 func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
+	keepAlive := g.KeepAlive
+	if keepAlive == 0 {
+		keepAlive = -1 // none; 0 is the default there
+	}
 	cfg := &ikev2.Config{
 		Name: c.Name, Proposals: c.Proposals,
 		Local: authConfig(c.Local, true), Remote: authConfig(c.Remote, false),
 		FragmentSize: g.FragmentSize, ForceEncap: c.Encap, SendCertReq: c.SendCertReq,
-		VIPs: c.VIPs, Pools: c.Pools, DPDDelay: c.DPDDelay, KeepAlive: g.KeepAlive, PortNATT: g.PortNATT,
+		VIPs: c.VIPs, Pools: c.Pools, DPDDelay: c.DPDDelay, KeepAlive: keepAlive, PortNATT: g.PortNATT,
 		InitialContact: c.Unique != conf.UniqueNever, HalfOpen: g.Limits.HalfOpenTimeout,
 		Retransmit: ikev2.Retransmit{Timeout: g.Retransmit.Timeout, Base: g.Retransmit.Base,
 			Tries: g.Retransmit.Tries, Max: g.Retransmit.Max, Jitter: g.Retransmit.Jitter},

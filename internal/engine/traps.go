@@ -23,6 +23,9 @@ func (p *supervisor) stand(c *connState, k *kidState) {
 	}
 	trap := startAction(k.conf)&conf.ActionTrap != 0
 	if !trap && !failClosed(&p.global, k.conf) {
+		if err := p.e.policies.lay(childKey{c.name, k.conf.Name}); err != nil {
+			p.e.warnf(trace.KNL, "%v", err)
+		}
 		return
 	}
 	p.trap(c, k, trap)
@@ -60,7 +63,7 @@ func staticOrAny(list []conf.TS) []spd.TS {
 // hosts themselves need their addresses first; names are looked up aside.
 func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
 	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, mode: k.ike.Mode,
-		reqid: k.conf.ReqID, priority: k.conf.Priority, acquire: acquire}
+		reqid: k.conf.ReqID, priority: k.conf.Priority, acquire: acquire, open: !failClosed(&p.global, k.conf)}
 	dynamic := slices.ContainsFunc(k.conf.Remote, func(t conf.TS) bool { return t.Dynamic }) ||
 		slices.ContainsFunc(k.conf.Local, func(t conf.TS) bool { return t.Dynamic })
 	if !dynamic {

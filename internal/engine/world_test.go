@@ -147,7 +147,7 @@ func (g *gateway) stop() {
 // wire is the transport of a gateway.
 type wire struct{ g *gateway }
 
-func (x wire) Send(local, remote netip.AddrPort, data []byte, natt bool) error {
+func (x wire) Send(local, remote netip.AddrPort, data []byte, natt bool, dscp uint8) error {
 	w := x.g.w
 	d := ikev2.Datagram{Local: remote, Remote: local, NATT: natt, Data: slices.Clone(data)}
 	w.mu.Lock()

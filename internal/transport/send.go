@@ -15,23 +15,23 @@ import (
 var ErrNoSocket = errors.New("no socket of this address family")
 
 // Send sends one IKE message; natt sends it from the NAT traversal port with
-// the non-ESP marker. An invalid or unspecified local address leaves the source
+// the non-ESP marker, dscp are the six bits of the IP header. An invalid or unspecified local address leaves the source
 // to the kernel; the port of local is ignored. The packet may be fragmented on
 // its way. Transient faults (no route, link down, no buffers) are counted and
 // returned: retransmission is the engine's.
-func (t *Transport) Send(local, remote netip.AddrPort, data []byte, natt bool) error {
+func (t *Transport) Send(local, remote netip.AddrPort, data []byte, natt bool, dscp uint8) error {
 	if natt {
 		data = append(make([]byte, markerLen, markerLen+len(data)), data...)
 	}
-	return t.send(local, remote, data, natt)
+	return t.send(local, remote, data, natt, dscp)
 }
 
 // Keepalive sends one NAT keepalive (RFC 3948, Section 2.3).
 func (t *Transport) Keepalive(local, remote netip.AddrPort) error {
-	return t.send(local, remote, []byte{0xff}, true)
+	return t.send(local, remote, []byte{0xff}, true, 0)
 }
 
-func (t *Transport) send(local, remote netip.AddrPort, data []byte, natt bool) error {
+func (t *Transport) send(local, remote netip.AddrPort, data []byte, natt bool, dscp uint8) error {
 	if !remote.IsValid() || remote.Port() == 0 {
 		return fmt.Errorf("send to %v: expected an address and a port", remote)
 	}
@@ -48,7 +48,7 @@ func (t *Transport) send(local, remote netip.AddrPort, data []byte, natt bool) e
 	if local.IsValid() && family(local.Addr()) != f {
 		return fmt.Errorf("send from %v to %v: addresses of different families", local.Addr(), remote)
 	}
-	p := [1]batch.Packet{{Data: data, Local: local, Remote: remote}}
+	p := [1]batch.Packet{{Data: data, Local: local, Remote: remote, TOS: dscp << 2}}
 	res := ep.send(p[:])
 	if res.Err != nil {
 		if !errors.Is(res.Err, os.ErrClosed) {

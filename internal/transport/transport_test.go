@@ -74,7 +74,7 @@ func TestIKEOnBothPorts(t *testing.T) {
 					to, from = bNATT, aNATT
 				}
 				msg := bytes.Repeat([]byte{1, 2, 3, 4}, 500)
-				if err := a.Send(netip.AddrPortFrom(addr, from), netip.AddrPortFrom(addr, to), msg, natt); err != nil {
+				if err := a.Send(netip.AddrPortFrom(addr, from), netip.AddrPortFrom(addr, to), msg, natt, 0); err != nil {
 					t.Fatal(err)
 				}
 				d := receive(t, got)
@@ -173,7 +173,7 @@ func TestOverflowDropsNewest(t *testing.T) {
 	to := netip.AddrPortFrom(loopback["IPv4"], port)
 	send := func(c byte) {
 		t.Helper()
-		if err := a.Send(netip.AddrPort{}, to, []byte{c}, false); err != nil {
+		if err := a.Send(netip.AddrPort{}, to, []byte{c}, false, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -204,19 +204,19 @@ func TestSendFaultIsSurvived(t *testing.T) {
 	port, _ := b.Ports()
 	to := netip.AddrPortFrom(loopback["IPv4"], port)
 	// A source address that is not ours.
-	if err := a.Send(netip.MustParseAddrPort("192.0.2.77:0"), to, []byte("x"), false); err == nil {
+	if err := a.Send(netip.MustParseAddrPort("192.0.2.77:0"), to, []byte("x"), false, 0); err == nil {
 		t.Fatal("sent from a foreign address")
 	}
 	if a.Counters()["socket_unreachable"] == 0 {
 		t.Errorf("not counted: %v", a.Counters())
 	}
-	if err := a.Send(netip.AddrPort{}, to, []byte("y"), false); err != nil {
+	if err := a.Send(netip.AddrPort{}, to, []byte("y"), false, 0); err != nil {
 		t.Fatal(err)
 	}
 	if d := receive(t, got); string(d.Data) != "y" {
 		t.Errorf("got %q", d.Data)
 	}
-	if err := a.Send(netip.AddrPort{}, netip.AddrPort{}, []byte("z"), false); err == nil {
+	if err := a.Send(netip.AddrPort{}, netip.AddrPort{}, []byte("z"), false, 0); err == nil {
 		t.Error("sent to no address")
 	}
 }
@@ -240,7 +240,7 @@ func TestHandlerPanicIsSurvived(t *testing.T) {
 	_, port := b.Ports()
 	to := netip.AddrPortFrom(loopback["IPv4"], port)
 	a.SendESP(0, []batch.Packet{{Data: []byte{1, 2, 3, 4, 5, 6, 7, 8}, Remote: to}})
-	if err := a.Send(netip.AddrPort{}, to, []byte("after"), true); err != nil {
+	if err := a.Send(netip.AddrPort{}, to, []byte("after"), true, 0); err != nil {
 		t.Fatal(err)
 	}
 	if d := receive(t, got); string(d.Data) != "after" {
@@ -256,7 +256,7 @@ func TestCloseTwice(t *testing.T) {
 	a.Start()
 	a.Close()
 	a.Close()
-	if err := a.Send(netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:9"), []byte("x"), false); err == nil {
+	if err := a.Send(netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:9"), []byte("x"), false, 0); err == nil {
 		t.Error("sent after Close")
 	}
 }
@@ -286,5 +286,31 @@ func TestBatchDoesNotAllocate(t *testing.T) {
 	})
 	if n != 0 {
 		t.Errorf("%v allocations per batch of %d, want 0", n, len(ps))
+	}
+}
+
+// The DSCP that a connection asks for is in the IP header of its IKE packets, on
+// both ports; the ECN field stays empty.
+func TestDSCP(t *testing.T) {
+	a, _ := start(t, Options{})
+	for name, addr := range loopback {
+		for _, natt := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s natt=%v", name, natt), func(t *testing.T) {
+				c, err := batch.ListenUDP(batch.Config{Local: netip.AddrPortFrom(addr, 0)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				for _, dscp := range []uint8{0b101110, 0} {
+					if err := a.Send(netip.AddrPort{}, netip.AddrPortFrom(addr, c.Port()), []byte("ike"), natt, dscp); err != nil {
+						t.Fatal(err)
+					}
+					got, err := batch.NewReader(c, 1, 2048).Read()
+					if err != nil || len(got) != 1 || got[0].TOS != dscp<<2 {
+						t.Errorf("DSCP %06b arrived as %+v, %v", dscp, got, err)
+					}
+				}
+			})
+		}
 	}
 }
