@@ -3,6 +3,7 @@ package batch
 import (
 	"net/netip"
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,8 @@ type Reader struct {
 	oobs    [][oobSize]byte
 	packets []Packet
 
-	n     int // result of the last call
+	pace  pace // of a dedicated socket
+	n     int  // result of the last call
 	errno unix.Errno
 	call  func(fd uintptr) bool
 }
@@ -60,6 +62,9 @@ func (r *Reader) recv(fd uintptr) bool {
 			h.SetControllen(oobSize)
 		}
 	}
+	if r.c.wake >= 0 && !r.pace.full() {
+		rest()
+	}
 	for {
 		// It never waits. Telling the scheduler of it would cost more than it does.
 		n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
@@ -68,6 +73,9 @@ func (r *Reader) recv(fd uintptr) bool {
 		}
 		if e == unix.EAGAIN && r.c.wake >= 0 {
 			if r.c.await(fd, unix.POLLIN) {
+				if !r.pace.woken(time.Now()) {
+					rest()
+				}
 				continue
 			}
 			e = unix.ECANCELED
@@ -113,6 +121,9 @@ func (r *Reader) Read() ([]Packet, error) {
 		}
 		p.Data = data
 		r.packets = append(r.packets, p)
+	}
+	if r.c.wake >= 0 {
+		r.pace.read(len(r.packets), time.Now())
 	}
 	return r.packets, nil
 }
