@@ -113,11 +113,11 @@ func keywords() map[string]Transform {
 	return m
 }
 
-// Keywords lists every keyword that this build implements, sorted.
+// Keywords lists every keyword that a proposal may have in this build, sorted.
 func Keywords() []string {
 	var out []string
 	for k, t := range keywords() {
-		if t.Implemented() {
+		if t.Implemented() && !forbidden(t) {
 			out = append(out, k)
 		}
 	}
@@ -125,13 +125,13 @@ func Keywords() []string {
 	return out
 }
 
-// Implemented lists every algorithm that this build implements, once, without
-// key lengths, by type and number.
+// Implemented lists every algorithm that a proposal may have in this build, once,
+// without key lengths, by type and number.
 func Implemented() []Transform {
 	seen := map[Transform]bool{}
 	var out []Transform
 	for _, t := range keywords() {
-		if !t.Implemented() {
+		if !t.Implemented() || forbidden(t) {
 			continue
 		}
 		t.KeyBits = 0

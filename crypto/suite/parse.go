@@ -80,6 +80,12 @@ func parseProposal(proto Protocol, item string, table map[string]Transform) (Pro
 	return p, nil
 }
 
+// forbidden tells of what must not be negotiated though it is implemented: HMAC-MD5
+// (RFC 8247, Sections 2.2 and 2.3; RFC 8221, Section 6).
+func forbidden(t Transform) bool {
+	return t.Type == INTEG && t.ID == IntegHMACMD5_96 || t.Type == PRF && t.ID == PRFHMACMD5
+}
+
 // lookUp finds one keyword. An algorithm that the grammar knows and the build
 // lacks is refused here, with the keyword that was written.
 func lookUp(word string, table map[string]Transform) (Transform, error) {
@@ -87,6 +93,9 @@ func lookUp(word string, table map[string]Transform) (Transform, error) {
 		return Transform{}, fmt.Errorf("has an empty keyword; write keywords joined by a single \"-\"")
 	}
 	if t, ok := table[word]; ok {
+		if forbidden(t) {
+			return Transform{}, fmt.Errorf("keyword %q (%v): HMAC-MD5 must not be used any more; use \"sha256\"", word, t)
+		}
 		if !t.Implemented() {
 			return Transform{}, fmt.Errorf("keyword %q (%v): this build does not implement it; remove it or choose another %v algorithm", word, t, t.Type)
 		}
