@@ -38,11 +38,7 @@ func (d *process) openBackend() error {
 	if err := d.lockTable(); err != nil {
 		return err
 	}
-	p := &d.cfg.Datapath
-	dp, err := datapath.New(datapath.Options{
-		Device: p.Device, Queues: d.queues(), MTU: p.MTU, Table: p.Table, Priority: p.RulePrio, Mark: d.mark(),
-		HopLimit: p.HopLimit, FragMemory: int(p.FragMemory), UDP: udpPort{d.trans}, Log: d.log.record,
-	})
+	dp, err := datapath.New(d.datapathOptions())
 	switch {
 	case err == nil:
 		d.back = dp
@@ -56,6 +52,14 @@ func (d *process) openBackend() error {
 		return fmt.Errorf("userspace backend: %w; it needs root, or CAP_NET_ADMIN and CAP_NET_RAW and the right to open /dev/net/tun", err)
 	}
 	return fmt.Errorf("userspace backend: %w", err)
+}
+
+func (d *process) datapathOptions() datapath.Options {
+	p := &d.cfg.Datapath
+	return datapath.Options{
+		Device: p.Device, Queues: d.queues(), MTU: p.MTU, Table: p.Table, Priority: p.RulePrio, Mark: d.mark(),
+		HopLimit: p.HopLimit, FragMemory: int(p.FragMemory), UDP: udpPort{d.trans}, Log: d.log.record,
+	}
 }
 
 // udpPort is the transport as the datapath sees it.

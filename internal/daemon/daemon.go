@@ -177,13 +177,16 @@ func (d *process) start() error {
 	return nil
 }
 
+func (d *process) transportOptions() transport.Options {
+	return transport.Options{
+		Port: d.cfg.Port, PortNATT: d.cfg.PortNATT, Mark: d.mark(), Queues: d.queues(), Log: d.log.record, OnDatagram: d.receive,
+	}
+}
+
 // openTransport opens the sockets; a port that is taken is told with who has it.
 func (d *process) openTransport() error {
 	var err error
-	d.trans, err = transport.New(transport.Options{
-		Port: d.cfg.Port, PortNATT: d.cfg.PortNATT, Mark: d.cfg.Datapath.Mark, Queues: d.queues(),
-		Log: d.log.record, OnDatagram: d.receive,
-	})
+	d.trans, err = transport.New(d.transportOptions())
 	switch {
 	case err == nil:
 		return nil

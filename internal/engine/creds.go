@@ -99,11 +99,16 @@ func (s *credStore) sign(w ikev2.Sign) ikev2.SignReply {
 	return ikev2.SignReply{Method: method, Auth: auth, Err: err}
 }
 
+// demands are what a remote section asks of a certificate.
+func demands(a *conf.Auth) pki.Peer {
+	return pki.Peer{Listed: a.Certs, CACerts: a.CACerts, Constraints: a.Constraints, Revocation: a.Revocation, CAID: a.CAID, Policies: a.CertPolicy}
+}
+
 // verify checks the chain, the identity and the AUTH payload of a peer.
 func (s *credStore) verify(now time.Time, w ikev2.Verify) ikev2.VerifyReply {
 	a := authOf(w.Config.Remote)
-	p := pki.Peer{ID: w.ID, Listed: a.Certs, CACerts: a.CACerts, Constraints: a.Constraints,
-		Revocation: a.Revocation, CAID: a.CAID, Policies: a.CertPolicy}
+	p := demands(a)
+	p.ID = w.ID
 	for _, c := range w.Certs {
 		if c.Encoding == pki.EncodingX509 {
 			p.Certs = append(p.Certs, c.Data)

@@ -120,6 +120,8 @@ func (g *gateway) crash() {
 	if e == nil {
 		return
 	}
+	g.w.cut(g, true) // its last words reach nobody
+	defer g.w.cut(g, false)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	e.Close(ctx)
