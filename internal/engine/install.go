@@ -8,6 +8,7 @@ import (
 
 	"iked/ikev2"
 	"iked/internal/backend"
+	"iked/internal/secret"
 	"iked/internal/trace"
 	"iked/sad"
 	"iked/spd"
@@ -151,6 +152,10 @@ func (s *shard) uninstall(c *childSA, in, out bool) {
 	}
 	if c.in || c.out {
 		return
+	}
+	// Nothing carries packets with these keys any more.
+	for _, k := range []secret.Bytes{c.child.EncrIn, c.child.IntegIn, c.child.EncrOut, c.child.IntegOut} {
+		k.Destroy()
 	}
 	if c.held {
 		c.held = false
