@@ -272,9 +272,14 @@ func addedRemoved[T any, K comparable](old, new []T, key func(T) K) (added, remo
 func changedKeys[T any](a, b *T) []string {
 	var keys []string
 	x, y := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
+	var one, other []byte
 	for i := range x.NumField() {
 		f := x.Type().Field(i)
-		if !f.IsExported() || bytes.Equal(appendValue(nil, x.Field(i)), appendValue(nil, y.Field(i))) {
+		if !f.IsExported() {
+			continue
+		}
+		one, other = appendValue(one[:0], x.Field(i)), appendValue(other[:0], y.Field(i))
+		if bytes.Equal(one, other) {
 			continue
 		}
 		k := keyOf(f.Name)
@@ -311,7 +316,7 @@ func keyOf(name string) string {
 
 // same compares what two values say; places in files do not count.
 func same[T any](a, b *T) bool {
-	x, y := appendValue(nil, reflect.ValueOf(a)), appendValue(nil, reflect.ValueOf(b))
+	x, y := appendValue(make([]byte, 0, 4096), reflect.ValueOf(a)), appendValue(make([]byte, 0, 4096), reflect.ValueOf(b))
 	defer func() { clear(x); clear(y) }()
 	return bytes.Equal(x, y)
 }

@@ -260,11 +260,15 @@ func TestOuterHeader(t *testing.T) {
 	} {
 		sa := gcmSA(t)
 		sa.DSCP, sa.DF, sa.NoECN = c.dscp, c.df, c.noECN
+		hops := uint8(64)
+		if c.noECN {
+			sa.HopLimit, hops = 33, 33
+		}
 		o, _ := pair(t, sa)
 		buf, s := sealed(t, o, c.packet)
 		start, _ := o.Encapsulate(buf, &s)
 		info := parse(t, buf[start:])
-		if info.TOS != c.tos || info.DF != c.wantDF || info.TTL != 64 || info.Src != sa.Src || info.Dst != sa.Dst {
+		if info.TOS != c.tos || info.DF != c.wantDF || info.TTL != hops || info.Src != sa.Src || info.Dst != sa.Dst {
 			t.Errorf("DSCP %d, DF %d, no ECN %v: outer header %+v, expected TOS %02x, DF %v", c.dscp, c.df, c.noECN, info, c.tos, c.wantDF)
 		}
 	}

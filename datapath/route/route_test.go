@@ -241,3 +241,39 @@ func TestBypassAndSource(t *testing.T) {
 	}
 	w.expect("without", map[string]string{"192.0.2.9": "ipsec0"})
 }
+
+// A policy that fails open has no unreachable route behind it, unless another
+// policy for the same prefix fails closed.
+func TestFailOpenRoutes(t *testing.T) {
+	w := newWorld(t)
+	m := w.manager(Options{})
+	local, remote, other := selectors(t, "10.1.0.0/24"), selectors(t, "10.2.0.0/16"), selectors(t, "10.3.0.0/16")
+	step := func(do func([]netip.Prefix, []spd.TS, bool) error, what []spd.TS, open bool) {
+		t.Helper()
+		if err := do(spd.Prefixes(what), local, open); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocked := func(when string, want int) {
+		t.Helper()
+		list, err := w.ns.Handle().RouteListFiltered(unix.AF_INET, &netlink.Route{Table: m.opt.Table, Type: unix.RTN_UNREACHABLE}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+		if err != nil || len(list) != want {
+			t.Errorf("%s: unreachable routes %v, %v, expected %d", when, list, err, want)
+		}
+	}
+	step(m.Add, remote, true)
+	blocked("one open", 0)
+	step(m.Add, other, false)
+	blocked("another closed", 1)
+	step(m.Add, remote, false)
+	blocked("the same prefix open and closed", 2)
+	step(m.Remove, remote, true)
+	blocked("the closed one is left", 2)
+	step(m.Add, remote, true)
+	step(m.Remove, remote, false)
+	blocked("the open one is left", 1)
+	w.expect("open and closed", map[string]string{"10.2.0.1": "ipsec0", "10.3.0.1": "ipsec0"})
+	step(m.Remove, remote, true)
+	step(m.Remove, other, false)
+	blocked("all removed", 0)
+}
