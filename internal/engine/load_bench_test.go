@@ -81,15 +81,16 @@ func BenchmarkReload5000(b *testing.B) {
 	}
 }
 
-// Loading 5,000 connections one by one, as the control protocol does.
-func BenchmarkLoadConn5000(b *testing.B) {
-	cfg := parseMany(b, manyConnections(many, ""))
+// Loading and unloading one connection over the control protocol beside 5,000.
+func BenchmarkLoadConnBeside5000(b *testing.B) {
+	e := loadedEngine(b, parseMany(b, manyConnections(many, "")))
+	c := parseMany(b, strings.Replace(manyConnections(1, ""), "c0", "one", 1)).Connections[0]
 	for b.Loop() {
-		e := loadedEngine(b, conf.Empty())
-		for _, c := range cfg.Connections {
-			if err := e.LoadConn(context.Background(), c); err != nil {
-				b.Fatal(err)
-			}
+		if err := e.LoadConn(context.Background(), c); err != nil {
+			b.Fatal(err)
+		}
+		if err := e.UnloadConn(context.Background(), c.Name); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
