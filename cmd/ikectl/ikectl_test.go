@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -190,9 +191,9 @@ func TestTerminalIsSafe(t *testing.T) {
 // error at once.
 func TestLogFollowsARestart(t *testing.T) {
 	connections := make(chan int, 16)
-	n := 0
+	var count atomic.Int64
 	uri := daemonAt(t, func(c net.Conn) {
-		n++
+		n := int(count.Add(1))
 		connections <- n
 		answer := answers(map[string]answer{"version": {}})
 		if n > 1 {
