@@ -60,8 +60,11 @@ func onTheWayOut(c *nftables.Chain) bool {
 	return false
 }
 
+// hood is the neighbours of an interface and family; a look asks for each once.
+type hood struct{ link, family int }
+
 // find asks the kernel for the way of one pair; nil: none.
-func (s *Shortcut) find(p pair) *Way {
+func (s *Shortcut) find(p pair, hoods map[hood][]netlink.Neigh) *Way {
 	routes, err := s.nl.RouteGetWithOptions(p.dst.AsSlice(), &netlink.RouteGetOptions{SrcAddr: p.src.AsSlice(), Mark: s.opt.Mark})
 	if err != nil || len(routes) != 1 {
 		return nil
@@ -86,9 +89,13 @@ func (s *Shortcut) find(p pair) *Way {
 	if len(r.Gw) > 0 {
 		next = r.Gw
 	}
-	neighbours, err := s.nl.NeighList(r.LinkIndex, family)
-	if err != nil {
-		return nil
+	near := hood{r.LinkIndex, family}
+	neighbours, known := hoods[near]
+	if !known {
+		if neighbours, err = s.nl.NeighList(r.LinkIndex, family); err != nil {
+			return nil
+		}
+		hoods[near] = neighbours
 	}
 	const valid = unix.NUD_PERMANENT | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
 	for i := range neighbours {

@@ -234,8 +234,9 @@ func (s *Shortcut) look(now time.Time, news bool) {
 	s.mu.Unlock()
 	ways := make(map[pair]*Way, len(asked))
 	if len(asked) > 0 && s.untouched() {
+		hoods := map[hood][]netlink.Neigh{}
 		for p := range asked {
-			w := s.find(p)
+			w := s.find(p, hoods)
 			if prev := old[p]; w != nil && prev != nil && news && w.Hop == prev.Hop && w.MTU == prev.MTU {
 				w = prev
 			}
