@@ -1,10 +1,7 @@
 package spd
 
 import (
-	"encoding/binary"
 	"net/netip"
-
-	"github.com/gaissmai/bart"
 )
 
 // splitAt is the number of candidates from which a bucket is split by local
@@ -15,15 +12,27 @@ const splitAt = 8
 // with more is filed under the whole family.
 const maxLocalKeys = 16
 
+// place is about a slot, and lies in the order's padding. Plain: the policy is
+// the only one and matches every packet to the prefix whose other address has
+// the first bits of the slot's local.
+type place struct {
+	plain bool
+	bits  uint8
+}
+
 // order is the place of an entry in the SPD: priority, then age.
 type order struct {
-	priority uint32
 	no       uint64
+	priority uint32
+	place
 }
 
 func (a order) before(b order) bool {
 	return a.priority < b.priority || a.priority == b.priority && a.no < b.no
 }
+
+// last is behind every place.
+var last = order{priority: ^uint32(0), no: ^uint64(0)}
 
 // match is the first policy that was found so far, none while pol is nil.
 type match struct {
@@ -34,63 +43,66 @@ type match struct {
 // improves tells whether an entry at that place would be before the match.
 func (m *match) improves(at order) bool { return m.pol == nil || at.before(m.at) }
 
-// slot is the value of the trie of remote prefixes: one policy, or a bucket of
-// several.
-type slot struct {
-	first *entry  // the earliest of all: nothing here is before it
-	pol   *Policy // of first, when it is the only one
-	at    order   // of first
-	// plain: first is the only one and matches every packet to this prefix whose
-	// local address lies in the prefix of hi, lo and bits.
-	plain  bool
-	bits   uint8 // of 128, for IPv4 too
-	hi, lo uint64
-	more   *bucket // nil: first is the only one
+// meta is what the slot of a prefix has beside addresses.
+type meta struct {
+	at  order // of the earliest of all: nothing here is before it
+	box *box
 }
 
-// bucket holds the policies of one remote prefix. It is immutable for readers;
-// the transaction txn that made it may still change it.
+// slot is the value of a prefix: one policy, or a bucket of several.
+type slot struct {
+	meta
+	local wide // for IPv4 the low 32 bits
+}
+
+// box is what a slot leads to. A policy lies in it: look-ups touch that and not
+// the rest of an entry.
+type box struct {
+	pol  Policy
+	e    *entry  // whose policy it is
+	more *bucket // in place of a policy: several
+}
+
+// bucket holds the policies of one prefix. It is immutable for readers; the
+// transaction txn that made it may still change it.
 type bucket struct {
 	txn   uint64
 	list  []*entry
-	local *bart.Table[leaf] // instead of list when there are many
+	local *index // by local prefixes, instead of list when there are many
 	n     int
-	// ownLocal: local was made by transaction txn, no reader has it.
-	ownLocal bool
 }
 
-// leaf is the value of a trie of local prefixes: the policies of one pair of
-// remote and local prefix.
-type leaf struct {
-	first *entry
-	pol   *Policy // of first
-	at    order
-	plain bool     // first is the only one and matches all packets of the pair
-	list  []*entry // nil: first is the only one
-	txn   uint64   // that made list
-}
+func (e *entry) order() order { return order{priority: e.pol.Priority, no: e.no} }
 
-func (e *entry) order() order { return order{e.pol.Priority, e.no} }
+// several is the slot of a bucket.
+func several(at order, b *bucket) slot {
+	at.plain, at.bits = false, 0
+	return slot{meta: meta{at: at, box: &box{more: b}}}
+}
 
 // single is the slot of one policy under a remote prefix.
 func single(e *entry, key netip.Prefix) slot {
-	s := slot{first: e, pol: e.pol, at: e.order()}
+	s := slot{meta: meta{at: e.order(), box: e.box}}
 	if e.plain() && key == commonPrefix(e.pol.Remote[0].From, e.pol.Remote[0].To) {
 		l := commonPrefix(e.pol.Local[0].From, e.pol.Local[0].To)
-		s.plain, s.bits = true, uint8(l.Bits())
+		s.at.plain, s.at.bits = true, uint8(l.Bits())
 		if l.Addr().Is4() {
-			s.bits += 96
+			s.local.lo = uint64(word4(l.Addr()))
+		} else {
+			s.local = words(l.Addr())
 		}
-		s.hi, s.lo = words(l.Addr())
 	}
 	return s
 }
 
-// pair is the leaf of one policy under a pair of prefixes.
-func pair(e *entry, remote, local netip.Prefix) leaf {
-	return leaf{first: e, pol: e.pol, at: e.order(), plain: e.plain() &&
+// pair is the slot of one policy under a pair of prefixes, in the index of the
+// local ones.
+func pair(e *entry, remote, local netip.Prefix) slot {
+	s := slot{meta: meta{at: e.order(), box: e.box}}
+	s.at.plain = e.plain() &&
 		remote == commonPrefix(e.pol.Remote[0].From, e.pol.Remote[0].To) &&
-		local == commonPrefix(e.pol.Local[0].From, e.pol.Local[0].To)}
+		local == commonPrefix(e.pol.Local[0].From, e.pol.Local[0].To)
+	return s
 }
 
 // plain tells whether the policy is about one prefix on each side, both of one
@@ -109,56 +121,76 @@ func (t *TS) whole() bool {
 	return p.Addr() == t.From && lastAddr(p) == t.To
 }
 
-// words are the 128 bits of an address, IPv4 as IPv4-mapped.
-func words(a netip.Addr) (hi, lo uint64) {
-	b := a.As16()
-	return binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
-}
-
-// local tells whether an address lies in the local prefix of a plain slot.
-func (s *slot) local(hi, lo uint64) bool {
-	if s.bits <= 64 {
-		return (hi^s.hi)>>(64-s.bits) == 0
+// lookup sets best to the first entry that matches f, if it is before best: of
+// the entries under prefixes of key, an address of f; other is f's other one.
+func (x *index) lookup(f *Flow, key, other netip.Addr, best *match) {
+	switch {
+	case key.Is4():
+		x.lookup4(f, word4(key), other, best)
+	case key.IsValid():
+		x.lookup6(f, words(key), other, best)
 	}
-	return hi == s.hi && (lo^s.lo)>>(128-s.bits) == 0
 }
 
-// lookup sets best to the first entry that matches f, if it is before best. hi
-// and lo are the local address.
-func (s *slot) lookup(f *Flow, hi, lo uint64, best *match) {
-	if !best.improves(s.at) {
+func (x *index) lookup4(f *Flow, key uint32, other netip.Addr, best *match) {
+	if !other.Is4() {
+		return // no selector is of two families
+	}
+	o := word4(other)
+	for i := range x.v4 {
+		t := &x.v4[i]
+		if !best.improves(t.at) {
+			continue
+		}
+		k := key & mask4(t.bits)
+		c := t.find(x.hash4(k), k)
+		switch {
+		case c == nil || !best.improves(c.at):
+		case !c.at.plain:
+			c.box.lookup(f, c.at, best)
+		case (o^c.local)>>(32-c.at.bits) == 0:
+			best.pol, best.at = &c.box.pol, c.at
+		}
+	}
+}
+
+func (x *index) lookup6(f *Flow, key wide, other netip.Addr, best *match) {
+	if !other.IsValid() || other.Is4() {
 		return
 	}
-	switch {
-	case s.more == nil:
-		if s.plain && f.Local.BitLen() == f.Remote.BitLen() && s.local(hi, lo) || !s.plain && s.first.matches(f) {
-			best.pol, best.at = s.pol, s.at
+	o := words(other)
+	for i := range x.v6 {
+		t := &x.v6[i]
+		if !best.improves(t.at) {
+			continue
 		}
-	case s.more.local == nil:
-		best.first(s.more.list, f)
-	default:
-		s.more.lookup(f, best)
+		m := mask6(t.bits)
+		k := wide{key.hi & m.hi, key.lo & m.lo}
+		c := t.find(x.hash6(k), k)
+		if c == nil || !best.improves(c.at) {
+			continue
+		}
+		if !c.at.plain {
+			c.box.lookup(f, c.at, best)
+			continue
+		}
+		if m = mask6(c.at.bits); (o.hi^c.local.hi)&m.hi == 0 && (o.lo^c.local.lo)&m.lo == 0 {
+			best.pol, best.at = &c.box.pol, c.at
+		}
 	}
 }
 
-func (b *bucket) lookup(f *Flow, best *match) {
-	p, err := f.Local.Prefix(f.Local.BitLen())
-	for err == nil {
-		lpm, l, ok := b.local.LookupPrefixLPM(p)
-		if !ok {
-			return
+// lookup is the look-up in what is not plain.
+func (b *box) lookup(f *Flow, at order, best *match) {
+	switch {
+	case b.more == nil:
+		if b.e.matches(f) {
+			best.pol, best.at = &b.pol, at
 		}
-		switch {
-		case !best.improves(l.at):
-		case l.list != nil:
-			best.first(l.list, f)
-		case l.plain || l.first.matches(f):
-			best.pol, best.at = l.pol, l.at
-		}
-		if lpm.Bits() == 0 {
-			return
-		}
-		p, err = f.Local.Prefix(lpm.Bits() - 1)
+	case b.more.local == nil:
+		best.first(b.more.list, f)
+	default:
+		b.more.local.lookup(f, f.Local, f.Remote, best)
 	}
 }
 

@@ -6,22 +6,22 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"github.com/gaissmai/bart"
 )
 
 // Table is the SPD: an ordered list of policies of which the first that matches
 // a packet decides (RFC 4301, Section 4.4.1). Lookup takes no lock and may run
 // in any number of workers while Apply replaces the snapshot that they read.
 //
-// A snapshot is a trie of the remote addresses; each of its prefixes has the
-// policies that may match there, sorted, and those that are many are split by
-// local addresses once more. Tries find candidates, and the selectors of a
+// A snapshot is an index of the remote prefixes; each of them has the policies
+// that may match there, sorted, and those that are many are split by local
+// prefixes once more. The indexes find candidates, and the selectors of a
 // candidate decide. The first match is exact, whatever the nesting of prefixes.
 //
 // What a look-up costs in a large table is places in memory that no cache holds.
-// So a trie carries the one policy of a prefix in itself, with its order and,
-// where the policy is about addresses only, all that is needed to decide.
+// So an index has the one policy of a prefix next to the prefix, with its order
+// and, where the policy is about addresses only, all that is needed to decide. A
+// look-up searches every prefix length that occurs, at most 33 or 129, except
+// those that have nothing before what was found.
 type Table struct {
 	snap atomic.Pointer[snapshot]
 
@@ -34,14 +34,16 @@ type Table struct {
 // entry is a policy with its place in the order. The common case of a single
 // selector on each side lies in the entry itself: one place in memory to fetch.
 type entry struct {
-	pol *Policy // by itself: look-ups touch it and not the rest
+	pol *Policy // in box
+	box *box    // what slots have
 	no  uint64  // age
 	ts  [2]TS
 }
 
 func newEntry(p *Policy) *entry {
-	pol := *p
-	e := &entry{pol: &pol}
+	b := &box{pol: *p}
+	e := &entry{pol: &b.pol, box: b}
+	b.e = e
 	e.pol.Remote = append(e.ts[:0:1], p.Remote...)
 	e.pol.Local = append(e.ts[1:1:2], p.Local...)
 	return e
@@ -67,7 +69,7 @@ func compare(a, b *entry) int {
 
 type snapshot struct {
 	generation uint64
-	remote     *bart.Table[slot]
+	remote     *index
 	fallback   *Policy
 }
 
@@ -75,7 +77,7 @@ type snapshot struct {
 // nothing. RFC 4301, Section 4.4.1 wants Discard.
 func NewTable(fallback Action) *Table {
 	t := &Table{byID: make(map[uint64]*entry)}
-	t.snap.Store(&snapshot{remote: new(bart.Table[slot]), fallback: &Policy{Name: "default", Action: fallback, Priority: ^uint32(0)}})
+	t.snap.Store(&snapshot{remote: newIndex(0), fallback: &Policy{Name: "default", Action: fallback, Priority: ^uint32(0)}})
 	return t
 }
 
@@ -111,24 +113,8 @@ func (t *Table) Policies() []Policy {
 // be changed. Lookup does not allocate.
 func (t *Table) Lookup(f *Flow) *Policy {
 	s := t.snap.Load()
-	host, err := f.Remote.Prefix(f.Remote.BitLen())
-	if err != nil {
-		return s.fallback
-	}
 	var best match
-	hi, lo := words(f.Local)
-	for p := host; ; {
-		// From the most specific prefix to the least: each may hold the first match.
-		lpm, slot, ok := s.remote.LookupPrefixLPM(p)
-		if !ok {
-			break
-		}
-		slot.lookup(f, hi, lo, &best)
-		if lpm.Bits() == 0 {
-			break
-		}
-		p, _ = f.Remote.Prefix(lpm.Bits() - 1)
-	}
+	s.remote.lookup(f, f.Remote, f.Local, &best)
 	if best.pol == nil {
 		return s.fallback
 	}
@@ -151,11 +137,7 @@ func (t *Table) Apply(remove []uint64, add []Policy) error {
 	defer t.mu.Unlock()
 	t.txn++
 	old := t.snap.Load()
-	x := tx{id: t.txn, remote: old.remote}
-	// Many changes are cheaper on one copy than on a path each.
-	if n := len(remove) + len(add); n > 16 && n > len(t.byID)/8 {
-		x.remote, x.owned = old.remote.Clone(), true
-	}
+	x := tx{id: t.txn, remote: old.remote.own(t.txn)}
 	for _, id := range remove {
 		if e := t.byID[id]; e != nil {
 			x.remove(e)

@@ -3,32 +3,13 @@ package spd
 import (
 	"net/netip"
 	"slices"
-
-	"github.com/gaissmai/bart"
 )
 
 // tx is one Apply: it makes new nodes next to those that readers still use, and
 // changes in place only what it made itself.
 type tx struct {
 	id     uint64
-	remote *bart.Table[slot]
-	owned  bool // remote is a copy of its own
-}
-
-func (x *tx) set(p netip.Prefix, s slot) {
-	if x.owned {
-		x.remote.Insert(p, s)
-	} else {
-		x.remote = x.remote.InsertPersist(p, s)
-	}
-}
-
-func (x *tx) unset(p netip.Prefix) {
-	if x.owned {
-		x.remote.Delete(p)
-	} else {
-		x.remote = x.remote.DeletePersist(p)
-	}
+	remote *index // its own
 }
 
 func (x *tx) insert(e *entry) { x.each(e, x.put) }
@@ -58,38 +39,40 @@ func (x *tx) own(b *bucket) *bucket {
 		return b
 	}
 	c := *b
-	// The local table is shared with b and changed persistently only.
-	c.txn, c.list, c.ownLocal = x.id, slices.Clone(b.list), false
+	c.txn, c.list = x.id, slices.Clone(b.list)
+	if c.local != nil {
+		c.local = c.local.own(x.id)
+	}
 	return &c
 }
 
 func (x *tx) put(p netip.Prefix, local []netip.Prefix, e *entry) {
-	s, ok := x.remote.Get(p)
+	s, ok := x.remote.get(p)
 	if !ok {
-		x.set(p, single(e, p))
+		x.remote.set(p, single(e, p))
 		return
 	}
-	b := s.more
+	b := s.box.more
 	if b == nil {
-		b = &bucket{txn: x.id, list: []*entry{s.first}, n: 1}
+		b = &bucket{txn: x.id, list: []*entry{s.box.e}, n: 1}
 	}
 	b = x.own(b)
 	b.n++
 	if at := e.order(); at.before(s.at) {
-		s.first, s.at = e, at
+		s.at = at
 	}
 	if b.local != nil {
 		x.putLocal(b, p, local, e)
 	} else if b.list = insertSorted(b.list, e); len(b.list) > splitAt {
 		x.split(b, p)
 	}
-	x.set(p, slot{first: s.first, at: s.at, more: b})
+	x.remote.set(p, several(s.at, b))
 }
 
 // split files the list of the bucket of a remote prefix by local prefixes.
 func (x *tx) split(b *bucket, remote netip.Prefix) {
 	list := b.list
-	b.list, b.local, b.ownLocal = nil, new(bart.Table[leaf]), true
+	b.list, b.local = nil, newIndex(x.id)
 	for _, e := range list {
 		local := keys(e.pol.Local, remote.Addr().Is4())
 		if len(local) > maxLocalKeys {
@@ -102,74 +85,60 @@ func (x *tx) split(b *bucket, remote netip.Prefix) {
 
 func (x *tx) putLocal(b *bucket, remote netip.Prefix, local []netip.Prefix, e *entry) {
 	for _, p := range local {
-		l, ok := b.local.Get(p)
-		switch {
-		case !ok:
-			l = pair(e, remote, p)
-		case l.list != nil && l.txn == x.id:
-			l.list = insertSorted(l.list, e)
-		case l.list != nil:
-			l.list = insertSorted(slices.Clone(l.list), e)
-		default:
-			l.list = insertSorted([]*entry{l.first}, e)
+		s, ok := b.local.get(p)
+		if !ok {
+			b.local.set(p, pair(e, remote, p))
+			continue
 		}
-		if l.list != nil {
-			l = leaf{first: l.list[0], at: l.list[0].order(), list: l.list, txn: x.id}
+		l := s.box.more
+		if l == nil {
+			l = &bucket{txn: x.id, list: []*entry{s.box.e}, n: 1}
 		}
-		x.setLocal(b, p, l)
-	}
-}
-
-func (x *tx) setLocal(b *bucket, p netip.Prefix, l leaf) {
-	if b.ownLocal {
-		b.local.Insert(p, l)
-	} else {
-		b.local = b.local.InsertPersist(p, l)
+		l = x.own(l)
+		l.list = insertSorted(l.list, e)
+		l.n++
+		b.local.set(p, several(l.list[0].order(), l))
 	}
 }
 
 func (x *tx) take(p netip.Prefix, local []netip.Prefix, e *entry) {
-	s, ok := x.remote.Get(p)
+	s, ok := x.remote.get(p)
 	if !ok {
 		return
 	}
-	if s.more == nil || s.more.n == 1 {
-		x.unset(p)
+	if s.box.more == nil || s.box.more.n == 1 {
+		x.remote.unset(p)
 		return
 	}
-	b := x.own(s.more)
+	b := x.own(s.box.more)
 	b.n--
 	if b.local == nil {
 		b.list = removeSorted(b.list, e)
 		if b.n == 1 {
-			x.set(p, single(b.list[0], p))
+			x.remote.set(p, single(b.list[0], p))
 		} else {
-			x.set(p, slot{first: b.list[0], at: b.list[0].order(), more: b})
+			x.remote.set(p, several(b.list[0].order(), b))
 		}
 		return
 	}
 	for _, lp := range local {
-		l, ok := b.local.Get(lp)
+		s, ok := b.local.get(lp)
 		switch {
 		case !ok:
-		case len(l.list) <= 1:
-			// Persistent even in an own table: rare within one transaction.
-			b.local = b.local.DeletePersist(lp)
+		case s.box.more == nil:
+			b.local.unset(lp)
 		default:
-			if l.txn != x.id {
-				l.list = slices.Clone(l.list)
-			}
+			l := x.own(s.box.more)
 			l.list = removeSorted(l.list, e)
-			if len(l.list) == 1 {
-				l = pair(l.list[0], p, lp)
+			if l.n--; l.n == 1 {
+				b.local.set(lp, pair(l.list[0], p, lp))
 			} else {
-				l = leaf{first: l.list[0], at: l.list[0].order(), list: l.list, txn: x.id}
+				b.local.set(lp, several(l.list[0].order(), l))
 			}
-			x.setLocal(b, lp, l)
 		}
 	}
-	// first stays: it is a bound, and looking for the new one would visit all.
-	x.set(p, slot{first: s.first, at: s.at, more: b})
+	// The order stays: it is a bound, and looking for the new one would visit all.
+	x.remote.set(p, several(s.at, b))
 }
 
 func insertSorted(list []*entry, e *entry) []*entry {
