@@ -4,7 +4,6 @@ go 1.26.0
 
 require (
 	filippo.io/bigmod v0.1.0
-	github.com/gaissmai/bart v0.30.0
 	github.com/go-viper/mapstructure/v2 v2.5.0
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.0
