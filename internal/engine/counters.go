@@ -83,22 +83,10 @@ func (r *reasons) add(label string) {
 	r.m[label]++
 }
 
-func (r *reasons) get(label string) uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.m[label]
-}
-
 func (r *reasons) snapshot() map[string]uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.m)
-}
-
-func (r *reasons) reset() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	clear(r.m)
 }
 
 // connCounters are the counter sets of connections.

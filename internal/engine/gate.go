@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"iked/ikev2"
+	ikemsg "iked/ikev2/message"
 	"iked/internal/isakmp"
 	"iked/internal/trace"
 )
@@ -270,7 +271,7 @@ func (g *gate) reply(d ikev2.Datagram, b []byte) {
 
 // noProposal is NO_PROPOSAL_CHOSEN without an IKE SA.
 func noProposal(h isakmp.Header) []byte {
-	r := isakmp.Header{SPIi: h.SPIi, NextPayload: payloadNotify, Version: 2 << 4, Exchange: h.Exchange, Flags: flagResponse}
+	r := isakmp.Header{SPIi: h.SPIi, NextPayload: uint8(ikemsg.TypeNotify), Version: 2 << 4, Exchange: h.Exchange, Flags: flagResponse}
 	b := r.Append(nil)
 	start := len(b)
 	b = isakmp.AppendPayloadHeader(b, isakmp.NoNext, false)

@@ -446,16 +446,6 @@ func (p *supervisor) acquire(owner childKey, flow spd.Flow) {
 	p.tend(c)
 }
 
-// sortedSAs are the SAs by number, so that what is done to them has an order.
-func (p *supervisor) sortedSAs() []*saState {
-	out := make([]*saState, 0, len(p.sas))
-	for _, s := range p.sas {
-		out = append(out, s)
-	}
-	sortSAs(out)
-	return out
-}
-
 func sortSAs(list []*saState) {
 	slices.SortFunc(list, func(a, b *saState) int { return cmp.Compare(a.info.UniqueID, b.info.UniqueID) })
 }

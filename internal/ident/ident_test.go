@@ -104,24 +104,23 @@ func TestDN(t *testing.T) {
 	}
 }
 
-// ID payloads with the wrong size, reserved types or broken DER are refused, at
-// every length.
-func TestFromWire(t *testing.T) {
+// Identities with the wrong size or broken DER are refused, at every length.
+func TestWellFormed(t *testing.T) {
 	for _, x := range []struct {
 		typ  uint8
 		data []byte
-	}{{0, nil}, {4, make([]byte, 8)}, {1, make([]byte, 3)}, {1, make([]byte, 5)}, {5, make([]byte, 4)}, {2, nil}, {13, []byte{1}}, {9, []byte{0x30, 1}}} {
-		if id, err := FromWire(x.typ, x.data); err == nil {
-			t.Errorf("type %d, %x gave %v", x.typ, x.data, id)
+	}{{4, make([]byte, 7)}, {1, make([]byte, 3)}, {1, make([]byte, 5)}, {5, make([]byte, 4)}, {2, nil}, {13, []byte{1}}, {9, []byte{0x30, 1}}} {
+		if err := wellFormed(ID{Type(x.typ), string(x.data)}); err == nil {
+			t.Errorf("type %d, %x was taken", x.typ, x.data)
 		}
 	}
 	dn := []byte(parse(t, "C=CH, O=Lab, CN=moon").Data)
 	for n := range dn {
-		if _, err := FromWire(9, dn[:n]); err == nil {
+		if err := wellFormed(FromDN(dn[:n])); err == nil {
 			t.Errorf("a prefix of %d octets was taken", n)
 		}
 	}
-	if _, err := FromWire(9, append(dn[:len(dn):len(dn)], 0)); err == nil {
+	if err := wellFormed(FromDN(append(dn[:len(dn):len(dn)], 0))); err == nil {
 		t.Error("an octet after the name was taken")
 	}
 }

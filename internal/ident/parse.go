@@ -211,18 +211,6 @@ func subnetID(p netip.Prefix) ID {
 // FromDN is the identity of a DER encoded distinguished name.
 func FromDN(der []byte) ID { return ID{DERDN, string(der)} }
 
-// FromWire makes an identity of an ID payload and checks it against RFC 7296,
-// Section 3.5: addresses have their size, a distinguished name is DER, and the
-// types that only patterns have are refused.
-func FromWire(typ uint8, data []byte) (ID, error) {
-	id := ID{Type(typ), string(data)}
-	switch id.Type {
-	case Any, IPv4Subnet, IPv6Subnet, IPv4Range, IPv6Range:
-		return ID{}, fmt.Errorf("ID type %d is reserved (RFC 7296, Section 3.5)", typ)
-	}
-	return id, wellFormed(id)
-}
-
 func wellFormed(id ID) error {
 	size := map[Type]int{IPv4: 4, IPv6: 16, IPv4Subnet: 8, IPv6Subnet: 32, IPv4Range: 8, IPv6Range: 32, NullID: 0, Any: 0}
 	if want, ok := size[id.Type]; ok && want != len(id.Data) {
