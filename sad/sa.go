@@ -58,6 +58,14 @@ const (
 	DSCPNo
 )
 
+// Offload names a device that may do an SA's work in hardware.
+type Offload struct {
+	Device string
+	// Packet hands over whole packets, else cryptography only. Must refuses an SA
+	// that the device does not take, else the kernel does the work itself.
+	Packet, Must bool
+}
+
 // Limits are lifetimes; zero means none. Times count from installation.
 type Limits struct {
 	SoftTime, HardTime       time.Duration
@@ -90,6 +98,19 @@ type SA struct {
 	DSCP       DSCP
 	NoECN      bool  // copy_ecn = no
 	HopLimit   uint8 // TTL or hop limit of the tunnel header; 0: 64
+	// NATLocal and NATRemote are the addresses of this host and the peer before
+	// translation, in Transport mode behind a NAT: checksums of what the SA
+	// carried were made with them (RFC 3948, Section 3.1.2; RFC 7296, Section
+	// 2.23.1). Invalid: not translated.
+	NATLocal, NATRemote netip.Addr
+	// IfID binds the SA to a route-based interface, Mark to packets with that
+	// mark, SetMark is put on packets after the SA was applied; 0: none. Offload is
+	// the device that may do the work, "" none. Kernel backend only.
+	IfID          uint32
+	Mark, SetMark spd.Mark
+	Offload       Offload
+	// Static tells that the SA was keyed by hand (RFC 4301, Section 4.5.1).
+	Static bool
 	// Name is "connection/child", for people; Owner is handed back in events.
 	Name  string
 	Owner uint64
@@ -103,6 +124,9 @@ type Usage struct {
 	Bytes, Packets uint64
 	LastUsed       time.Time // zero: never
 	Seq            uint64    // last sequence number sent or top of the window
+	// Replayed and BadICV count what was refused by the replay window and by the
+	// integrity check; inbound SAs only.
+	Replayed, BadICV uint64
 	// MTU is the largest inner packet that fits without fragmentation, 0 unknown;
 	// outbound tunnel SAs only.
 	MTU int

@@ -54,6 +54,46 @@ const (
 	BEET
 )
 
+// PFP is a set of "populate from packet" flags (RFC 4301, Section 4.4.1.2): an
+// SA takes these selectors from the packet that asked for it, and the others from
+// the entry.
+type PFP uint8
+
+// PFP flags, one for each selector that RFC 4301 gives one.
+const (
+	PFPLocalAddr PFP = 1 << iota
+	PFPRemoteAddr
+	PFPProtocol
+	PFPLocalPort // ICMP type and code, mobility header type too
+	PFPRemotePort
+)
+
+// Dirs is a set of directions in which an entry is looked at: SPD-O and SPD-I of
+// RFC 4301, Section 4.4.1. The zero value is both.
+type Dirs uint8
+
+// Directions.
+const (
+	Both     Dirs = 0
+	Outbound Dirs = 1
+	Inbound  Dirs = 2
+)
+
+// Mark is a packet mark and which of its bits count; the zero value is none.
+type Mark struct{ Value, Mask uint32 }
+
+// Template is one more protection of a Protect entry, applied to the result of
+// the one before it: an SA bundle, in the sense of nested policies (RFC 4301,
+// Section 4.1 and Appendix E).
+type Template struct {
+	Proto uint8 // 50 ESP, 51 AH
+	Mode  Mode
+	ReqID uint32
+	// Local and Remote are the outer addresses in Tunnel and BEET mode; invalid
+	// in Transport mode.
+	Local, Remote netip.Addr
+}
+
 // Policy is one SPD entry. One entry serves both directions: outbound packets
 // are matched as they are, inbound ones with local and remote taken from their
 // destination and source.
@@ -72,6 +112,24 @@ type Policy struct {
 	// ReqID binds a Protect entry to the SAs that may serve it; 0 otherwise.
 	ReqID uint32
 	Mode  Mode
+	// Proto is the protocol of its SAs, 50 ESP or 51 AH; 0 is ESP.
+	Proto uint8
+	// OuterLocal and OuterRemote are the outer addresses of the SAs in Tunnel and
+	// BEET mode, as far as they are known: invalid ones stand for any (a trap for a
+	// peer that may come from anywhere). Invalid in Transport mode.
+	OuterLocal, OuterRemote netip.Addr
+	// Bundle is further protection, from the inside outwards.
+	Bundle []Template
+	// PFP are the selectors that an SA takes from the packet. SAs of such an entry
+	// have entries of their own, narrower and looked at first; no SA has the ReqID
+	// of this one.
+	PFP PFP
+	// Dirs limits a Bypass or Discard entry to one direction.
+	Dirs Dirs
+	// IfID binds the entry to a route-based interface (XFRM interface), Mark to
+	// packets with that mark; 0: none. Kernel backend only.
+	IfID uint32
+	Mark Mark
 	// Acquire asks for an event when an outbound packet matches and no SA
 	// serves it. The packet itself is dropped or held.
 	Acquire bool

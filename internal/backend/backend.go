@@ -72,7 +72,8 @@ type Info struct {
 // Event is one of Acquire, Expire, Mapping, Dropped.
 type Event interface{ backendEvent() }
 
-// Acquire: an outbound packet matched a Protect policy that has no SA.
+// Acquire: an outbound packet matched a Protect policy that no SA serves. With PFP
+// flags there is one for each flow that differs in the flagged selectors.
 type Acquire struct {
 	Policy uint64
 	ReqID  uint32

@@ -3,6 +3,9 @@ package backend
 import (
 	"errors"
 	"net/netip"
+	"time"
+
+	"iked/spd"
 )
 
 // Errors that callers tell apart with errors.Is; what a backend returns wraps
@@ -27,4 +30,11 @@ var (
 type AddressInstaller interface {
 	AddAddress(p netip.Prefix) error
 	RemoveAddress(p netip.Prefix) error
+}
+
+// AcquireAnswerer is implemented by a backend that wants to know that an Acquire
+// will not be answered: no SA can be had. What waits for it is dropped, and the
+// policy asks again after retry at the earliest.
+type AcquireAnswerer interface {
+	AcquireFailed(policy uint64, flow spd.Flow, retry time.Duration)
 }
