@@ -126,10 +126,11 @@ type Policy struct {
 	PFP PFP
 	// Dirs limits a Bypass or Discard entry to one direction.
 	Dirs Dirs
-	// IfID binds the entry to a route-based interface (XFRM interface), Mark to
-	// packets with that mark; 0: none. Kernel backend only.
-	IfID uint32
-	Mark Mark
+	// IfID binds the entry to a route-based interface (XFRM interface), Mark its
+	// outbound side and MarkIn its inbound side to packets with that mark; 0: none.
+	// Kernel backend only.
+	IfID         uint32
+	Mark, MarkIn Mark
 	// Acquire asks for an event when an outbound packet matches and no SA
 	// serves it. The packet itself is dropped or held.
 	Acquire bool
