@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Runs every test: packages, format, vet, then the phases of tools/runtests.
 # Without root it runs what needs none and says what it left out.
-# PHASES=unit (or unit,race,interop) limits the phases.
+# PHASES=unit (or unit,race,vm,interop) limits the phases.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tools/packages.sh gcc libc6-dev nftables \
+tools/packages.sh gcc libc6-dev nftables iproute2 user-mode-linux kmod busybox \
 	strongswan-charon strongswan-swanctl libcharon-extra-plugins \
 	libstrongswan-extra-plugins libstrongswan-standard-plugins
 
@@ -17,4 +17,4 @@ fi
 go vet ./...
 mkdir -p bin
 go build -o bin/runtests ./tools/runtests
-exec bin/runtests -summary bin/test-summary -phases "${PHASES:-unit,race,interop}"
+exec bin/runtests -summary bin/test-summary -phases "${PHASES:-unit,race,vm,interop}"

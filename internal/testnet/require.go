@@ -27,7 +27,7 @@ func CI() bool { return os.Getenv("CI") == "true" }
 func RequireRoot(t TB) {
 	t.Helper()
 	if err := CanBuild(); err != nil {
-		leaveOut(t, err.Error())
+		LeaveOut(t, err.Error())
 	}
 }
 
@@ -35,7 +35,7 @@ func RequireRoot(t TB) {
 func RequireTUN(t TB) {
 	t.Helper()
 	if err := CanTUN(); err != nil {
-		leaveOut(t, err.Error())
+		LeaveOut(t, err.Error())
 	}
 }
 
@@ -48,11 +48,12 @@ func RequireCommand(t TB, program, debianPackage string) {
 		_, err = os.Stat(program)
 	}
 	if err != nil {
-		leaveOut(t, fmt.Sprintf("%s is missing: install the Debian package %s", program, debianPackage))
+		LeaveOut(t, fmt.Sprintf("%s is missing: install the Debian package %s", program, debianPackage))
 	}
 }
 
-func leaveOut(t TB, why string) {
+// LeaveOut skips a test with the reason, on stderr too, and fails it under CI.
+func LeaveOut(t TB, why string) {
 	t.Helper()
 	if CI() {
 		t.Fatalf("cannot run, and under CI no test is left out: %s", why)

@@ -1,4 +1,4 @@
-// Command runtests runs the tests of the module in phases (unit, race, interop)
+// Command runtests runs the tests of the module in phases (unit, race, vm, interop)
 // and closes with one summary. It ends with 1 when a test failed, when a package
 // did not build, when a test that exists gave no result, and, under CI=true, when
 // a test was skipped.
@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -23,19 +24,29 @@ import (
 type phase struct {
 	name string
 	args []string
-	// interop tells whether the phase is about the tests against other systems, or
-	// about all others.
-	interop bool
+	// kind of the packages that it is about.
+	kind kind
 }
+
+// kind divides the packages of the module.
+type kind int
+
+const (
+	plain   kind = iota
+	vm           // their tests run inside a user-mode-linux (internal/uml)
+	interop      // tests against other systems on the machine's own kernel
+)
 
 var phases = []phase{
 	{name: "unit", args: []string{"-timeout=10m"}},
 	{name: "race", args: []string{"-race", "-timeout=15m"}},
-	{name: "interop", args: []string{"-count=1", "-parallel=4", "-timeout=15m"}, interop: true},
+	// One guest at a time: each has clocks to keep.
+	{name: "vm", args: []string{"-count=1", "-p=1", "-timeout=15m"}, kind: vm},
+	{name: "interop", args: []string{"-count=1", "-parallel=4", "-timeout=15m"}, kind: interop},
 }
 
 func main() {
-	only := flag.String("phases", "unit,race,interop", "phases to run, separated by commas")
+	only := flag.String("phases", "unit,race,vm,interop", "phases to run, separated by commas")
 	summary := flag.String("summary", "", "file for the closing line")
 	flag.Parse()
 	ci := os.Getenv("CI") == "true"
@@ -74,7 +85,7 @@ type counts struct {
 
 func run(names []string) (counts, error) {
 	var total counts
-	rest, interop, err := packages()
+	pkgs, err := packages()
 	if err != nil {
 		return total, err
 	}
@@ -86,16 +97,12 @@ func run(names []string) (counts, error) {
 			}
 		}
 		if p == nil {
-			return total, fmt.Errorf("phase %q: expected unit, race or interop", name)
+			return total, fmt.Errorf("phase %q: expected unit, race, vm or interop", name)
 		}
-		pkgs := rest
-		if p.interop {
-			pkgs = interop
-		}
-		if len(pkgs) == 0 {
+		if len(pkgs[p.kind]) == 0 {
 			return total, fmt.Errorf("phase %s has no package", name)
 		}
-		c, err := p.run(pkgs)
+		c, err := p.run(pkgs[p.kind])
 		total.passed += c.passed
 		total.failed += c.failed
 		total.skipped += c.skipped
@@ -108,20 +115,25 @@ func run(names []string) (counts, error) {
 	return total, nil
 }
 
-// packages lists the packages of the module, those of interop apart.
-func packages() (rest, interop []string, err error) {
-	out, err := output("go", "list", "iked/...")
+// packages lists the packages of the module by kind.
+func packages() (map[kind][]string, error) {
+	out, err := output("go", "list", "-f", `{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}`, "iked/...")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	for _, p := range strings.Fields(out) {
-		if strings.HasPrefix(p, "iked/interop") {
-			interop = append(interop, p)
-		} else {
-			rest = append(rest, p)
+	list := map[kind][]string{}
+	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+		words := strings.Fields(line)
+		k := plain
+		switch {
+		case slices.Contains(words[1:], "iked/internal/uml"):
+			k = vm
+		case strings.HasPrefix(words[0], "iked/interop"):
+			k = interop
 		}
+		list[k] = append(list[k], words[0])
 	}
-	return rest, interop, nil
+	return list, nil
 }
 
 func output(name string, args ...string) (string, error) {

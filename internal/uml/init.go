@@ -1,0 +1,109 @@
+package uml
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// guestArgs are the flags of the test binary without those that make files for
+// go test: it would take the files that a run inside opened for all that the
+// result depends on, and repeat the result without a run.
+func guestArgs(args []string) []string {
+	var keep []string
+	for i := 0; i < len(args); i++ {
+		name, _, joined := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
+		if strings.HasPrefix(args[i], "-") && name == "test.testlogfile" {
+			if !joined {
+				i++
+			}
+			continue
+		}
+		keep = append(keep, args[i])
+	}
+	return keep
+}
+
+// initScript is the first program of the guest: file systems, modules, the
+// command with its status left in dir, and the end. Kernel modules are loaded from a
+// root of their own, because the machine may have no /lib/modules; so does the
+// kernel itself when it asks for one.
+func initScript(dir, cwd string, command, environ, modules []string) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("#!/bin/sh")
+	line("export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	line("mount -t proc proc /proc")
+	line("mount -t sysfs sysfs /sys")
+	line("mount -t tmpfs -o mode=0755 tmpfs /run")
+	line("mkdir -p /dev/shm /dev/pts /run/uml/lib/modules /run/tmp")
+	line("mount -t tmpfs tmpfs /dev/shm")
+	line("mount -t devpts devpts /dev/pts")
+	line("mount --bind %s /run/uml/lib/modules", modulesPath)
+	line(`printf '#!/bin/sh\nexec %s -d /run/uml "$@"\n' >/run/uml/modprobe`, kmodPath)
+	line("chmod 0755 /run/uml/modprobe")
+	line("echo /run/uml/modprobe >/proc/sys/kernel/modprobe")
+	line("for m in %s; do /run/uml/modprobe $m || echo no module $m; done", strings.Join(modules, " "))
+	line("ip link set lo up")
+	line("busybox stty -F /dev/ttyS0 raw -echo")
+	for _, kv := range environ {
+		name, value, ok := strings.Cut(kv, "=")
+		if ok && isName(name) && name != "PATH" && name != "PWD" {
+			line("export %s=%s", name, quote(value))
+		}
+	}
+	line(`export PATH="$PATH":%s`, quote(lookup(environ, "PATH")))
+	line("export TMPDIR=/run/tmp %s=%s", dirEnv, quote(dir))
+	line("cd %s", quote(cwd))
+	var words []string
+	for _, w := range command {
+		words = append(words, quote(w))
+	}
+	line("%s </dev/null >/dev/ttyS0 2>&1", strings.Join(words, " "))
+	line("echo $? >%s", quote(dir+"/status"))
+	line("sync")
+	line("busybox poweroff -f")
+	return b.String()
+}
+
+func lookup(environ []string, name string) string {
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// isName tells whether the shell takes it as the name of a variable.
+func isName(s string) bool {
+	for i, c := range s {
+		letter := c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// quote makes one word of the shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// lockedThread runs fn on a thread that ends with it: Pdeathsig is about the
+// thread that started a process.
+func lockedThread(fn func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		fn()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		lockedThread(fn)
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
