@@ -100,28 +100,28 @@ func New(id uint16, key []byte) (*MAC, error) {
 // ICVLen is the length of the truncated MAC in octets.
 func (m *MAC) ICVLen() int { return m.icv }
 
-// Sum writes the ICV over data|tail into icv, which has ICVLen octets. tail is
-// what goes into the MAC but not onto the wire (RFC 4303, Section 2.2.1).
-func (m *MAC) Sum(icv, data, tail []byte) {
-	s := m.run(data, tail)
+// Sum writes the ICV over the parts, one behind the other, into icv, which has
+// ICVLen octets. The last part may be what goes into the MAC but not onto the
+// wire (RFC 4303, Section 2.2.1).
+func (m *MAC) Sum(icv []byte, parts ...[]byte) {
+	s := m.run(parts)
 	copy(icv[:m.icv], s.sum[:])
 	m.pool.Put(s)
 }
 
-// Verify compares the ICV over data|tail in constant time.
-func (m *MAC) Verify(icv, data, tail []byte) bool {
-	s := m.run(data, tail)
+// Verify compares the ICV over the parts in constant time.
+func (m *MAC) Verify(icv []byte, parts ...[]byte) bool {
+	s := m.run(parts)
 	ok := subtle.ConstantTimeCompare(icv, s.sum[:m.icv]) == 1
 	m.pool.Put(s)
 	return ok
 }
 
-func (m *MAC) run(data, tail []byte) *state {
+func (m *MAC) run(parts [][]byte) *state {
 	s := m.pool.Get().(*state)
 	s.h.Reset()
-	s.h.Write(data)
-	if len(tail) > 0 {
-		s.h.Write(tail)
+	for _, p := range parts {
+		s.h.Write(p)
 	}
 	s.h.Sum(s.sum[:0])
 	return s

@@ -215,11 +215,11 @@ func integName(id uint16) string {
 		return "HMAC_SHA1_160"
 	case IntegAESCMAC96:
 		return "AES_CMAC_96"
-	case integAES128GMAC:
+	case IntegAES128GMAC:
 		return "AES_128_GMAC"
-	case integAES192GMAC:
+	case IntegAES192GMAC:
 		return "AES_192_GMAC"
-	case integAES256GMAC:
+	case IntegAES256GMAC:
 		return "AES_256_GMAC"
 	case IntegHMACSHA256:
 		return "HMAC_SHA2_256_128"

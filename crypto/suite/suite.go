@@ -63,6 +63,9 @@ const (
 	IntegAESXCBC96     uint16 = 5
 	IntegHMACSHA1_160  uint16 = 7
 	IntegAESCMAC96     uint16 = 8
+	IntegAES128GMAC    uint16 = 9 // AH only (RFC 4543, Section 4)
+	IntegAES192GMAC    uint16 = 10
+	IntegAES256GMAC    uint16 = 11
 	IntegHMACSHA256    uint16 = 12 // AUTH_HMAC_SHA2_256_128
 	IntegHMACSHA384    uint16 = 13 // AUTH_HMAC_SHA2_384_192
 	IntegHMACSHA512    uint16 = 14 // AUTH_HMAC_SHA2_512_256

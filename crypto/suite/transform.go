@@ -17,9 +17,6 @@ const (
 	prfCamelliaXCBC uint16 = 1028
 
 	integHMACMD5_128  uint16 = 6
-	integAES128GMAC   uint16 = 9
-	integAES192GMAC   uint16 = 10
-	integAES256GMAC   uint16 = 11
 	integCamelliaXCBC uint16 = 1030
 
 	keMODPNull uint16 = 1024
