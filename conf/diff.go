@@ -291,7 +291,7 @@ func changedKeys[T any](a, b *T) []string {
 	return keys
 }
 
-var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "Proposals": "esp_proposals"}
+var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "Proposals": "esp_proposals or ah_proposals", "PFP": "pfp", "PFPLimit": "pfp_limit"}
 
 // keyOf is the key of a field: LocalAddrs is local_addrs.
 func keyOf(name string) string {

@@ -1,9 +1,13 @@
 package conf
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"iked/crypto/suite"
+	"iked/spd"
 )
 
 type timeDuration = time.Duration
@@ -12,7 +16,12 @@ const (
 	defaultIKERekey   = 4 * time.Hour
 	defaultChildRekey = time.Hour
 	maxReplayWindow   = 4096
+	defaultPFPLimit   = 256
+	defaultPFPIdle    = 5 * time.Minute
 )
+
+// MaxPFP is the largest pfp_limit: the CHILD_SAs of one IKE SA are bounded.
+const MaxPFP = 1024
 
 func childFields() []field[Child] {
 	return []field[Child]{
@@ -20,8 +29,9 @@ func childFields() []field[Child] {
 			set: choice(func(c *Child) *Start { return &c.Start }, []string{"always", "on-demand", "passive"}, StartAlways, StartOnDemand, StartPassive)},
 		{key: "fail", typ: "closed, open", def: "as the global key", doc: "What happens to the traffic while the tunnel is down: closed drops it, open lets it pass in clear in both directions.", fileOnly: true,
 			set: choice(func(c *Child) *Fail { return &c.Fail }, []string{"closed", "open"}, FailClosed, FailOpen)},
-		{key: "ah_proposals", typ: "list of proposals", list: true, doc: "AH: not supported by this version.", set: unsupported[Child]()},
-		{key: "esp_proposals", typ: "list of proposals", def: "default", list: true, doc: "ESP proposals, best first, as aes128gcm16-x25519. A key exchange method means forward secrecy; without esn there is none.",
+		{key: "ah_proposals", typ: "list of proposals", list: true, doc: "AH proposals, best first, as sha256-x25519, in place of ESP: packets are authenticated with their addresses, and not encrypted. AH does not work through a NAT.",
+			set: proposals(suite.ProtoAH, func(c *Child) *[]suite.Proposal { return &c.Proposals })},
+		{key: "esp_proposals", typ: "list of proposals", def: "default, none with ah_proposals", list: true, doc: "ESP proposals, best first, as aes128gcm16-x25519. A key exchange method means forward secrecy; without esn there is none.",
 			set: proposals(suite.ProtoESP, func(c *Child) *[]suite.Proposal { return &c.Proposals })},
 		{key: "local_ts", typ: "list of selectors", def: "dynamic", list: true, doc: "Own traffic selectors, as 10.1.0.0/16[tcp/80]; dynamic is the own address or virtual address.", set: selectors(func(c *Child) *[]TS { return &c.Local })},
 		{key: "remote_ts", typ: "list of selectors", def: "dynamic", list: true, doc: "The peer's traffic selectors.", set: selectors(func(c *Child) *[]TS { return &c.Remote })},
@@ -34,7 +44,11 @@ func childFields() []field[Child] {
 		{key: "rekey_packets", typ: "number", def: "0", doc: "Replace the keys after that many packets; 0: never.", set: packets(func(c *Child) *uint64 { return &c.Packets.Rekey })},
 		{key: "life_packets", typ: "number", def: "rekey_packets and a tenth", doc: "Close the SA after that many packets.", set: packets(func(c *Child) *uint64 { return &c.Packets.Life })},
 		{key: "rand_packets", typ: "number", def: "life_packets - rekey_packets", doc: "Up to this is taken off rekey_packets at random.", set: packets(func(c *Child) *uint64 { return &c.Packets.Rand })},
-		{key: "mode", typ: "tunnel, pass, drop", def: "tunnel", doc: "tunnel, or a policy without SA: pass lets the traffic through in clear, drop discards it. transport, transport_proxy, beet and iptfs are not supported by this version.", set: setMode},
+		{key: "mode", typ: "tunnel, transport, beet, pass, drop", def: "tunnel", doc: "tunnel; transport, for the traffic of the two hosts themselves; beet, for one pair of inner addresses that are not carried in the packets, with strongSwan and this product; or a policy without SA: pass lets the traffic through in clear, drop discards it. transport_proxy and iptfs are not supported by this version.", set: setMode},
+		{key: "mode_required", typ: "yes/no", def: "no", doc: "Refuse the CHILD_SA when the peer answers with tunnel mode in place of transport or beet; no takes the tunnel.", fileOnly: true, set: boolean(func(c *Child) *bool { return &c.ModeRequired })},
+		{key: "pfp", typ: "list of local_addr, remote_addr, protocol, local_port, remote_port", list: true, doc: "Selectors that an SA takes from the packet that asked for it, in place of the whole of local_ts and remote_ts (populate from packet, RFC 4301, Section 4.4.1.2): one SA for each distinct value. Needs start: on-demand or passive.", fileOnly: true, set: each(setPFP)},
+		{key: "pfp_limit", typ: "number", def: "256", doc: "Most CHILD_SAs that packets make with pfp, or with remote_addrs that stand for many peers; what asks for more gets none until one goes.", fileOnly: true,
+			set: integer(1, MaxPFP, func(c *Child) *int { return &c.PFPLimit })},
 		{key: "policies", typ: "yes/no", def: "yes", doc: "no is not supported by this version.", set: unsupported[Child]("yes")},
 		{key: "policies_fwd_out", typ: "yes/no", def: "no", doc: "yes is not supported by this version.", set: unsupported[Child]("no")},
 		{key: "start_action", typ: "none, trap, start, trap|start", def: "none", doc: "What to do when the configuration is loaded.", set: value(parseAction, func(c *Child) *Action { return &c.StartAction })},
@@ -43,7 +57,7 @@ func childFields() []field[Child] {
 		{key: "updown", typ: "command", doc: "Not supported by this version.", set: unsupported[Child]("")},
 		{key: "hostaccess", typ: "yes/no", def: "no", doc: "About updown.", set: unsupported[Child]("no")},
 		{key: "ipcomp", typ: "yes/no", def: "no", doc: "Not supported by this version.", set: unsupported[Child]("no")},
-		{key: "inactivity", typ: "time", def: "0", doc: "Close the CHILD_SA when it carried nothing for that long; 0: never.", set: duration(func(c *Child) *timeDuration { return &c.Inactivity })},
+		{key: "inactivity", typ: "time", def: "0, 5m where pfp_limit counts", doc: "Close the CHILD_SA when it carried nothing for that long; 0: never.", set: duration(func(c *Child) *timeDuration { return &c.Inactivity })},
 		{key: "reqid", typ: "number", def: "0", doc: "Fixed request id; 0: chosen.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.ReqID })},
 		{key: "priority", typ: "number", def: "0", doc: "Priority of the policies, the lowest first; 0: computed.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.Priority })},
 		{key: "interface", typ: "name", doc: "Not supported by this version.", set: unsupported[Child]("")},
@@ -96,16 +110,45 @@ func setMode(_ *loader, c *Child, it *Item) error {
 	switch it.Value {
 	case "tunnel":
 		c.Mode = ModeTunnel
+	case "transport":
+		c.Mode = ModeTransport
+	case "beet":
+		c.Mode = ModeBEET
 	case "pass":
 		c.Mode = ModePass
 	case "drop":
 		c.Mode = ModeDrop
-	case "transport", "transport_proxy", "beet", "iptfs":
+	case "transport_proxy":
+		return refuse("use transport", "not supported by this version: mode %s, which is for Mobile IPv6", it.Value)
+	case "iptfs":
 		return refuse("use tunnel", "not supported by this version: mode %s", it.Value)
 	default:
-		return refuse("", "expected tunnel, pass or drop, found %s", quote(it.Value))
+		return refuse("", "expected tunnel, transport, beet, pass or drop, found %s", quote(it.Value))
 	}
 	return nil
+}
+
+// pfpNames are the flags of the key pfp, in their order.
+var pfpNames = []string{"local_addr", "remote_addr", "protocol", "local_port", "remote_port"}
+
+func setPFP(_ *loader, c *Child, s string) error {
+	i := slices.Index(pfpNames, s)
+	if i < 0 {
+		return fmt.Errorf("expected some of %s, found %s", strings.Join(pfpNames, ", "), quote(s))
+	}
+	c.PFP |= spd.PFPLocalAddr << i
+	return nil
+}
+
+// PFPNames are the names of flags, as the configuration has them.
+func PFPNames(f spd.PFP) []string {
+	var out []string
+	for i, n := range pfpNames {
+		if f&(spd.PFPLocalAddr<<i) != 0 {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 func setTFC(_ *loader, c *Child, it *Item) error {
@@ -119,11 +162,12 @@ func setTFC(_ *loader, c *Child, it *Item) error {
 }
 
 func newChild(name string, pos Pos) *Child {
-	return &Child{Name: name, ReplayWindow: 32, CopyECN: true, pos: pos}
+	return &Child{Name: name, PFPLimit: defaultPFPLimit, ReplayWindow: 32, CopyECN: true, pos: pos}
 }
 
 // complete sets what depends on which keys were given.
 func (c *Child) complete(given map[string]bool) {
+	c.idleGiven = given["inactivity"]
 	if len(c.Proposals) == 0 {
 		c.Proposals = suite.Defaults(suite.ProtoESP)
 	}

@@ -82,6 +82,7 @@ func datapathFields() []field[Datapath] {
 			}
 			return n, err
 		}, func(d *Datapath) *uint64 { return &d.FragMemory })},
+		{key: "acquire_queue", typ: "number", def: "8", doc: "Packets that wait while their SA is negotiated, for each policy and, with pfp, each SA; 0: none, the first packets are lost.", set: integer(0, 256, func(d *Datapath) *int { return &d.AcquireQueue })},
 	}
 }
 
@@ -117,7 +118,7 @@ func Defaults() Global {
 	return Global{
 		Port: 500, PortNATT: 4500, Backend: BackendAuto, Fail: FailClosed, KeepAlive: 20 * second, MinRSABits: 2048,
 		Control:    Control{Mode: 0o600},
-		Datapath:   Datapath{Device: "ipsec0", Table: 220, RulePrio: 220, Mark: 0x696b65, HopLimit: 64, FragMemory: 4 << 20},
+		Datapath:   Datapath{Device: "ipsec0", Table: 220, RulePrio: 220, Mark: 0x696b65, HopLimit: 64, FragMemory: 4 << 20, AcquireQueue: 8},
 		Limits:     Limits{HalfOpen: 1000, HalfOpenPerSource: 10, CookieThreshold: 30, RatePerSource: 50, HalfOpenTimeout: 30 * second},
 		Retransmit: Retransmit{Timeout: 2 * second, Base: 1.8, Tries: 5, Jitter: 10},
 	}

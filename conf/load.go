@@ -216,6 +216,11 @@ func (l *loader) connection(t *Tree) *Connection {
 		}
 	}
 	c.complete(given)
+	for _, ch := range c.Children {
+		if c.PerPacket(ch) && !ch.idleGiven {
+			ch.Inactivity = defaultPFPIdle
+		}
+	}
 	return c
 }
 
@@ -232,6 +237,9 @@ func (l *loader) child(t *Tree) *Child {
 				l.fault(t.Pos.sub(k, 0), "keep start, or the three actions", "start already says what %s would", k)
 			}
 		}
+	}
+	if given["ah_proposals"] && given["esp_proposals"] {
+		l.fault(t.Pos.sub("ah_proposals", 0), "keep one of them", "a CHILD_SA is ESP or AH, not both")
 	}
 	if given["df"] && given["copy_df"] {
 		l.fault(t.Pos.sub("copy_df", 0), "keep one of them", "df already says what copy_df would")

@@ -7,6 +7,7 @@ package conf
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"iked/crypto/suite"
@@ -95,6 +96,8 @@ type Datapath struct {
 	Mark       uint32 // firewall mark of the daemon's own packets
 	HopLimit   uint8  // of the tunnel header; 0: 64
 	FragMemory uint64 // octets for reassembly
+	// AcquireQueue is how many packets wait for one SA that is being negotiated.
+	AcquireQueue int
 }
 
 // DF is what the tunnel header's don't-fragment bit is made from (RFC 4301,
@@ -169,6 +172,12 @@ type Host struct {
 // IsAny tells whether the entry matches every address.
 func (h Host) IsAny() bool { return h.Name == "" && !h.From.IsValid() }
 
+// Dialable tells whether the entry names one peer: an address or a name.
+func (h Host) Dialable() bool {
+	_, one := h.Addr()
+	return one || h.Name != ""
+}
+
 // Addr is the address of an entry that is exactly one.
 func (h Host) Addr() (netip.Addr, bool) { return h.From, h.From.IsValid() && h.From == h.To }
 
@@ -183,6 +192,20 @@ func (h Host) Contains(a netip.Addr) bool {
 	}
 	return a.BitLen() == h.From.BitLen() && h.From.Compare(a) <= 0 && a.Compare(h.To) <= 0
 }
+
+// ManyPeers tells whether remote_addrs stand for many peers and name none. On
+// demand, the packet then says which peer is meant.
+func (c *Connection) ManyPeers() bool { return !slices.ContainsFunc(c.RemoteAddrs, Host.Dialable) }
+
+// PerPacket tells whether packets make the CHILD_SAs of a child, one for each
+// value that they differ in: by its PFP flags, or because they say which peer is
+// meant.
+func (c *Connection) PerPacket(ch *Child) bool {
+	return ch.PFP != 0 || ch.StartAction&ActionTrap != 0 && ch.SAs() && c.ManyPeers()
+}
+
+// SAs tells whether a child has SAs, and is not a policy alone.
+func (c *Child) SAs() bool { return c.Mode != ModePass && c.Mode != ModeDrop }
 
 // Fragmentation is the key of that name.
 type Fragmentation uint8
@@ -313,27 +336,35 @@ const TFCToMTU = ^uint32(0)
 // Child is a CHILD_SA: connections.<conn>.children.<name>.
 type Child struct {
 	Name          string
-	Proposals     []suite.Proposal // of ESP
+	Proposals     []suite.Proposal // all of ESP, or all of AH
 	Local, Remote []TS
 	Mode          Mode
-	Time          TimeLimit
-	Bytes         Limit
-	Packets       Limit
-	Start         Start
-	StartAction   Action
-	CloseAction   Action
-	DPDAction     Action
-	Fail          Fail // FailDefault: the global choice
-	Inactivity    time.Duration
-	ReqID         uint32 // 0: chosen
-	Priority      uint32 // 0: computed
-	TFCPadding    uint32 // octets, or TFCToMTU
-	ReplayWindow  uint32
-	SHA256_96     bool
-	DF            DF // of the tunnel header
-	CopyECN       bool
-	CopyDSCP      CopyDSCP
-	pos           Pos
+	// ModeRequired refuses a peer that answers with tunnel mode in place of Mode.
+	ModeRequired bool
+	// PFP are the selectors that an SA takes from the packet that asked for it
+	// (RFC 4301, Section 4.4.1.2).
+	PFP spd.PFP
+	// PFPLimit bounds the CHILD_SAs that packets make.
+	PFPLimit     int
+	Time         TimeLimit
+	Bytes        Limit
+	Packets      Limit
+	Start        Start
+	StartAction  Action
+	CloseAction  Action
+	DPDAction    Action
+	Fail         Fail // FailDefault: the global choice
+	Inactivity   time.Duration
+	ReqID        uint32 // 0: chosen
+	Priority     uint32 // 0: computed
+	TFCPadding   uint32 // octets, or TFCToMTU
+	ReplayWindow uint32
+	SHA256_96    bool
+	DF           DF // of the tunnel header
+	CopyECN      bool
+	CopyDSCP     CopyDSCP
+	idleGiven    bool // Inactivity was configured
+	pos          Pos
 }
 
 // SecretType is what a shared secret is for.

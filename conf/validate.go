@@ -85,13 +85,11 @@ func (l *loader) checkChild(c *Connection, ch *Child) {
 	limit("time", uint64(ch.Time.Rekey), uint64(ch.Time.Life), uint64(ch.Time.Rand), func(n uint64) string { return timeDuration(n).String() })
 	limit("bytes", ch.Bytes.Rekey, ch.Bytes.Life, ch.Bytes.Rand, number)
 	limit("packets", ch.Packets.Rekey, ch.Packets.Life, ch.Packets.Rand, number)
-	if ch.Mode == ModePass || ch.Mode == ModeDrop {
+	if !ch.SAs() {
+		l.checkShunt(ch)
 		return
 	}
-	acts := ch.StartAction | ch.CloseAction | ch.DPDAction
-	if acts != 0 && !slices.ContainsFunc(c.RemoteAddrs, dialable) {
-		l.fault(ch.pos.sub("start", 0), "add remote_addrs with the address or name of the peer, or set start: passive", "there is no address to reach the peer at: remote_addrs has none that is one address or a name")
-	}
+	l.checkStart(c, ch)
 	if ch.ReplayWindow > 0 && ch.ReplayWindow < 32 {
 		l.fault(ch.pos.sub("replay_window", 0), "set it to 32 or more", "a replay window of %d packets is below the 32 of RFC 4303, Section 3.4.3", ch.ReplayWindow)
 	}
@@ -99,11 +97,8 @@ func (l *loader) checkChild(c *Connection, ch *Child) {
 		l.fault(ch.pos.sub("remote_ts", 0), "use selectors of one family on both sides", "no selector of local_ts has the address family of one of remote_ts")
 	}
 	l.checkPFS(ch)
-}
-
-func dialable(h Host) bool {
-	_, one := h.Addr()
-	return one || h.Name != ""
+	l.checkMode(c, ch)
+	l.checkPFP(ch)
 }
 
 // families tells whether some pair of selectors is of one family.
@@ -156,7 +151,7 @@ func (l *loader) checkAddresses(conn *Connection) {
 		return
 	}
 	for _, ch := range conn.Children {
-		if ch.Mode == ModePass || ch.Mode == ModeDrop {
+		if !ch.SAs() {
 			continue
 		}
 		if slices.ContainsFunc(ch.Remote, func(t TS) bool { return !t.Dynamic }) {

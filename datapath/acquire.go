@@ -12,7 +12,6 @@ import (
 // Limits of what waits for an SA.
 const (
 	acquireTimeout = 10 * time.Second
-	holdFrames     = 8         // for each policy
 	holdOctets     = 128 << 10 // for each policy
 	maxAcquires    = 1024      // policies at a time
 )
@@ -21,6 +20,7 @@ const (
 // first frames of their traffic.
 type acquires struct {
 	mu      sync.Mutex
+	frames  int                 // that are held for each policy
 	pending map[uint64]*acquire // by policy
 }
 
@@ -31,7 +31,9 @@ type acquire struct {
 	octets int
 }
 
-func (a *acquires) init() { a.pending = map[uint64]*acquire{} }
+func (a *acquires) init(frames int) {
+	a.frames, a.pending = frames, map[uint64]*acquire{}
+}
 
 // add takes a frame that cannot be sent; nil: it was sent in clear. ask tells that this is the first, so
 // that an event is due; held that the frame is kept.
@@ -47,7 +49,7 @@ func (a *acquires) add(p *spd.Policy, frame []byte, now time.Time) (ask, held bo
 		a.pending[p.ID] = q
 		ask = true
 	}
-	if frame != nil && len(q.frames) < holdFrames && q.octets+len(frame) <= holdOctets {
+	if frame != nil && len(q.frames) < a.frames && q.octets+len(frame) <= holdOctets {
 		q.frames = append(q.frames, bytes.Clone(frame))
 		q.octets += len(frame)
 		held = true

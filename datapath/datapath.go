@@ -148,7 +148,7 @@ func NewIO(o Options, io IO) *Datapath {
 		d.orphans = io.Now().Add(orphanGrace)
 	}
 	d.events.init()
-	d.acquires.init()
+	d.acquires.init(o.HoldFrames)
 	queues := io.Device.Queues()
 	for i, q := range queues {
 		w := newOutWorker(d, i, q)

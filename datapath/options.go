@@ -20,6 +20,7 @@ const (
 	DefaultPriority = 5220
 	// DefaultFragMemory holds 64 of the largest packets.
 	DefaultFragMemory = 4 << 20
+	DefaultHoldFrames = 8
 )
 
 // Options of New. The zero value of a field is its default.
@@ -37,6 +38,9 @@ type Options struct {
 	// FragMemory bounds the octets of fragments that wait for the others;
 	// DefaultFragMemory.
 	FragMemory int
+	// HoldFrames is how many packets wait for one SA that is being negotiated; 0:
+	// DefaultHoldFrames, below 0: none.
+	HoldFrames int
 	// UDP is the socket for UDP encapsulation; nil: SAs with it are refused.
 	UDP UDP
 	// UDPEncapOnly opens no raw sockets.
@@ -109,6 +113,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.FragMemory == 0 {
 		o.FragMemory = DefaultFragMemory
+	}
+	if o.HoldFrames == 0 {
+		o.HoldFrames = DefaultHoldFrames
 	}
 	if o.Log == nil {
 		o.Log = func(trace.Record) {}

@@ -86,9 +86,11 @@ type ChildConfig struct {
 	NoECN                                          bool
 	// Inactivity closes the CHILD_SA when it carried nothing for that long.
 	Inactivity time.Duration
-	// SinglePair accepts one pair of selectors per CHILD_SA only, the values of a
-	// packet (PFP of RFC 4301, Section 4.4.1.2; RFC 7296, Section 2.9).
-	SinglePair bool
+	// PFP are the selectors that a CHILD_SA takes from the packet that asked for it
+	// (RFC 4301, Section 4.4.1.2; RFC 7296, Section 2.9).
+	PFP spd.PFP
+	// Limit bounds the CHILD_SAs of this configuration in one IKE SA; 0: none.
+	Limit int
 	// Ref is opaque: the engine's own record.
 	Ref any
 }

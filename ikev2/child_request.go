@@ -151,7 +151,7 @@ func (q *childRequest) wanted() spd.Mode {
 
 // narrow chooses the selectors (RFC 7296, Section 2.9); nil: done.
 func (q *childRequest) narrow(c *childChoice, local, remote, tsi, tsr []spd.TS) *message.Notify {
-	if c.cfg.SinglePair && q.old == nil {
+	if c.cfg.PFP != 0 && q.old == nil {
 		l, okL, ok1 := spd.NarrowFirst(local, tsr)
 		r, okR, ok2 := spd.NarrowFirst(remote, tsi)
 		switch {

@@ -56,9 +56,13 @@ func (d *process) openBackend() error {
 
 func (d *process) datapathOptions() datapath.Options {
 	p := &d.cfg.Datapath
+	hold := p.AcquireQueue
+	if hold == 0 {
+		hold = -1 // 0 is the default there
+	}
 	return datapath.Options{
 		Device: p.Device, Queues: d.queues(), MTU: p.MTU, Table: p.Table, Priority: p.RulePrio, Mark: d.mark(),
-		HopLimit: p.HopLimit, FragMemory: int(p.FragMemory), UDP: udpPort{d.trans}, Log: d.log.record,
+		HopLimit: p.HopLimit, FragMemory: int(p.FragMemory), HoldFrames: hold, UDP: udpPort{d.trans}, Log: d.log.record,
 	}
 }
 

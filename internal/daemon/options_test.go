@@ -20,7 +20,7 @@ func TestOptionsFollowTheConfiguration(t *testing.T) {
 	cfg, faults := conf.Parse("/nowhere/iked.yaml", []byte(`
 port: 501
 port_nat_t: 4501
-datapath: {mtu: 1300, queues: 3, device: tunnel7, table: 77, rule_priority: 78, mark: 79, hop_limit: 33, reassembly_memory: 128k}
+datapath: {mtu: 1300, queues: 3, device: tunnel7, table: 77, rule_priority: 78, mark: 79, hop_limit: 33, reassembly_memory: 128k, acquire_queue: 5}
 log: {level: debug, format: json}
 control: {owner: "`+strconv.Itoa(os.Getuid())+`", group: "`+group+`", mode: "0640"}
 `), time.Now())
@@ -34,7 +34,7 @@ control: {owner: "`+strconv.Itoa(os.Getuid())+`", group: "`+group+`", mode: "064
 	}
 	d := &process{cfg: cfg, log: log}
 	o := d.datapathOptions()
-	if o.MTU != 1300 || o.Queues != 3 || o.Device != "tunnel7" || o.Table != 77 || o.Priority != 78 || o.Mark != 79 || o.HopLimit != 33 || o.FragMemory != 128<<10 {
+	if o.MTU != 1300 || o.Queues != 3 || o.Device != "tunnel7" || o.Table != 77 || o.Priority != 78 || o.Mark != 79 || o.HopLimit != 33 || o.FragMemory != 128<<10 || o.HoldFrames != 5 {
 		t.Errorf("datapath: %+v", o)
 	}
 	if x := d.transportOptions(); x.Port != 501 || x.PortNATT != 4501 || x.Mark != 79 || x.Queues != 3 {

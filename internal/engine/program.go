@@ -229,8 +229,11 @@ func childConfig(c *conf.Child) *ikev2.ChildConfig {
 		SoftBytes: c.Bytes.Rekey, HardBytes: c.Bytes.Life, BytesJitter: c.Bytes.Rand,
 		SoftPackets: c.Packets.Rekey, HardPackets: c.Packets.Life, PacketsJitter: c.Packets.Rand,
 		ReplayWindow: c.ReplayWindow, TFCPadding: c.TFCPadding, SHA256_96: c.SHA256_96,
-		NoECN: !c.CopyECN, Inactivity: c.Inactivity,
+		NoECN: !c.CopyECN, Inactivity: c.Inactivity, ModeRequired: c.ModeRequired, PFP: c.PFP,
 		Ref: &childExtra{conf: c, priority: c.Priority},
+	}
+	if c.PFP != 0 {
+		cfg.Limit = c.PFPLimit
 	}
 	switch c.DF {
 	case conf.DFSet:

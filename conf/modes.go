@@ -1,0 +1,117 @@
+package conf
+
+import (
+	"net/netip"
+	"slices"
+
+	"iked/crypto/suite"
+)
+
+// checkShunt refuses the keys of SAs for a child that is a policy alone.
+func (l *loader) checkShunt(ch *Child) {
+	if ch.PFP != 0 {
+		l.fault(ch.pos.sub("pfp", 0), "remove pfp", "a child that passes or drops its traffic makes no SA that could take values of a packet")
+	}
+	if ch.ModeRequired {
+		l.fault(ch.pos.sub("mode_required", 0), "remove it", "a child that passes or drops its traffic negotiates no mode")
+	}
+}
+
+// checkStart looks whether there is somebody to begin with.
+func (l *loader) checkStart(c *Connection, ch *Child) {
+	acts := ch.StartAction | ch.CloseAction | ch.DPDAction
+	if acts == 0 || !c.ManyPeers() {
+		return
+	}
+	switch {
+	case acts&ActionStart != 0:
+		l.fault(ch.pos.sub("start", 0), "add remote_addrs with the address or name of the peer, or set start: passive, or on-demand, by which the packets say who the peer is",
+			"there is no address to reach the peer at: remote_addrs has none that is one address or a name")
+	case slices.ContainsFunc(ch.Remote, func(t TS) bool { return !t.Dynamic && !c.peers(t.From, t.To) }):
+		// The packet's address is the peer's, so it must be one that the peer may have.
+		l.fault(ch.pos.sub("remote_ts", 0), "write dynamic, or addresses that remote_addrs has, or name one peer in remote_addrs",
+			"on demand, remote_addrs stand for many peers and the packet says which is meant, yet remote_ts has addresses that are no peer's")
+	case len(c.VIPs) > 0:
+		l.fault(c.pos.sub("vips", 0), "remove vips, or name one peer in remote_addrs", "a virtual address comes from one peer, yet remote_addrs stand for many")
+	}
+}
+
+// peers tells whether remote_addrs have the whole range.
+func (c *Connection) peers(from, to netip.Addr) bool {
+	return slices.ContainsFunc(c.RemoteAddrs, func(h Host) bool { return h.Contains(from) && h.Contains(to) })
+}
+
+// checkMode holds the mode and the protocol of a child against the other keys.
+func (l *loader) checkMode(c *Connection, ch *Child) {
+	if len(ch.Proposals) > 0 && ch.Proposals[0].Protocol == suite.ProtoAH {
+		if c.Encap {
+			l.fault(c.pos.sub("encap", 0), "remove encap, or use esp_proposals", "encap puts ESP into UDP, and AH has no such encapsulation (RFC 3948)")
+		}
+		if ch.TFCPadding != 0 {
+			l.fault(ch.pos.sub("tfc_padding", 0), "remove it, or use esp_proposals", "AH has no padding of the payload (RFC 4302, Section 3.3.3.2.1)")
+		}
+	}
+	if ch.Mode == ModeTunnel {
+		if ch.ModeRequired {
+			l.fault(ch.pos.sub("mode_required", 0), "remove it, or set mode to transport or beet", "tunnel mode is what a peer falls back to, so it needs not be required")
+		}
+		return
+	}
+	if ch.TFCPadding != 0 {
+		l.fault(ch.pos.sub("tfc_padding", 0), "remove it, or use mode: tunnel", "only tunnel mode pads: outside of it, not every payload tells its own length (RFC 4303, Section 2.7)")
+	}
+	if ch.Mode == ModeBEET {
+		// draft-nikander-esp-beet-mode, Section 3: the inner addresses are those of the
+		// SA, not of the packet.
+		for _, side := range []struct {
+			key  string
+			list []TS
+		}{{"local_ts", ch.Local}, {"remote_ts", ch.Remote}} {
+			if !onePeer(side.list) {
+				l.fault(ch.pos.sub(side.key, 0), "write one address, or dynamic; ports and protocols may differ; or use mode: tunnel", "mode beet has one pair of inner addresses, and %s has more than one", side.key)
+			}
+		}
+		return
+	}
+	// RFC 4301, Section 4.1: transport mode is for the traffic of the hosts.
+	wide := func(t TS) bool { return !t.Dynamic && !t.IsHost() }
+	if slices.ContainsFunc(ch.Local, wide) {
+		l.fault(ch.pos.sub("local_ts", 0), "write dynamic or the own address, or use mode: tunnel", "mode transport protects the traffic of the hosts themselves, and local_ts has a subnet")
+	}
+	if slices.ContainsFunc(ch.Remote, func(t TS) bool { return wide(t) && !(c.ManyPeers() && c.peers(t.From, t.To)) }) {
+		l.fault(ch.pos.sub("remote_ts", 0), "write dynamic or the peer's address, or use mode: tunnel", "mode transport protects the traffic of the hosts themselves, and remote_ts has a subnet that remote_addrs does not have")
+	}
+	if len(c.VIPs) > 0 || len(c.Pools) > 0 {
+		key := "vips"
+		if len(c.Pools) > 0 {
+			key = "pools"
+		}
+		l.fault(c.pos.sub(key, 0), "remove "+key+", or use mode: tunnel", "mode transport protects the traffic of the hosts' own addresses, a virtual address needs a tunnel")
+	}
+}
+
+// onePeer tells whether all selectors have one address.
+func onePeer(list []TS) bool {
+	for _, t := range list {
+		if t.Dynamic != list[0].Dynamic || t.From != list[0].From || !t.Dynamic && !t.IsHost() {
+			return false
+		}
+	}
+	return true
+}
+
+// checkPFP refuses what contradicts SAs that packets ask for.
+func (l *loader) checkPFP(ch *Child) {
+	if ch.PFP == 0 {
+		return
+	}
+	if (ch.StartAction|ch.CloseAction|ch.DPDAction)&ActionStart != 0 {
+		l.fault(ch.pos.sub("pfp", 0), "set start: on-demand or passive", "pfp takes the selectors of an SA from the packet that asks for it, and start: always asks without one")
+	}
+	if ch.ReqID != 0 {
+		l.fault(ch.pos.sub("reqid", 0), "remove reqid", "pfp makes an SA for each value, and each needs a reqid of its own")
+	}
+	if ch.Priority == 1 {
+		l.fault(ch.pos.sub("priority", 0), "set it to 2 or more", "with pfp, the policies of SAs come before that of the child, and no priority is before 1")
+	}
+}
