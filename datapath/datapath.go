@@ -1,6 +1,6 @@
 // Package datapath is the userspace backend: it takes clear packets from a TUN
-// device, protects them with ESP in tunnel mode and sends them over IP or UDP,
-// and the other way round.
+// device, protects them with ESP in tunnel, transport or BEET mode and sends them
+// over IP or UDP, and the other way round.
 //
 // Run to completion: each queue of the device has a worker that reads, looks up,
 // seals in place and sends; each socket has one that receives, opens in place,
@@ -60,7 +60,7 @@ type Datapath struct {
 	slow     *outWorker      // sends what was held or put together; guarded by slowMu
 	frags    *ip.Reassembler // guarded by slowMu
 	slowMu   sync.Mutex
-	ports    atomic.Int64 // policies that name ports
+	whole    atomic.Int64 // policies that need whole packets
 
 	counters []*counters
 	outs     []*outWorker
@@ -215,8 +215,8 @@ func supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, 
 	if proto != suite.ProtoESP {
 		return false, "the userspace datapath carries ESP only"
 	}
-	if mode != spd.Tunnel {
-		return false, "the userspace datapath carries tunnel mode only"
+	if mode > spd.BEET {
+		return false, fmt.Sprintf("mode %d: the userspace datapath carries tunnel, transport and BEET mode", mode)
 	}
 	if _, _, err := aead.KeyLens(encr, integ); err != nil {
 		return false, err.Error()

@@ -7,8 +7,9 @@ import (
 	"iked/datapath/tun"
 )
 
-// fragment takes a fragment while a policy names ports: only a whole packet can
-// be looked up then (RFC 4301, Section 7). Without such a policy fragments are
+// fragment takes a fragment while a policy names ports or has a mode that protects
+// whole packets: only a whole packet can be looked up and protected then (RFC
+// 4301, Section 7; RFC 4303, Section 3.3.4). Without such a policy fragments are
 // carried as they are.
 func (w *outWorker) fragment(frame []byte) {
 	d := w.d

@@ -21,8 +21,12 @@ type inWorker struct {
 	join    *tun.Coalescer
 	scratch esp.Scratch
 	opened  esp.Opened
+	outer   esp.Outer
 	current *inSA
 	touched *inSA // of this batch
+	// spare holds packets that had no room for the header that their mode makes.
+	spare []byte
+	used  int
 }
 
 func newInWorker(d *Datapath, q tun.Queue) *inWorker {
@@ -39,6 +43,7 @@ func (w *inWorker) batch(packets []batch.Packet, udp bool) {
 	}
 	// The buffers are the reader's: everything goes out before it reads again.
 	w.join.Flush()
+	w.used = 0
 }
 
 func (w *inWorker) safe(p *batch.Packet, udp bool) {
@@ -53,8 +58,8 @@ func (w *inWorker) safe(p *batch.Packet, udp bool) {
 			}
 		}
 	}()
-	b, tos := p.Data, p.TOS
-	if !udp && p.Remote.Addr().Is4() {
+	at, tos := 0, p.TOS
+	if b := p.Data; !udp && p.Remote.Addr().Is4() {
 		// A raw IPv4 socket gives the IP header too.
 		if len(b) < ip.IPv4HeaderLen {
 			w.c.n[inRunt].Add(1)
@@ -65,13 +70,15 @@ func (w *inWorker) safe(p *batch.Packet, udp bool) {
 			w.c.n[inRunt].Add(1)
 			return
 		}
-		tos, b = b[1], b[n:]
+		tos, at = b[1], n
 	}
-	w.process(b, tos, p.Remote, udp)
+	w.process(p, at, tos, udp)
 }
 
-// process takes one ESP packet (RFC 4301, Section 5.2).
-func (w *inWorker) process(b []byte, tos uint8, from netip.AddrPort, udp bool) {
+// process takes one ESP packet, which begins at p.Data[at] (RFC 4301, Section
+// 5.2).
+func (w *inWorker) process(p *batch.Packet, at int, tos uint8, udp bool) {
+	b, from := p.Data[at:], p.Remote
 	if len(b) < esp.HeaderLen {
 		w.c.n[inRunt].Add(1)
 		return
@@ -87,7 +94,12 @@ func (w *inWorker) process(b []byte, tos uint8, from netip.AddrPort, udp bool) {
 		return
 	}
 	o := &w.opened
-	drop := sa.Open(&w.scratch, b, tos, o)
+	var drop esp.Drop
+	if sa.Rebuilds() {
+		drop = w.rebuild(sa, p, at, tos)
+	} else {
+		drop = sa.Open(&w.scratch, b, tos, o)
+	}
 	if drop != esp.Pass {
 		w.dropped(sa, drop, from, udp)
 		return
@@ -105,6 +117,34 @@ func (w *inWorker) process(b []byte, tos uint8, from netip.AddrPort, udp bool) {
 	w.c.n[inPackets].Add(1)
 	w.c.n[inBytes].Add(uint64(len(o.Packet)))
 	w.join.Add(o.Packet, &o.Info)
+}
+
+// spareSize is the memory for packets without room for a header, of one batch.
+const spareSize = 256 << 10
+
+// rebuild opens a packet of a mode that makes the header of the inner packet, for
+// which the outer one is needed.
+func (w *inWorker) rebuild(sa *inSA, p *batch.Packet, at int, tos uint8) esp.Drop {
+	buf, o := p.Data, &w.outer
+	*o = esp.Outer{Src: p.Remote.Addr(), Dst: p.Local.Addr(), Header: at}
+	o.TOS, o.TTL, o.DF = tos, p.TTL, true
+	if at > 0 {
+		o.ID, o.DF = binary.BigEndian.Uint16(buf[4:]), buf[6]&0x40 != 0
+	}
+	if room := sa.Room(); room > at {
+		if w.spare == nil {
+			w.spare = make([]byte, spareSize)
+		}
+		if w.used+room+len(buf) > len(w.spare) {
+			w.join.Flush()
+			w.used = 0
+		}
+		end := w.used + room + len(buf)
+		to := w.spare[w.used:end:end]
+		copy(to[room:], buf)
+		buf, at, w.used = to, at+room, end
+	}
+	return sa.OpenAt(&w.scratch, buf, at, o, &w.opened)
 }
 
 // selectorsEvery is the least time between two InvalidSelectors events of an SA.

@@ -152,7 +152,7 @@ func (w *outWorker) process(frame []byte) {
 		w.c.fault[f].Add(1)
 		return
 	}
-	if w.info.Fragmented && w.d.ports.Load() > 0 {
+	if w.info.Fragmented && w.d.whole.Load() > 0 {
 		w.fragment(frame)
 		return
 	}
@@ -287,7 +287,7 @@ func (w *outWorker) push(sa *outSA, buf []byte) {
 	w.n++
 	p, s := sa.Path(), &w.sealed
 	out := batch.Packet{TOS: s.TOS, TTL: s.TTL, DF: s.DF}
-	if p.Encap != nil {
+	if p.Encap != nil && !s.Special {
 		out.Data = buf[s.Off : s.Off+s.Len]
 		out.Local, out.Remote = netip.AddrPortFrom(p.Src, p.Encap.SrcPort), netip.AddrPortFrom(p.Dst, p.Encap.DstPort)
 		w.udp = append(w.udp, out)

@@ -58,10 +58,10 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 		if add[i].Action == spd.Bypass {
 			d.bypasses[add[i].ID] = add[i]
 		}
-		d.countPorts(&add[i], 1)
+		d.countWhole(&add[i], 1)
 	}
 	for i := range old {
-		d.countPorts(&old[i], -1)
+		d.countWhole(&old[i], -1)
 	}
 	var err error
 	for i := range old {
@@ -143,8 +143,14 @@ func named(list []spd.TS) bool {
 	return slices.ContainsFunc(list, func(ts spd.TS) bool { return !ts.AnyPort() })
 }
 
-func (d *Datapath) countPorts(p *spd.Policy, n int64) {
-	if named(p.Local) || named(p.Remote) {
-		d.ports.Add(n)
+// needsWhole tells whether a policy can only be applied to whole packets: it
+// names ports, or its mode protects no fragments (RFC 4303, Section 3.3.4).
+func needsWhole(p *spd.Policy) bool {
+	return named(p.Local) || named(p.Remote) || p.Action == spd.Protect && p.Mode != spd.Tunnel
+}
+
+func (d *Datapath) countWhole(p *spd.Policy, n int64) {
+	if needsWhole(p) {
+		d.whole.Add(n)
 	}
 }

@@ -61,7 +61,7 @@ func (w *outWorker) innerFragment(frag []byte) {
 // socket sends without DF.
 func (w *outWorker) fragmentOuter(sa *outSA, buf []byte) {
 	p := sa.Path()
-	if p.Encap != nil {
+	if p.Encap != nil && !w.sealed.Special {
 		w.push(sa, buf)
 		return
 	}

@@ -28,7 +28,8 @@ const (
 	LifetimeOver     // a hard limit is reached
 	TooBig           // no datagram holds the result
 	NoRoom           // the buffer has not Headroom and Tailroom
-	OutboundInvalid  // no valid IP packet to protect; for callers
+	OutboundInvalid  // no valid IP packet to protect
+	BadPseudoHeader  // IPv4 options of BEET mode that no right sender makes
 	numDrops
 )
 
@@ -36,7 +37,7 @@ var dropNames = [numDrops]string{
 	"pass", "dummy", "esp_too_short", "esp_bad_length", "replay_old", "replay_duplicate",
 	"replay_invalid", "bad_icv", "bad_padding", "bad_next_header", "inner_invalid",
 	"inner_version", "inner_ecn", "selector_mismatch", "inner_fragment", "outer_fragment",
-	"sequence_overflow", "lifetime_over", "too_big", "no_room", "outbound_invalid",
+	"sequence_overflow", "lifetime_over", "too_big", "no_room", "outbound_invalid", "bad_pseudo_header",
 }
 
 // String is the counter label of the drop.

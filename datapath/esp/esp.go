@@ -8,11 +8,12 @@
 //	      | outer IP | UDP | SPI Seq IV | inner packet | TFC | pad | 2 | ICV |
 //
 // Outbound.Seal writes from the SPI to the ICV, Outbound.Encapsulate what is
-// before it. Inbound.Open takes a packet from its SPI on and gives back the inner
+// before it. Inbound.OpenAt takes a packet from its SPI on and gives back the inner
 // packet, a slice of the same buffer.
 //
-// What a mode does to the headers around the payload is in mode.go, apart from
-// the protection itself in seal.go and open.go.
+// What a mode does to the headers around the payload is in tunnel.go,
+// transport.go and beet.go, apart from the protection itself in seal.go and
+// open.go.
 package esp
 
 import (
@@ -22,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"iked/beet"
 	"iked/crypto/aead"
 	"iked/crypto/suite"
 	"iked/datapath/ip"
@@ -89,8 +91,28 @@ type Sealed struct {
 	TOS uint8
 	TTL uint8
 	DF  bool
+	// Header is the length of the original IP header that was moved before ESP, and
+	// before the UDP header when there is one (transport mode); 0: Encapsulate makes
+	// one.
+	Header int
+	// Special tells that the header has options or extension headers, which a UDP
+	// socket cannot send.
+	Special bool
+	// id and flowLabel are for the header that Encapsulate makes.
+	id        uint16
+	flowLabel uint32
 	// Expiry tells that the SA reached a soft limit.
 	Expiry sad.Expiry
+}
+
+// Outer is what is known of the IP header that a received ESP packet had. The
+// zero value of a field is what a socket does not tell.
+type Outer struct {
+	beet.Carried
+	Src, Dst netip.Addr
+	// Header is the length of the IPv4 header that lies directly before ESP in the
+	// buffer; 0: none does.
+	Header int
 }
 
 // Opened is the result of Open.
@@ -129,6 +151,8 @@ type common struct {
 	// align is what the plaintext's length must be a multiple of: the block of
 	// the cipher, and 4 (RFC 4303, Section 2.4).
 	align int
+	// inner is the fixed pair of addresses of an SA in BEET mode.
+	inner beet.Inner
 }
 
 func (c *common) init(sa *sad.SA, now time.Time) error {
@@ -137,14 +161,19 @@ func (c *common) init(sa *sad.SA, now time.Time) error {
 		return fmt.Errorf("SA %08x of %s: protocol %v, expected ESP", sa.SPI, sa.Name, sa.Proto)
 	case sa.SPI < sad.MinSPI:
 		return fmt.Errorf("SA %08x of %s: SPIs below %d are reserved (RFC 4303, Section 2.1)", sa.SPI, sa.Name, sad.MinSPI)
-	case sa.Mode != spd.Tunnel:
-		return fmt.Errorf("SA %08x of %s: the userspace datapath carries tunnel mode only, the SA has mode %d", sa.SPI, sa.Name, sa.Mode)
+	case sa.Mode > spd.BEET:
+		return fmt.Errorf("SA %08x of %s: mode %d, expected tunnel, transport or BEET", sa.SPI, sa.Name, sa.Mode)
 	case !sa.Src.IsValid() || !sa.Dst.IsValid() || sa.Src.Is4() != sa.Dst.Is4():
 		return fmt.Errorf("SA %08x of %s: outer addresses %s and %s, expected two of one family", sa.SPI, sa.Name, sa.Src, sa.Dst)
 	case len(sa.Local) == 0 || len(sa.Remote) == 0:
 		return fmt.Errorf("SA %08x of %s: %d local and %d remote selectors, expected at least one of each", sa.SPI, sa.Name, len(sa.Local), len(sa.Remote))
 	}
 	var err error
+	if sa.Mode == spd.BEET {
+		if c.inner, err = beet.Bind(sa); err != nil {
+			return fmt.Errorf("SA %08x of %s: %w", sa.SPI, sa.Name, err)
+		}
+	}
 	c.cipher, err = aead.New(sa.Encr, sa.Integ, sa.EncrKey.Reveal(), sa.IntegKey.Reveal())
 	if err != nil {
 		return fmt.Errorf("SA %08x of %s: %w", sa.SPI, sa.Name, err)
@@ -195,7 +224,7 @@ func NewOutbound(sa *sad.SA, mtu int, now time.Time) (*Outbound, error) {
 // SetPath replaces the outside; the inner MTU follows.
 func (o *Outbound) SetPath(p Path) {
 	p.MTU = max(p.MTU, floor(p.Dst))
-	p.inner = innerMTU(p.MTU, outerLen(&p), o.cipher.IVLen(), o.cipher.ICVLen(), o.align)
+	p.inner = o.fits(&p)
 	o.path.Store(&p)
 }
 
@@ -210,7 +239,7 @@ func (o *Outbound) LowerMTU(mtu int) bool {
 		if p.MTU >= old.MTU {
 			return false
 		}
-		p.inner = innerMTU(p.MTU, outerLen(&p), o.cipher.IVLen(), o.cipher.ICVLen(), o.align)
+		p.inner = o.fits(&p)
 		if o.path.CompareAndSwap(old, &p) {
 			return true
 		}

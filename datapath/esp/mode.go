@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 
 	"iked/datapath/ip"
-	"iked/sad"
+	"iked/spd"
 )
 
 // payload is what a mode gives to ESP: the octets that are protected and what
@@ -12,78 +12,32 @@ import (
 type payload struct {
 	off, n     int
 	nextHeader uint8
-	// pad tells that the payload states its own length, so that TFC padding may
-	// follow it (RFC 4303, Section 2.7).
-	pad bool
+	// most is how long the payload may become with TFC padding; 0: it does not state
+	// its own length, so that nothing may follow it (RFC 4303, Section 2.7).
+	most int
 }
 
-// wrapTunnel makes the whole packet the payload and chooses the fields of the
-// outer header (RFC 4301, Section 5.1.2).
-func (o *Outbound) wrapTunnel(p *Path, off int, info *ip.Info, out *Sealed) payload {
-	sa := o.sa
-	out.TOS = ip.OuterTOS(info.TOS, sa.DSCP == sad.DSCPOut || sa.DSCP == sad.DSCPBoth, !sa.NoECN)
-	out.TTL = o.ttl
-	out.DF = outerDF(sa.DF, info, p.inner)
-	nh := uint8(ip.ProtoIPv4)
-	if info.Version == 6 {
-		nh = ip.ProtoIPv6
+// wrap makes the payload of a packet, as the mode of the SA says.
+func (o *Outbound) wrap(p *Path, buf []byte, off int, info *ip.Info, out *Sealed) (payload, Drop) {
+	switch o.sa.Mode {
+	case spd.Transport:
+		return o.wrapTransport(p, buf, off, info, out)
+	case spd.BEET:
+		return o.wrapBEET(p, buf, off, info, out)
 	}
-	return payload{off: off, n: info.TotalLen, nextHeader: nh, pad: true}
+	return o.wrapTunnel(p, off, info, out), Pass
 }
 
-// outerDF is the DF bit of an IPv4 tunnel header (RFC 4301, Section 8.1). IPv6
-// has none to copy: its packets are never fragmented on the way, so it counts as
-// set, except up to the minimum MTU, where no smaller packet can be asked for.
-func outerDF(df sad.DF, info *ip.Info, inner int) bool {
-	switch {
-	case info.TotalLen > inner || df == sad.DFClear:
-		// Bigger than the path: it will be fragmented behind ESP.
-		return false
-	case df == sad.DFSet:
-		return true
-	case info.Version == 4:
-		return info.DF
+// unwrap makes the packet of a payload: text without ESP's padding, which lies
+// at buf[at:], espAt is where ESP began.
+func (i *Inbound) unwrap(buf []byte, espAt, at, n int, nextHeader uint8, outer *Outer, out *Opened) Drop {
+	switch i.sa.Mode {
+	case spd.Transport:
+		return i.unwrapTransport(buf, espAt, at, n, nextHeader, outer, out)
+	case spd.BEET:
+		return i.unwrapBEET(buf, at, n, nextHeader, outer, out)
 	}
-	return info.TotalLen > ip.MinMTU6
-}
-
-// unwrapTunnel takes the inner packet out of the payload (RFC 4301, Section
-// 5.2, steps 3 and 4): text without ESP's padding, tos from the outer header.
-func (i *Inbound) unwrapTunnel(text []byte, nextHeader, tos uint8, out *Opened) Drop {
-	var version uint8
-	switch nextHeader {
-	case ip.ProtoIPv4:
-		version = 4
-	case ip.ProtoIPv6:
-		version = 6
-	default:
-		return BadNextHeader
-	}
-	if len(text) > 0 && text[0]>>4 != version {
-		return InnerVersion
-	}
-	// What is behind the stated length is TFC padding (RFC 4303, Section 2.7).
-	if ip.Parse(text, &out.Info) != ip.OK {
-		return InnerInvalid
-	}
-	out.Packet = text[:out.Info.TotalLen]
-	out.Flow = out.Info.Inbound()
-	if !i.selects(out) {
-		if out.Info.FragOffset != 0 {
-			return InnerFragment
-		}
-		return SelectorMismatch
-	}
-	sa := i.sa
-	inner, ok := ip.InnerTOS(out.Info.TOS, tos, sa.DSCP == sad.DSCPIn || sa.DSCP == sad.DSCPBoth, !sa.NoECN)
-	if !ok {
-		return InnerECN
-	}
-	if inner != out.Info.TOS {
-		ip.SetTOS(out.Packet, inner)
-		out.Info.TOS = inner
-	}
-	return Pass
+	return i.unwrapTunnel(buf[at:at+n], nextHeader, outer.TOS, out)
 }
 
 // selects tells whether the SA may carry the packet (RFC 4301, Section 5.2, step
@@ -110,16 +64,22 @@ func (i *Inbound) selects(out *Opened) bool {
 // that of the UDP header or, without one, of ESP.
 func (o *Outbound) Encapsulate(buf []byte, s *Sealed) (start, inside int) {
 	p := o.path.Load()
-	h := ip.Outer{Src: p.Src, Dst: p.Dst, Proto: ip.ProtoESP, TOS: s.TOS, TTL: s.TTL, DF: s.DF, ID: uint16(s.Seq) ^ uint16(o.sa.SPI)}
 	inside = s.Off
 	n := s.Len
+	proto := uint8(ip.ProtoESP)
 	if p.Encap != nil {
 		inside -= UDPHeaderLen
 		n += UDPHeaderLen
-		h.Proto = ip.ProtoUDP
+		proto = ip.ProtoUDP
 	}
-	start = inside - h.Len()
-	h.Put(buf[start:], n)
+	if s.Header > 0 {
+		start = inside - s.Header
+		complete(buf[start:inside+n], s.Header)
+	} else {
+		h := ip.Outer{Src: p.Src, Dst: p.Dst, Proto: proto, TOS: s.TOS, TTL: s.TTL, DF: s.DF, ID: s.id, FlowLabel: s.flowLabel}
+		start = inside - h.Len()
+		h.Put(buf[start:], n)
+	}
 	if p.Encap != nil {
 		u := buf[inside : inside+n]
 		binary.BigEndian.PutUint16(u, p.Encap.SrcPort)

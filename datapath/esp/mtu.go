@@ -3,7 +3,9 @@ package esp
 import (
 	"net/netip"
 
+	"iked/beet"
 	"iked/datapath/ip"
+	"iked/spd"
 )
 
 func floor(dst netip.Addr) int {
@@ -15,20 +17,51 @@ func floor(dst netip.Addr) int {
 
 // outerLen is the length of what Encapsulate writes.
 func outerLen(p *Path) int {
-	n := ip.IPv6HeaderLen
-	if p.Dst.Is4() {
-		n = ip.IPv4HeaderLen
-	}
+	n := headerLen(p)
 	if p.Encap != nil {
 		n += UDPHeaderLen
 	}
 	return n
 }
 
+// headerLen is the length of an IP header without options.
+func headerLen(p *Path) int {
+	if p.Dst.Is4() {
+		return ip.IPv4HeaderLen
+	}
+	return ip.IPv6HeaderLen
+}
+
 // innerMTU is the largest payload whose ESP packet fits mtu: what is left after
 // the headers, rounded down to the padding, without the trailer.
 func innerMTU(mtu, outer, iv, icv, align int) int {
 	return max((mtu-outer-HeaderLen-iv-icv)&^(align-1)-trailerLen, 0)
+}
+
+// fits is the largest packet without options or extension headers that fits the
+// path.
+func (o *Outbound) fits(p *Path) int {
+	n := innerMTU(p.MTU, outerLen(p), o.cipher.IVLen(), o.cipher.ICVLen(), o.align)
+	switch o.sa.Mode {
+	case spd.Transport:
+		// Its own header is the outer one.
+		n += headerLen(p)
+	case spd.BEET:
+		n += o.inner.HeaderLen()
+	}
+	return n
+}
+
+// special is what options and extension headers take from that.
+func (o *Outbound) special(info *ip.Info) int {
+	switch {
+	case o.sa.Mode == spd.Transport && info.HeaderLen > ip.IPv4HeaderLen && info.HeaderLen != ip.IPv6HeaderLen:
+		// They are in front of ESP, and the rest goes up to the next block.
+		return o.align - 1
+	case o.sa.Mode == spd.BEET && info.Version == 4 && info.HeaderLen > ip.IPv4HeaderLen:
+		return beet.PseudoLen(info.HeaderLen - ip.IPv4HeaderLen)
+	}
+	return 0
 }
 
 // InnerMTU is the largest inner packet that fits the path MTU.
@@ -52,11 +85,11 @@ const (
 // Fit holds a packet against the path MTU (RFC 4301, Section 8.2):
 //
 //	IPv4, DF set      ICMP 3/4 with the inner MTU
-//	IPv4, DF clear    fragments before ESP
+//	IPv4, DF clear    fragments before ESP; in transport and BEET mode after it
 //	IPv6              ICMPv6 2/0 with the inner MTU; but nobody needs to go below
 //	                  1280 (RFC 8200, Section 5): up to that, fragments after ESP
 func (o *Outbound) Fit(info *ip.Info) (f Fit, mtu int) {
-	mtu = o.path.Load().inner
+	mtu = o.path.Load().inner - o.special(info)
 	switch {
 	case info.TotalLen <= mtu:
 		return Send, mtu
@@ -68,6 +101,9 @@ func (o *Outbound) Fit(info *ip.Info) (f Fit, mtu int) {
 		return FragmentOuter, mtu
 	case info.DF:
 		return Reply, mtu
+	case o.sa.Mode != spd.Tunnel:
+		// RFC 4303, Section 3.3.4: these modes protect whole packets only.
+		return FragmentOuter, mtu
 	}
 	return FragmentInner, mtu
 }

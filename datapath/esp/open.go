@@ -4,17 +4,27 @@ import (
 	"encoding/binary"
 	"errors"
 
+	"iked/beet"
 	"iked/crypto/aead"
 	"iked/datapath/ip"
 	"iked/sad"
 )
 
-// Open authenticates and decrypts the ESP packet in b, SPI to ICV, in place;
-// tos is DSCP and ECN of the outer header. The order is that of RFC 4303,
-// Section 3.4: replay check, ICV, window, decryption; then RFC 4301, Section
-// 5.2: next header, version, selectors. After a Drop b must not be used.
+// Open is OpenAt for a packet of which only DSCP and ECN of the outer header are
+// known, which is enough in tunnel mode.
 func (i *Inbound) Open(w *Scratch, b []byte, tos uint8, out *Opened) Drop {
+	outer := Outer{Carried: beet.Carried{TOS: tos}}
+	return i.OpenAt(w, b, 0, &outer, out)
+}
+
+// OpenAt authenticates and decrypts the ESP packet in buf[at:], SPI to ICV, in
+// place. The order is that of RFC 4303, Section 3.4: replay check, ICV, window,
+// decryption; then RFC 4301, Section 5.2: next header, version, selectors. After
+// a Drop the packet must not be used. The modes that make a header need Room
+// octets before it.
+func (i *Inbound) OpenAt(w *Scratch, buf []byte, at int, outer *Outer, out *Opened) Drop {
 	*out = Opened{}
+	b := buf[at:]
 	iv, icv := i.cipher.IVLen(), i.cipher.ICVLen()
 	if len(b) < HeaderLen+iv+trailerLen+icv {
 		return ESPTooShort
@@ -44,7 +54,7 @@ func (i *Inbound) Open(w *Scratch, b []byte, tos uint8, out *Opened) Drop {
 	case next == ip.ProtoNoNext:
 		return Dummy
 	}
-	return i.unwrapTunnel(text, next, tos, out)
+	return i.unwrap(buf, at, at+HeaderLen+iv, len(text), next, outer, out)
 }
 
 func replayDrop(v sad.Verdict) Drop {

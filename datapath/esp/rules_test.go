@@ -344,8 +344,8 @@ func TestLimits(t *testing.T) {
 // What the datapath cannot carry is refused with a reason, not carried half.
 func TestNewRefuses(t *testing.T) {
 	for what, change := range map[string]func(*sad.SA){
-		"transport mode":    func(sa *sad.SA) { sa.Mode = spd.Transport },
-		"BEET mode":         func(sa *sad.SA) { sa.Mode = spd.BEET },
+		"mode 3":            func(sa *sad.SA) { sa.Mode = spd.BEET + 1 },
+		"BEET of networks":  func(sa *sad.SA) { sa.Mode = spd.BEET },
 		"AH":                func(sa *sad.SA) { sa.Proto = suite.ProtoAH },
 		"reserved SPI":      func(sa *sad.SA) { sa.SPI = 255 },
 		"mixed families":    func(sa *sad.SA) { sa.Src = netip.MustParseAddr("::1") },

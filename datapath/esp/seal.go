@@ -6,6 +6,7 @@ import (
 	"iked/crypto/aead"
 	"iked/datapath/ip"
 	"iked/sad"
+	"iked/spd"
 )
 
 // Seal protects the packet at buf[off:] in place; info is what ip.Parse said of
@@ -16,8 +17,13 @@ func (o *Outbound) Seal(w *Scratch, buf []byte, off int, info *ip.Info, out *Sea
 	if off < Headroom || len(buf)-off < info.TotalLen+Tailroom {
 		return NoRoom
 	}
+	*out = Sealed{}
 	p := o.path.Load()
-	return o.seal(w, buf, p, o.wrapTunnel(p, off, info, out), out)
+	pl, drop := o.wrap(p, buf, off, info, out)
+	if drop != Pass {
+		return drop
+	}
+	return o.seal(w, buf, p, pl, out)
 }
 
 // SealDummy makes a dummy packet with n random octets (RFC 4303, Section 2.6);
@@ -27,7 +33,7 @@ func (o *Outbound) SealDummy(w *Scratch, buf []byte, n int, out *Sealed) Drop {
 		return NoRoom
 	}
 	w.fill(buf[Headroom : Headroom+n])
-	out.TOS, out.TTL, out.DF = 0, o.ttl, false
+	*out = Sealed{TTL: o.ttl}
 	return o.seal(w, buf, o.path.Load(), payload{off: Headroom, n: n, nextHeader: ip.ProtoNoNext}, out)
 }
 
@@ -35,14 +41,14 @@ func (o *Outbound) SealDummy(w *Scratch, buf []byte, n int, out *Sealed) Drop {
 func (o *Outbound) seal(w *Scratch, buf []byte, p *Path, pl payload, out *Sealed) Drop {
 	iv, icv := o.cipher.IVLen(), o.cipher.ICVLen()
 	n := pl.n
-	if pl.pad && o.sa.TFCPadding != 0 {
-		n = o.tfc(buf, p, pl)
+	if pl.most > 0 && o.sa.TFCPadding != 0 {
+		n = o.tfc(buf, pl)
 	}
 	pad := -(n + trailerLen) & (o.align - 1)
 	text := n + pad + trailerLen
 	start := pl.off - iv - HeaderLen
 	size := HeaderLen + iv + text + icv
-	if size+outerLen(p) > 65535 {
+	if size+max(outerLen(p), out.Header+UDPHeaderLen) > 65535 {
 		return TooBig
 	}
 	// Bytes are what the algorithm processes, padding included (RFC 4301,
@@ -70,13 +76,16 @@ func (o *Outbound) seal(w *Scratch, buf []byte, p *Path, pl payload, out *Sealed
 	t[pad], t[pad+1] = byte(pad), pl.nextHeader
 	o.cipher.Seal(&w.aead, b, HeaderLen, uint32(seq>>32), o.sa.ESN)
 	out.Off, out.Len, out.Seq = start, size, seq
+	if o.sa.Mode == spd.Tunnel {
+		out.id = uint16(seq) ^ uint16(o.sa.SPI)
+	}
 	return Pass
 }
 
 // tfc zeroes the traffic flow confidentiality padding behind the payload and
 // gives the padded length (RFC 4303, Section 2.7).
-func (o *Outbound) tfc(buf []byte, p *Path, pl payload) int {
-	n := p.inner
+func (o *Outbound) tfc(buf []byte, pl payload) int {
+	n := pl.most
 	if o.sa.TFCPadding != sad.TFCToMTU {
 		n = min(n, int(o.sa.TFCPadding))
 	}

@@ -75,9 +75,43 @@ func copiedOptions(h []byte) int {
 	return to
 }
 
-// Fragment6 cuts an IPv6 packet of this system's own making, one header and a
-// payload, into fragments of at most mtu octets with identification id (RFC
-// 8200, Section 4.5); a router must not. Otherwise as Fragment4.
+// Unfragmentable is the length of the headers that stay before ESP in transport
+// mode and before a fragment header, and the offset of the field in them that
+// names what follows: the IPv4 header with its options; the IPv6 header with
+// hop-by-hop options, destination options before a routing header, a routing
+// header, and a fragment header (RFC 8200, Section 4.5; RFC 4303, Section 3.1.1).
+// b is a packet that Parse found valid.
+func Unfragmentable(b []byte) (n, field int) {
+	if b[0]>>4 == 4 {
+		return int(b[0]&15) * 4, 9
+	}
+	n, field = IPv6HeaderLen, 6
+	next, at, last := b[6], IPv6HeaderLen, 6
+	for at+8 <= len(b) {
+		size := 8
+		switch next {
+		case ProtoHopByHop, ProtoRouting, ProtoDestOpts:
+			size += int(b[at+1]) * 8
+		case ProtoFragment:
+		default:
+			return n, field
+		}
+		if at+size > len(b) {
+			return n, field
+		}
+		kind := next
+		next, last, at = b[at], at, at+size
+		// Destination options belong here only when a routing header follows.
+		if kind != ProtoDestOpts {
+			n, field = at, last
+		}
+	}
+	return n, field
+}
+
+// Fragment6 cuts an IPv6 packet of this system's own making into fragments of at
+// most mtu octets with identification id (RFC 8200, Section 4.5); a router must
+// not. It has no fragment header yet. Otherwise as Fragment4.
 func Fragment6(b []byte, id uint32, mtu int, buf []byte, emit func(frag []byte)) (ok bool) {
 	if len(b) < IPv6HeaderLen || len(buf) < mtu {
 		return false
@@ -86,11 +120,12 @@ func Fragment6(b []byte, id uint32, mtu int, buf []byte, emit func(frag []byte))
 		emit(b)
 		return true
 	}
-	const hl = IPv6HeaderLen + FragHeaderLen
+	start, field := Unfragmentable(b)
+	hl := start + FragHeaderLen
 	if mtu < hl+8 {
 		return false
 	}
-	data := b[IPv6HeaderLen:]
+	data := b[start:]
 	for off := 0; off < len(data); {
 		n := min(len(data)-off, mtu-hl)
 		last := off+n == len(data)
@@ -98,16 +133,17 @@ func Fragment6(b []byte, id uint32, mtu int, buf []byte, emit func(frag []byte))
 			n &^= 7
 		}
 		f := buf[:hl+n]
-		copy(f, b[:IPv6HeaderLen])
-		binary.BigEndian.PutUint16(f[4:], uint16(FragHeaderLen+n))
-		f[6] = ProtoFragment
-		f[40], f[41] = b[6], 0
-		field := uint16(off)
+		copy(f, b[:start])
+		binary.BigEndian.PutUint16(f[4:], uint16(len(f)-IPv6HeaderLen))
+		f[field] = ProtoFragment
+		h := f[start:]
+		h[0], h[1] = b[field], 0
+		flags := uint16(off)
 		if !last {
-			field |= 1
+			flags |= 1
 		}
-		binary.BigEndian.PutUint16(f[42:], field)
-		binary.BigEndian.PutUint32(f[44:], id)
+		binary.BigEndian.PutUint16(h[2:], flags)
+		binary.BigEndian.PutUint32(h[4:], id)
 		copy(f[hl:], data[off:off+n])
 		emit(f)
 		off += n

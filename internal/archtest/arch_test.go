@@ -40,6 +40,7 @@ func rules() []rule {
 		{"xfrm/...", []string{"datapath/...", "ikev2/...", "ikev1/...", "conf", "internal/engine", "internal/daemon", "vici/..."}, true, "a backend carries packets and knows no key exchange"},
 		{"xfrm/wire", []string{"os", "net", "golang.org/x/sys/unix", "github.com/vishvananda/netlink"}, false, "the netlink codec is pure"},
 		{"spd", []string{"sad", "ikev2/...", "internal/..."}, false, "spd stands on the prefix library only"},
+		{"beet", []string{"ikev2/...", "datapath/...", "xfrm/...", "internal/engine", "internal/backend"}, true, "both backends stand on it, and it knows spd and sad only"},
 		{"sad", []string{"ikev2/...", "datapath/...", "xfrm/..."}, true, "records of SAs know nobody who makes or uses them"},
 		{"crypto/...", []string{"spd", "sad", "ikev2/...", "conf", "internal/engine"}, true, "algorithms only"},
 		{"internal/engine", []string{"xfrm/...", "datapath/...", "internal/transport/...", "internal/daemon", "vici/...", "github.com/sirupsen/logrus", "github.com/spf13/viper"}, false, "the engine sees sockets, backends and logs through its interfaces"},

@@ -24,9 +24,8 @@ type Packet struct {
 	// Local and Remote are the ends; ports are 0 on raw sockets. When sent, an
 	// invalid Local leaves the choice of the source to the kernel.
 	Local, Remote netip.AddrPort
-	// TOS is DSCP and ECN; TTL, the hop limit, is for sending only and 0 leaves
-	// it to the kernel; DF is for sending over IPv4 only. A raw packet carries
-	// its own.
+	// TOS is DSCP and ECN; TTL is the hop limit, and 0 leaves it to the kernel
+	// when sent; DF is for sending over IPv4 only. A raw packet carries its own.
 	TOS, TTL uint8
 	DF       bool
 }

@@ -95,6 +95,7 @@ func zoneID(a netip.Addr) uint32 {
 type control struct {
 	local   netip.Addr
 	tos     uint8
+	ttl     uint8
 	segment int // UDP_GRO: size of each datagram in the buffer, 0 only one
 }
 
@@ -127,6 +128,9 @@ func parseControl(b []byte) (c control) {
 			c.tos = d[0]
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(d) >= 4:
 			c.tos = uint8(binary.NativeEndian.Uint32(d))
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TTL && len(d) >= 4,
+			h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_HOPLIMIT && len(d) >= 4:
+			c.ttl = uint8(binary.NativeEndian.Uint32(d))
 		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(d) >= 4:
 			c.segment = int(int32(binary.NativeEndian.Uint32(d)))
 		}

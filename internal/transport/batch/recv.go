@@ -113,6 +113,7 @@ func (r *Reader) Read() ([]Packet, error) {
 			Local:  netip.AddrPortFrom(ctl.local, r.c.port),
 			Remote: sockaddr(r.names[i][:]),
 			TOS:    ctl.tos,
+			TTL:    ctl.ttl,
 		}
 		for ctl.segment > 0 && len(data) > ctl.segment {
 			p.Data = data[:ctl.segment:ctl.segment]
@@ -138,5 +139,6 @@ func bare(b []byte) Packet {
 		Local:  netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[16:20])), 0),
 		Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[12:16])), 0),
 		TOS:    b[1],
+		TTL:    b[8],
 	}
 }

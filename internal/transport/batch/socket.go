@@ -97,12 +97,12 @@ func open(cfg Config, typ, proto int) (*Conn, int, error) {
 	// A raw IPv4 socket gives the header, which tells the same.
 	var opts [][2]int
 	if typ == unix.SOCK_DGRAM {
-		opts = [][2]int{{unix.IP_PKTINFO, 1}, {unix.IP_RECVTOS, 1}}
+		opts = [][2]int{{unix.IP_PKTINFO, 1}, {unix.IP_RECVTOS, 1}, {unix.IP_RECVTTL, 1}}
 	}
 	level := unix.IPPROTO_IP
 	if c.v6 {
 		level = unix.IPPROTO_IPV6
-		opts = [][2]int{{unix.IPV6_RECVPKTINFO, 1}, {unix.IPV6_RECVTCLASS, 1}}
+		opts = [][2]int{{unix.IPV6_RECVPKTINFO, 1}, {unix.IPV6_RECVTCLASS, 1}, {unix.IPV6_RECVHOPLIMIT, 1}}
 		if typ == unix.SOCK_DGRAM {
 			opts = append(opts, [2]int{unix.IPV6_V6ONLY, 1})
 		}
