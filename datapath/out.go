@@ -20,6 +20,9 @@ import (
 // slots is the number of packets in one batch of a worker.
 const slots = 128
 
+// cachedFlows is the number of flows that a worker remembers, of 70 octets each.
+const cachedFlows = 4096
+
 // flushAt is the number of packets from which a batch is sent even though more
 // wait.
 const flushAt = 64
@@ -47,11 +50,13 @@ type outWorker struct {
 	hdr     tun.Header
 	pkt     []byte
 
-	// The last flow and what became of it, valid for one generation.
+	// The last flow and what became of it, valid for one generation; the cache has
+	// those before.
 	lastFlow   spd.Flow
 	lastGen    uint64
 	lastSA     *outSA
 	lastPolicy *spd.Policy
+	cache      *spd.Cache[outSA]
 
 	// big holds a packet that was put together; releasing and whole say what the
 	// slow worker is doing.
@@ -74,7 +79,7 @@ func newOutWorker(d *Datapath, i int, q tun.Queue) *outWorker {
 	w := &outWorker{d: d, queue: i, q: q, c: d.newCounters(),
 		frame: make([]byte, tun.MaxFrame), slab: make([]byte, slots*size), size: size,
 		udp: make([]batch.Packet, 0, slots), raw: make([]batch.Packet, 0, slots), writer: batch.NewWriter(),
-		lastGen: ^uint64(0),
+		lastGen: ^uint64(0), cache: spd.NewCache[outSA](cachedFlows),
 	}
 	w.emitIn, w.emitOut = w.innerFragment, w.outerFragment
 	return w
@@ -215,8 +220,14 @@ func (w *outWorker) process(frame []byte) {
 // lookup finds the policy and the SA of the flow.
 func (w *outWorker) lookup(gen uint64) {
 	w.lastFlow, w.lastGen = w.flow, gen
+	var ok bool
+	if w.lastPolicy, w.lastSA, ok = w.cache.Get(&w.flow, gen); ok {
+		return
+	}
 	w.lastPolicy, w.lastSA = w.find(&w.flow)
+	// What follows for ICMP is not about the flow alone, and stays out of the cache.
 	if w.lastPolicy.Action == spd.Protect && w.lastSA != nil || w.info.Proto != ip.ProtoICMP && w.info.Proto != ip.ProtoICMPv6 {
+		w.cache.Put(&w.flow, gen, w.lastPolicy, w.lastSA)
 		return
 	}
 	// RFC 4301, Section 6.2: an ICMP error that fits no SA by itself may use the

@@ -269,19 +269,29 @@ func sameRemote(n int) (*Table, []Flow) {
 	return tab, flows
 }
 
+// benchTables are the two extremes.
+var benchTables = []struct {
+	name string
+	make func(int) (*Table, []Flow)
+}{{"remotes", bigTable}, {"locals", sameRemote}}
+
+type flowSet struct {
+	name  string
+	flows []Flow
+}
+
+// benchFlows are sets of flows: the packets of a moment belong to at most 1,000
+// flows, spread over all policies; or to as many as there are policies.
+func benchFlows(flows []Flow) []flowSet {
+	return []flowSet{{"busy1000", flows[:min(len(flows), 1000)]}, {"all", flows}}
+}
+
+// The ordered look-up alone.
 func BenchmarkLookup(b *testing.B) {
-	for _, kind := range []struct {
-		name string
-		make func(int) (*Table, []Flow)
-	}{{"remotes", bigTable}, {"locals", sameRemote}} {
+	for _, kind := range benchTables {
 		for _, n := range []int{10, 1000, 100_000} {
 			tab, flows := kind.make(n)
-			// The packets of a moment belong to at most 1,000 flows, spread over all policies.
-			busy := flows[:min(len(flows), 1000)]
-			for _, set := range []struct {
-				name  string
-				flows []Flow
-			}{{"busy1000", busy}, {"all", flows}} {
+			for _, set := range benchFlows(flows) {
 				b.Run(fmt.Sprintf("%s/policies=%d/flows=%s", kind.name, n, set.name), func(b *testing.B) {
 					b.ReportAllocs()
 					runtime.LockOSThread()
