@@ -241,3 +241,22 @@ func (c *Capture) SavePcap(path string) error {
 	}
 	return errors.Join(c.WritePcap(f), f.Close())
 }
+
+// Inject sends an Ethernet frame out of an interface as it is.
+func (ns *Namespace) Inject(ifname string, frame []byte) error {
+	link, err := ns.link(ifname)
+	if err != nil {
+		return err
+	}
+	return ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("testnet: %s: packet socket: %w", ns.Name, err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index}); err != nil {
+			return fmt.Errorf("testnet: %s: send on %s: %w", ns.Name, ifname, err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,206 @@
+package backendtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"iked/internal/testnet"
+)
+
+// Ports of the echo servers: echoPort answers over TCP and UDP, the others over
+// UDP, for policies that tell ports apart.
+const (
+	echoPort = 7007
+	holePort = 7008
+	wallPort = 7009
+)
+
+// patience is how long an answer may take. Guests and machines under load are slow.
+const patience = 5 * time.Second
+
+// serve answers what comes to the addresses, each from itself, until the test ends.
+func serve(t *testing.T, ns *testnet.Namespace, addrs ...netip.Addr) {
+	t.Helper()
+	for _, a := range addrs {
+		l, err := ns.Listen("tcp", netip.AddrPortFrom(a, echoPort).String())
+		must(t, err)
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go echo(c)
+			}
+		}()
+		for _, port := range []uint16{echoPort, holePort, wallPort} {
+			c, err := ns.ListenPacket("udp", netip.AddrPortFrom(a, port).String())
+			must(t, err)
+			t.Cleanup(func() { c.Close() })
+			go func() {
+				buf := make([]byte, 65536)
+				for {
+					n, from, err := c.ReadFrom(buf)
+					if errors.Is(err, net.ErrClosed) {
+						return
+					}
+					if err == nil {
+						// A lost answer shows at the client.
+						_, _ = c.WriteTo(buf[:n], from)
+					}
+				}
+			}()
+		}
+	}
+}
+
+// echo sends back what came until the other side has ended its half.
+func echo(c net.Conn) {
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(4 * patience))
+	_, _ = io.Copy(c, c)
+}
+
+// exchange sends what applications send, both ways: echo requests, a TCP transfer,
+// datagrams, and one that must be fragmented.
+func exchange(t *testing.T, s *setup) {
+	t.Helper()
+	ping(t, s)
+	if t.Failed() {
+		return // the rest would wait in vain
+	}
+	if err := transfer(&s.a, &s.b, 100_000); err != nil {
+		t.Errorf("TCP: %v", err)
+	}
+	for _, size := range []int{1, 512, 1300, 3000} {
+		if err := datagram(&s.b, &s.a, echoPort, size); err != nil {
+			t.Errorf("datagram of %d octets: %v", size, err)
+		}
+	}
+}
+
+// ping wants answers both ways.
+func ping(t *testing.T, s *setup) {
+	t.Helper()
+	for _, d := range [][2]*half{{&s.a, &s.b}, {&s.b, &s.a}} {
+		r, err := d[0].node.Ping(d[1].addr, testnet.PingOptions{From: d[0].addr, Count: 3, Size: 600, Interval: time.Millisecond, Timeout: patience})
+		if err != nil || r.Lost() != 0 {
+			t.Errorf("ping from %v to %v: %v, %v\n%s %v\n%s %v", d[0].addr, d[1].addr, r, err,
+				s.a.side.Name, nonZero(s.a.b.Counters()), s.b.side.Name, nonZero(s.b.b.Counters()))
+		}
+	}
+}
+
+func nonZero(m map[string]uint64) map[string]uint64 {
+	for k, v := range m {
+		if v == 0 {
+			delete(m, k)
+		}
+	}
+	return m
+}
+
+// dial connects from one half's address to a port of the other's.
+func dial(from, to *half, network string, port uint16) (c net.Conn, err error) {
+	dst := netip.AddrPortFrom(to.addr, port).String()
+	err = from.node.Do(func() error {
+		var local net.Addr = &net.TCPAddr{IP: from.addr.AsSlice()}
+		if network == "udp" {
+			local = &net.UDPAddr{IP: from.addr.AsSlice()}
+		}
+		d := net.Dialer{LocalAddr: local, Timeout: patience}
+		c, err = d.Dial(network, dst)
+		return err
+	})
+	return c, err
+}
+
+// transfer sends octets over TCP and wants them back.
+func transfer(from, to *half, size int) error {
+	c, err := dial(from, to, "tcp", echoPort)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+		return err
+	}
+	data := pattern(size)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write(data)
+		if err == nil {
+			err = c.(*net.TCPConn).CloseWrite()
+		}
+		sent <- err
+	}()
+	var got bytes.Buffer
+	if _, err := got.ReadFrom(c); err != nil {
+		return fmt.Errorf("after %d octets: %w", got.Len(), err)
+	}
+	if err := <-sent; err != nil {
+		return err
+	}
+	if !bytes.Equal(got.Bytes(), data) {
+		return fmt.Errorf("%d octets came back changed", got.Len())
+	}
+	return nil
+}
+
+// datagram sends one over UDP and wants it back.
+func datagram(from, to *half, port uint16, size int) error {
+	return datagramWithin(from, to, port, size, patience)
+}
+
+func datagramWithin(from, to *half, port uint16, size int, within time.Duration) error {
+	c, err := dial(from, to, "udp", port)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
+		return err
+	}
+	data := pattern(size)
+	if _, err := c.Write(data); err != nil {
+		return err
+	}
+	buf := make([]byte, size+1)
+	n, err := c.Read(buf)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(buf[:n], data) {
+		return fmt.Errorf("%d octets came back, or changed ones", n)
+	}
+	return nil
+}
+
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i ^ i>>8)
+	}
+	return b
+}
+
+// silent checks that nothing is answered; what leaves is the capture's to say.
+func silent(t *testing.T, s *setup) {
+	t.Helper()
+	for _, d := range [][2]*half{{&s.a, &s.b}, {&s.b, &s.a}} {
+		r, err := d[0].node.Ping(d[1].addr, testnet.PingOptions{From: d[0].addr, Timeout: 20 * time.Millisecond})
+		if err != nil {
+			t.Error(err)
+		}
+		if r.Received != 0 {
+			t.Errorf("without its SAs %v was answered by %v", d[0].addr, d[1].addr)
+		}
+	}
+}
