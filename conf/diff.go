@@ -291,7 +291,7 @@ func changedKeys[T any](a, b *T) []string {
 	return keys
 }
 
-var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "Proposals": "esp_proposals or ah_proposals", "PFP": "pfp", "PFPLimit": "pfp_limit"}
+var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "Proposals": "esp_proposals or ah_proposals", "PFP": "pfp", "PFPLimit": "pfp_limit", "MarkInSA": "mark_in_sa", "Offload": "hw_offload"}
 
 // keyOf is the key of a field: LocalAddrs is local_addrs.
 func keyOf(name string) string {
@@ -299,6 +299,7 @@ func keyOf(name string) string {
 		"VIPs": "vips", "PortNATT": "port_nat_t", "SHA256_96": "sha256_96", "MinRSABits": "min_rsa_bits", "Time": "rekey_time, life_time or rand_time",
 		"Bytes": "rekey_bytes, life_bytes or rand_bytes", "Packets": "rekey_packets, life_packets or rand_packets",
 		"SendCertReq": "send_certreq", "KeyingTries": "keyingtries", "ReqID": "reqid", "Local": "local", "Remote": "remote",
+		"IfIDIn": "if_id_in", "IfIDOut": "if_id_out",
 	}
 	if k, ok := special[name]; ok {
 		return k

@@ -24,7 +24,7 @@ const (
 const MaxPFP = 1024
 
 func childFields() []field[Child] {
-	return []field[Child]{
+	return append([]field[Child]{
 		{key: "start", typ: "always, on-demand, passive", doc: "One knob in place of start_action, close_action and dpd_action. always: set up at once and again whenever it is gone. on-demand: set up when a packet needs it. passive: wait for the peer.", fileOnly: true,
 			set: choice(func(c *Child) *Start { return &c.Start }, []string{"always", "on-demand", "passive"}, StartAlways, StartOnDemand, StartPassive)},
 		{key: "fail", typ: "closed, open", def: "as the global key", doc: "What happens to the traffic while the tunnel is down: closed drops it, open lets it pass in clear in both directions.", fileOnly: true,
@@ -60,19 +60,10 @@ func childFields() []field[Child] {
 		{key: "inactivity", typ: "time", def: "0, 5m where pfp_limit counts", doc: "Close the CHILD_SA when it carried nothing for that long; 0: never.", set: duration(func(c *Child) *timeDuration { return &c.Inactivity })},
 		{key: "reqid", typ: "number", def: "0", doc: "Fixed request id; 0: chosen.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.ReqID })},
 		{key: "priority", typ: "number", def: "0", doc: "Priority of the policies, the lowest first; 0: computed.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.Priority })},
-		{key: "interface", typ: "name", doc: "Not supported by this version.", set: unsupported[Child]("")},
-		{key: "mark_in", typ: "mark", def: "0", doc: "Not supported by this version.", set: unsupported[Child]("0", "0x0", "")},
-		{key: "mark_out", typ: "mark", def: "0", doc: "Not supported by this version.", set: unsupported[Child]("0", "0x0", "")},
-		{key: "mark_in_sa", typ: "yes/no", def: "no", doc: "Not supported by this version.", set: unsupported[Child]("no")},
-		{key: "set_mark_in", typ: "mark", def: "0", doc: "Not supported by this version.", set: unsupported[Child]("0", "0x0", "")},
-		{key: "set_mark_out", typ: "mark", def: "0", doc: "Not supported by this version.", set: unsupported[Child]("0", "0x0", "")},
-		{key: "if_id_in", typ: "number", def: "0", doc: "Not supported by this version.", set: unsupported[Child]("0", "0x0", "")},
-		{key: "if_id_out", typ: "number", def: "0", doc: "Not supported by this version.", set: unsupported[Child]("0", "0x0", "")},
 		{key: "label", typ: "text", doc: "Not supported by this version.", set: unsupported[Child]("")},
 		{key: "label_mode", typ: "system, simple, selinux", def: "system", doc: "About label.", set: unsupported[Child]("system")},
 		{key: "tfc_padding", typ: "number or mtu", def: "0", doc: "Pad the inner packets to that many octets, or to the path MTU.", set: setTFC},
 		{key: "replay_window", typ: "number", def: "32", doc: "Anti-replay window in packets, at most 4096; 0 switches the check off.", set: unsigned(0, maxReplayWindow, func(c *Child) *uint32 { return &c.ReplayWindow })},
-		{key: "hw_offload", typ: "no, auto", def: "no", doc: "auto means no here; yes, crypto and packet are not supported by this version.", set: unsupported[Child]("no", "auto")},
 		{key: "sha256_96", typ: "yes/no", def: "no", doc: "HMAC-SHA2-256 cut to 96 bits, as some old peers have it.", set: boolean(func(c *Child) *bool { return &c.SHA256_96 })},
 		{key: "copy_df", typ: "yes/no", def: "yes", doc: "Copy the don't-fragment bit to the tunnel header; no clears it.", set: func(_ *loader, c *Child, it *Item) error {
 			yes, err := parseBool(it.Value)
@@ -89,7 +80,7 @@ func childFields() []field[Child] {
 			set: choice(func(c *Child) *CopyDSCP { return &c.CopyDSCP }, []string{"out", "in", "yes", "no"}, DSCPOut, DSCPIn, DSCPBoth, DSCPNo)},
 		{key: "per_cpu_sas", typ: "yes/no, encap", def: "no", doc: "Not supported by this version.", set: unsupported[Child]("no")},
 		{key: "icmp", typ: "yes/no", def: "no", doc: "Not supported by this version.", set: unsupported[Child]("no")},
-	}
+	}, routeFields()...)
 }
 
 func packets(at func(*Child) *uint64) setter[Child] {
@@ -186,6 +177,7 @@ func (c *Child) complete(given map[string]bool) {
 	c.Time = TimeLimit{time.Duration(rekey), time.Duration(life), time.Duration(rnd)}
 	derive(given, "bytes", 0, &c.Bytes.Rekey, &c.Bytes.Life, &c.Bytes.Rand)
 	derive(given, "packets", 0, &c.Packets.Rekey, &c.Packets.Life, &c.Packets.Rand)
+	c.completeRoute(given)
 	switch c.Start {
 	case StartAlways:
 		c.StartAction, c.CloseAction, c.DPDAction = ActionTrap|ActionStart, ActionTrap|ActionStart, ActionTrap|ActionStart

@@ -46,8 +46,8 @@ func connectionFields() []field[Connection] {
 		{key: "rand_time", typ: "time", def: "over_time, at most half of the shorter of the two", doc: "Up to this is taken off reauth_time and rekey_time at random.", set: duration(func(c *Connection) *timeDuration { return &c.RandTime })},
 		{key: "pools", typ: "list of names", list: true, doc: "Pools from which the peer gets virtual addresses and attributes.",
 			set: each(func(_ *loader, c *Connection, s string) error { c.Pools = append(c.Pools, s); return nil })},
-		{key: "if_id_in", typ: "number", def: "0", doc: "XFRM interface: not supported by this version.", set: unsupported[Connection]("0", "")},
-		{key: "if_id_out", typ: "number", def: "0", doc: "As if_id_in.", set: unsupported[Connection]("0", "")},
+		{key: "if_id_in", typ: "number", def: "0", doc: "XFRM interface of the children that give none. Kernel backend only.", set: value(parseIfID("if_id_in"), func(c *Connection) *uint32 { return &c.IfIDIn })},
+		{key: "if_id_out", typ: "number", def: "0", doc: "As if_id_in; the two must be equal.", set: value(parseIfID("if_id_out"), func(c *Connection) *uint32 { return &c.IfIDOut })},
 		{key: "mediation", typ: "yes/no", def: "no", doc: "Mediation: not supported by this version.", set: unsupported[Connection]("no")},
 		{key: "mediated_by", typ: "name", doc: "As mediation.", set: unsupported[Connection]("")},
 		{key: "mediation_peer", typ: "identity", doc: "As mediation.", set: unsupported[Connection]("")},
@@ -115,6 +115,9 @@ func newConnection(name string, pos Pos) *Connection {
 
 // complete sets what depends on which keys were given.
 func (c *Connection) complete(given map[string]bool) {
+	for _, ch := range c.Children {
+		ch.inheritIfID(c.IfIDIn, c.IfIDOut)
+	}
 	everywhere := []Host{{Text: "%any"}}
 	if len(c.LocalAddrs) == 0 {
 		c.LocalAddrs = everywhere

@@ -14,6 +14,7 @@ func globalFields() []field[Global] {
 			set: choice(func(g *Global) *Backend { return &g.Backend }, []string{"auto", "kernel", "userspace"}, BackendAuto, BackendKernel, BackendUserspace)},
 		{key: "fail", typ: "closed, open", def: "closed", doc: "What happens to the traffic of a tunnel while it is down: closed drops it, open lets it pass in clear in both directions.",
 			set: choice(func(g *Global) *Fail { return &g.Fail }, []string{"closed", "open"}, FailClosed, FailOpen)},
+		bypassField(),
 		{key: "keep_alive", typ: "time", def: "20s", doc: "Interval of NAT keepalives; 0: none.", set: duration(func(g *Global) *timeDuration { return &g.KeepAlive })},
 		{key: "fragment_size", typ: "number", def: "0", doc: "Largest IKE datagram in octets, IP and UDP headers included; 0: by address family.", set: value(func(s string) (int, error) {
 			n, err := parseUint(s, 16)
@@ -116,7 +117,7 @@ func retransmitFields() []field[Retransmit] {
 // Defaults are the global settings of an empty configuration.
 func Defaults() Global {
 	return Global{
-		Port: 500, PortNATT: 4500, Backend: BackendAuto, Fail: FailClosed, KeepAlive: 20 * second, MinRSABits: 2048,
+		Port: 500, PortNATT: 4500, Backend: BackendAuto, Fail: FailClosed, Bypass: BypassND | BypassIKE | BypassDHCP, KeepAlive: 20 * second, MinRSABits: 2048,
 		Control:    Control{Mode: 0o600},
 		Datapath:   Datapath{Device: "ipsec0", Table: 220, RulePrio: 220, Mark: 0x696b65, HopLimit: 64, FragMemory: 4 << 20, AcquireQueue: 8},
 		Limits:     Limits{HalfOpen: 1000, HalfOpenPerSource: 10, CookieThreshold: 30, RatePerSource: 50, HalfOpenTimeout: 30 * second},

@@ -57,6 +57,8 @@ type Global struct {
 	PortNATT uint16 // port_nat_t: 4500
 	Backend  Backend
 	Fail     Fail // closed or open
+	// Bypass is the housekeeping of this host that no policy stops.
+	Bypass   Bypass
 	Log      Log
 	Control  Control
 	Datapath Datapath
@@ -146,6 +148,8 @@ type Connection struct {
 	Encap       bool         // force UDP encapsulation
 	Mobike      bool
 	DPDDelay    time.Duration // 0: off
+	// IfIDIn and IfIDOut are those of children that give none.
+	IfIDIn, IfIDOut uint32
 	// Fragmentation of IKE messages (RFC 7383).
 	Fragmentation Fragmentation
 	SendCertReq   bool
@@ -363,8 +367,17 @@ type Child struct {
 	DF           DF // of the tunnel header
 	CopyECN      bool
 	CopyDSCP     CopyDSCP
-	idleGiven    bool // Inactivity was configured
-	pos          Pos
+	// What policies and SAs are bound to; kernel backend only.
+	Interface             string // device to be made, "" none
+	IfIDIn, IfIDOut       uint32 // 0: none
+	MarkIn, MarkOut       spd.Mark
+	MarkInSA              bool
+	SetMarkIn, SetMarkOut spd.Mark
+	Offload               Offload
+	sameIn, sameOut       bool // set_mark_in, set_mark_out are %same
+	noIfID                bool // no number of its own was given
+	idleGiven             bool // Inactivity was configured
+	pos                   Pos
 }
 
 // SecretType is what a shared secret is for.

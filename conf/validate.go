@@ -9,6 +9,7 @@ import (
 	"iked/crypto/suite"
 	"iked/internal/ident"
 	"iked/internal/pki"
+	"iked/spd"
 )
 
 // validate checks what no single key can tell. Every fault has its place and says
@@ -47,6 +48,7 @@ func (l *loader) validate(c *Config) {
 			l.fault(conn.pos.sub("local_port", 0), "remove local_port, or set port", "the daemon has the ports %d and %d only, not %d", c.Port, c.PortNATT, p)
 		}
 	}
+	l.checkInterfaces(c)
 	l.checkOverlap(c)
 	l.checkCerts(c)
 }
@@ -81,6 +83,7 @@ func (l *loader) checkChild(c *Connection, ch *Child) {
 			l.fault(ch.pos.sub("rand_"+unit, 0), "lower rand_"+unit, "rand_%s (%s) takes away all of rekey_%s (%s)", unit, show(rnd), unit, show(rekey))
 		}
 	}
+	l.checkRoute(ch)
 	number := func(n uint64) string { return fmt.Sprint(n) }
 	limit("time", uint64(ch.Time.Rekey), uint64(ch.Time.Life), uint64(ch.Time.Rand), func(n uint64) string { return timeDuration(n).String() })
 	limit("bytes", ch.Bytes.Rekey, ch.Bytes.Life, ch.Bytes.Rand, number)
@@ -213,6 +216,8 @@ func (l *loader) checkOverlap(c *Config) {
 	type traffic struct {
 		local, remote string
 		priority      uint32
+		ifID          uint32
+		mark          spd.Mark
 	}
 	seen := make(map[traffic]string)
 	for _, conn := range c.Connections {
@@ -222,7 +227,7 @@ func (l *loader) checkOverlap(c *Config) {
 				continue // whose address it will be is not known yet
 			}
 			k := traffic{
-				string(appendValue(nil, reflect.ValueOf(ch.Local))), string(appendValue(nil, reflect.ValueOf(ch.Remote))), ch.Priority,
+				string(appendValue(nil, reflect.ValueOf(ch.Local))), string(appendValue(nil, reflect.ValueOf(ch.Remote))), ch.Priority, ch.IfIDOut, ch.MarkOut,
 			}
 			if first, ok := seen[k]; ok {
 				l.warn(ch.pos.sub("remote_ts", 0), "narrow the selectors, or set priority", "the selectors are those of %s, too; its policy comes first", first)

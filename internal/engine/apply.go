@@ -54,6 +54,9 @@ func (p *supervisor) program(next *program) {
 		p.children(c, n, diffs[c.name], globals)
 		p.tend(c)
 	}
+	if err := p.e.devices.sweep(false); err != nil {
+		p.e.warnf(trace.KNL, "%v", err)
+	}
 }
 
 // children brings the children of a connection to their new configuration; d is
@@ -92,6 +95,7 @@ func (p *supervisor) children(c *connState, n *connProgram, d *conf.ConnChange, 
 		}
 		k := &kidState{conf: ch, ike: cfg, live: make(map[uint32]*liveChild)}
 		c.kids[ch.Name] = k
+		p.useDevice(c, ch)
 		k.always = ch.Start == conf.StartAlways && cfg != nil
 		if cfg != nil && !k.always && startAction(ch)&conf.ActionStart != 0 {
 			k.tries = keyingTries(n.conf)
@@ -124,6 +128,7 @@ func failureOf(conn, why string) trace.Failure {
 // action made them; an IKE SA that has no other child then goes as well. SAs of a
 // child without start action are the peers' and survive.
 func (p *supervisor) undoChild(c *connState, k *kidState) {
+	p.e.devices.leave(k.conf)
 	if err := p.e.policies.lay(childKey{c.name, k.conf.Name}); err != nil {
 		p.e.warnf(trace.KNL, "%v", err)
 	}

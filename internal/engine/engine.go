@@ -68,7 +68,9 @@ type Options struct {
 	Resolver  Resolver    // nil: names cannot be used
 	Routes    Routes      // nil: connections need an own address
 	DNS       NameServers // nil: assigned name servers are only logged
-	Store     Store       // nil: leases are not kept
+	// Interfaces makes devices for route-based tunnels; nil: there are none.
+	Interfaces Interfaces
+	Store      Store // nil: leases are not kept
 	// Log receives every record. It must not block.
 	Log func(trace.Record)
 	// LogLevel is the most talkative level that Log gets.
@@ -97,6 +99,7 @@ type Engine struct {
 	spis     spiTable
 	children childTable
 	policies *policies
+	devices  devices
 	pools    *pools
 	store    *credStore
 	failures failureLog
@@ -141,6 +144,7 @@ func New(opt Options) (*Engine, error) {
 	e.logLevel.Store(uint32(opt.LogLevel))
 	e.make = realMakers()
 	e.policies = newPolicies(opt.Backend)
+	e.devices.via = opt.Interfaces
 	e.spis.init()
 	e.children.init()
 	e.store = newCredStore()
@@ -177,7 +181,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	e.work.close()
 	e.wg.Wait()
-	err := e.policies.clear()
+	err := errors.Join(e.policies.clear(), e.devices.sweep(true))
 	e.pools.flush()
 	e.bus.close()
 	return err

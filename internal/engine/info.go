@@ -170,6 +170,9 @@ type PolicyInfo struct {
 	Trap          bool
 	Serving       int // CHILD_SAs
 	Local, Remote []spd.TS
+	// IfID, Mark and MarkIn are what it is bound to; 0: none.
+	IfID         uint32
+	Mark, MarkIn spd.Mark
 }
 
 // ListPolicies lists the standing policies: traps first, then shunts.
@@ -183,7 +186,13 @@ func (e *Engine) ListPolicies() []PolicyInfo {
 			continue
 		}
 		out = append(out, PolicyInfo{IKE: s.owner.conn, Child: s.owner.child, Action: s.action, Mode: s.key.mode,
-			ReqID: s.reqid, Trap: s.acquire, Serving: s.sas, Local: slices.Clone(s.local), Remote: slices.Clone(s.remote)})
+			ReqID: s.reqid, Trap: s.acquire, Serving: s.sas, Local: slices.Clone(s.local), Remote: slices.Clone(s.remote),
+			IfID: s.key.bind.ifID, Mark: s.key.bind.mark, MarkIn: s.key.bind.markIn})
+	}
+	for _, x := range p.house.entries {
+		if x.id != 0 {
+			out = append(out, PolicyInfo{Child: "bypass-" + x.name, Action: spd.Bypass, Local: slices.Clone(x.local), Remote: slices.Clone(x.remote)})
+		}
 	}
 	slices.SortFunc(out, func(a, b PolicyInfo) int {
 		return cmp.Or(cmp.Compare(b.Action, a.Action), cmp.Compare(a.IKE, b.IKE), cmp.Compare(a.Child, b.Child), cmp.Compare(a.ReqID, b.ReqID))

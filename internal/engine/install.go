@@ -67,10 +67,14 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 	cfg := c.child.Config
 	if !c.held {
 		extra := childRef(cfg)
+		bind, err := s.e.devices.binding(extra.conf)
+		if err != nil {
+			return err
+		}
 		reqid, key, err := s.e.policies.hold(policyWant{
 			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, mode: c.child.Mode,
 			action: spd.Protect, reqid: cfg.ReqID, priority: extra.priority,
-			open: extra.conf != nil && !failClosed(&s.e.config.Load().global, extra.conf),
+			open: extra.conf != nil && !failClosed(&s.e.config.Load().global, extra.conf), bind: bind,
 		})
 		if err != nil {
 			return err
@@ -79,6 +83,9 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 	}
 	if w.In && !c.in {
 		sa := s.saOf(c, sad.In)
+		if err := s.e.bindSA(sa, childRef(cfg).conf); err != nil {
+			return err
+		}
 		if err := s.e.opt.Backend.AddSA(sa); err != nil {
 			return err
 		}
@@ -86,6 +93,9 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 	}
 	if w.Out && !c.out {
 		sa := s.saOf(c, sad.Out)
+		if err := s.e.bindSA(sa, childRef(cfg).conf); err != nil {
+			return err
+		}
 		if err := s.e.opt.Backend.AddSA(sa); err != nil {
 			return err
 		}

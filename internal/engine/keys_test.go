@@ -36,10 +36,11 @@ func keyCases() map[string]map[string]keyCase {
 	no := func(s string) keyCase { return keyCase{refused: s} }
 	at := func(s string) keyCase { return keyCase{proof: s} }
 	const daemon, pkiTest, confTest = "internal/daemon/options_test.go:TestOptionsFollowTheConfiguration", "internal/pki/pki_test.go:TestVerifyFailures", "conf/creds_test.go:TestCredentialDirectories"
+	const bound, confRoute = "internal/engine/route_test.go:TestBoundSA", "conf/route_test.go:TestIfIDs"
 	return map[string]map[string]keyCase{
 		"Top level": {
 			"port": v("501"), "port_nat_t": v("4501"), "backend": at("internal/daemon/daemon_test.go:TestKernelBackendIsRefused"),
-			"fail": v("open"), "keep_alive": v("0"), "fragment_size": v("1000"), "min_rsa_bits": v("3072"),
+			"fail": v("open"), "bypass": at("internal/engine/bypass_test.go:TestBypassPolicies"), "keep_alive": v("0"), "fragment_size": v("1000"), "min_rsa_bits": v("3072"),
 		},
 		"connections": {
 			"version": no("1"), "local_addrs": v("[192.0.2.9]"), "remote_addrs": v("[192.0.2.9]"), "local_port": v("4500"), "remote_port": v("4500"),
@@ -48,7 +49,7 @@ func keyCases() map[string]map[string]keyCase {
 			"fragmentation": v("no"), "childless": no("force"), "send_certreq": v("no"), "send_cert": v("always"), "ocsp": no("both"),
 			"ppk_id": no("x"), "ppk_required": no("yes"), "keyingtries": at("internal/engine/keys_act_test.go:TestKeyingTries"),
 			"unique": at("internal/engine/operate_test.go:TestUnique"), "reauth_time": v("1h"), "rekey_time": v("1h"), "over_time": v("9m"), "rand_time": v("3m"),
-			"pools": v("[p]"), "if_id_in": no("1"), "if_id_out": no("1"), "mediation": no("yes"), "mediated_by": no("x"), "mediation_peer": no("x"),
+			"pools": v("[p]"), "if_id_in": at(confRoute), "if_id_out": at(confRoute), "mediation": no("yes"), "mediated_by": no("x"), "mediation_peer": no("x"),
 		},
 		"connections: local and remote": {
 			"round": {nothing: "Order of the rounds"}, "auth": at("ikev2/features_test.go:TestAuthClass"), "id": v("other"), "certs": at("conf/creds_test.go:TestLoadCertAndKey"),
@@ -64,9 +65,10 @@ func keyCases() map[string]map[string]keyCase {
 			"pfp": v("[remote_port]"), "pfp_limit": {value: "7", with: "pfp: [remote_port]"}, "policies": no("no"), "policies_fwd_out": no("yes"), "start_action": v("trap"),
 			"close_action": at("internal/engine/keys_act_test.go:TestActions"), "dpd_action": at("internal/engine/keys_act_test.go:TestActions"),
 			"updown": no("x"), "hostaccess": no("yes"), "ipcomp": no("yes"), "inactivity": v("5m"), "reqid": v("77"), "priority": v("77"),
-			"interface": no("x"), "mark_in": no("1"), "mark_out": no("1"), "mark_in_sa": no("yes"), "set_mark_in": no("1"), "set_mark_out": no("1"),
-			"if_id_in": no("1"), "if_id_out": no("1"), "label": no("x"), "label_mode": no("selinux"), "tfc_padding": v("mtu"), "replay_window": v("0"),
-			"hw_offload": no("crypto"), "sha256_96": v("yes"), "copy_df": v("no"), "df": v("set"), "copy_ecn": v("no"), "copy_dscp": v("in"),
+			"interface": at("internal/engine/route_test.go:TestInterfaceOfChild"), "if_id": v("7"), "mark_in": v("1"), "mark_out": v("0x10/0xf0"),
+			"mark_in_sa": at(bound), "set_mark_in": at(bound), "set_mark_out": at(bound),
+			"if_id_in": at(confRoute), "if_id_out": at(confRoute), "label": no("x"), "label_mode": no("selinux"), "tfc_padding": v("mtu"), "replay_window": v("0"),
+			"hw_offload": at(bound), "sha256_96": v("yes"), "copy_df": v("no"), "df": v("set"), "copy_ecn": v("no"), "copy_dscp": v("in"),
 			"per_cpu_sas": no("yes"), "icmp": no("yes"),
 		},
 		"secrets": {
@@ -135,6 +137,9 @@ func made(t *testing.T, text string) string {
 		t.Fatalf("%v\n%s", err, text)
 	}
 	back := fake.New()
+	info := back.Describe()
+	info.Name = "kernel" // which has all keys
+	back.SetInfo(info)
 	e, err := New(Options{Backend: back, Transport: wire{}, Shards: 1, Workers: 1})
 	if err != nil {
 		t.Fatal(err)

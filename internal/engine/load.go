@@ -52,6 +52,9 @@ func (e *Engine) apply(ctx context.Context, cfg *conf.Config, dryRun bool) (conf
 		if loaded[c.Name] {
 			return conf.Changes{}, fmt.Errorf("connection %s: one of that name was loaded over the control protocol; unload it first, or rename one of the two", c.Name)
 		}
+		if err := e.unfit(c); err != nil {
+			return conf.Changes{}, err
+		}
 	}
 	changes := conf.Diff(e.src.file, cfg)
 	if dryRun {
@@ -95,7 +98,7 @@ func (e *Engine) enforce(ctx context.Context) error {
 		fromVICI = append(fromVICI, &connProgram{conf: c, vici: true})
 	}
 	old := e.config.Load()
-	p := buildProgram(g, old, fromFile, fromVICI)
+	p := buildProgram(g, old, e.fit, fromFile, fromVICI)
 	var pools []*conf.Pool
 	if e.src.file != nil {
 		pools = append(pools, e.src.file.Pools...)
@@ -104,6 +107,7 @@ func (e *Engine) enforce(ctx context.Context) error {
 	e.pools.set(pools)
 	e.loadCreds()
 	e.config.Store(p)
+	e.AddressesChanged()
 	for name := range old.conns {
 		if p.conns[name] == nil {
 			e.failures.forget(name)

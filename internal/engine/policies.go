@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 	"net/netip"
@@ -20,6 +21,7 @@ type policyKey struct {
 	conn, child string
 	ts          string
 	mode        spd.Mode
+	bind        binding
 }
 
 // policySet is one set of entries in the SPD under one reqid.
@@ -39,6 +41,7 @@ type policySet struct {
 	local    []spd.TS
 	remote   []spd.TS
 	owner    childKey
+	covers   uint32 // entries of house that it would cover
 }
 
 // childKey names a configured child.
@@ -59,6 +62,7 @@ type policies struct {
 	// firstFree: no number before it is free.
 	firstFree uint32
 	nextPol   uint64
+	house     *house
 }
 
 func newPolicies(db backend.SPDB) *policies {
@@ -69,6 +73,7 @@ func newPolicies(db backend.SPDB) *policies {
 		byChild:   make(map[childKey]map[*policySet]bool),
 		inUse:     make(map[uint32]int),
 		firstFree: 1,
+		house:     &house{},
 	}
 }
 
@@ -86,10 +91,11 @@ type policyWant struct {
 	priority      uint32
 	acquire       bool
 	open          bool
+	bind          binding
 }
 
 func (w *policyWant) key() policyKey {
-	k := policyKey{conn: w.child.conn, child: w.child.child, mode: w.mode, ts: tsKey(w.local, w.remote)}
+	k := policyKey{conn: w.child.conn, child: w.child.child, mode: w.mode, ts: tsKey(w.local, w.remote), bind: w.bind}
 	if w.action != spd.Protect {
 		k.ts += fmt.Sprintf("!%d", w.action)
 	}
@@ -212,8 +218,11 @@ func (p *policies) create(w policyWant) (*policySet, error) {
 	if n := len(group(w.local)) * len(group(w.remote)); n > maxEntries {
 		return nil, fmt.Errorf("policy %s: the selectors make %d entries, at most %d are installed for one CHILD_SA; use fewer, or ones of equal width", w.child, n, maxEntries)
 	}
-	if err := p.install(set); err != nil {
+	if err := p.shelter(set); err != nil {
 		return nil, err
+	}
+	if err := p.install(set); err != nil {
+		return nil, errors.Join(err, p.unshelter(set))
 	}
 	if set.reqid != 0 {
 		p.inUse[set.reqid]++
@@ -267,12 +276,12 @@ func (p *policies) dropIfUnused(set *policySet) error {
 		delete(p.byPol, id)
 	}
 	if len(set.ids) == 0 {
-		return nil
+		return p.unshelter(set)
 	}
 	if err := p.db.ApplyPolicies(set.ids, nil); err != nil {
 		return fmt.Errorf("remove policy %s: %w", set.owner, err)
 	}
-	return nil
+	return p.unshelter(set)
 }
 
 // Bases of the priority computation; the numbers are those of Linux users'
@@ -304,6 +313,7 @@ func expand(set *policySet) []spd.Policy {
 			out = append(out, spd.Policy{
 				Name: set.owner.String(), Action: set.action, Local: l.ts, Remote: r.ts,
 				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.key.mode, Acquire: set.acquire, FailOpen: set.open,
+				IfID: set.key.bind.ifID, Mark: set.key.bind.mark, MarkIn: set.key.bind.markIn,
 			})
 		}
 	}
@@ -386,6 +396,12 @@ func (p *policies) clear() error {
 	for _, set := range p.sets {
 		ids = append(ids, set.ids...)
 	}
+	for i := range p.house.entries {
+		if id := p.house.entries[i].id; id != 0 {
+			ids = append(ids, id)
+		}
+	}
+	p.house = &house{}
 	clear(p.sets)
 	clear(p.byPol)
 	clear(p.inUse)

@@ -46,12 +46,13 @@ func childRef(c *ikev2.ChildConfig) childExtra {
 	return childExtra{}
 }
 
-func emptyProgram() *program { return buildProgram(conf.Global{}, nil, nil) }
+func emptyProgram() *program { return buildProgram(conf.Global{}, nil, nil, nil) }
 
 // buildProgram makes the program of the connections of the file and of those
 // that came over the control protocol. old is reused where nothing changed, so
-// that IKE SAs and their configuration stay the same object.
-func buildProgram(g conf.Global, old *program, lists ...[]*connProgram) *program {
+// that IKE SAs and their configuration stay the same object. fit is called with
+// every new configuration of the state machine; nil: none.
+func buildProgram(g conf.Global, old *program, fit func(*ikev2.Config), lists ...[]*connProgram) *program {
 	p := &program{global: g, conns: make(map[string]*connProgram), exact: make(map[netip.Addr][]*connProgram)}
 	for _, list := range lists {
 		for _, c := range list {
@@ -62,6 +63,9 @@ func buildProgram(g conf.Global, old *program, lists ...[]*connProgram) *program
 			}
 			if c.ike == nil {
 				c.ike = ikeConfig(&g, c.conf)
+				if fit != nil {
+					fit(c.ike)
+				}
 			}
 			c.index = len(p.order)
 			p.conns[c.conf.Name] = c

@@ -33,6 +33,7 @@ func (p *supervisor) stand(c *connState, k *kidState) {
 
 func (p *supervisor) shunt(c *connState, k *kidState) {
 	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Bypass, priority: k.conf.Priority}
+	w.bind, _ = p.e.devices.binding(k.conf) // marks only: it has no device
 	if k.conf.Mode == conf.ModeDrop {
 		w.action = spd.Discard
 	}
@@ -64,6 +65,10 @@ func staticOrAny(list []conf.TS) []spd.TS {
 func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
 	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, mode: k.ike.Mode,
 		reqid: k.conf.ReqID, priority: k.conf.Priority, acquire: acquire, open: !failClosed(&p.global, k.conf)}
+	var err error
+	if w.bind, err = p.e.devices.binding(k.conf); err != nil {
+		return // told when it could not be made, and nothing is routed to it
+	}
 	dynamic := slices.ContainsFunc(k.conf.Remote, func(t conf.TS) bool { return t.Dynamic }) ||
 		slices.ContainsFunc(k.conf.Local, func(t conf.TS) bool { return t.Dynamic })
 	if !dynamic {

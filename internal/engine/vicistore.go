@@ -23,6 +23,9 @@ func (e *Engine) LoadConn(ctx context.Context, c *conf.Connection) error {
 	if e.src.file != nil && slices.ContainsFunc(e.src.file.Connections, func(o *conf.Connection) bool { return o.Name == c.Name }) {
 		return fmt.Errorf("connection %s is in %s and cannot be loaded over the control protocol", c.Name, e.src.file.File)
 	}
+	if err := e.unfit(c); err != nil {
+		return err
+	}
 	v := &e.src.vici
 	if i := slices.IndexFunc(v.Connections, func(o *conf.Connection) bool { return o.Name == c.Name }); i >= 0 {
 		if d := conf.DiffConnection(v.Connections[i], c); d.Empty() {

@@ -28,6 +28,8 @@ type world struct {
 	delay time.Duration
 	sent  []ikev2.Datagram
 	tap   func(d ikev2.Datagram) bool // false: the datagram is lost
+	// setup changes what a gateway is made of.
+	setup func(g *gateway, o *Options)
 }
 
 // gateway is one iked without its process.
@@ -84,6 +86,9 @@ func (g *gateway) start() {
 	g.back = fake.New()
 	opt := Options{Backend: g.back, Transport: wire{g}, Resolver: g, Routes: g, Store: g, Log: g.log, LogLevel: trace.Raw,
 		Shards: 2, Workers: 2, Load: func() (*conf.Config, error) { return g.parse() }, Version: "test"}
+	if g.w.setup != nil {
+		g.w.setup(g, &opt)
+	}
 	e, err := New(opt)
 	if err != nil {
 		t.Fatal(err)
