@@ -32,6 +32,9 @@ type Options struct {
 	// Queues is the number of sockets on PortNATT per address family, each with
 	// a read loop of its own; 1 by default.
 	Queues int
+	// KernelESP leaves ESP in UDP to the kernel's IPsec stack: an ESPHandler gets
+	// none, and there is one socket on PortNATT per address family.
+	KernelESP bool
 	// QueueLen is how many IKE datagrams wait for OnDatagram; 1024 by default.
 	QueueLen int
 	// OnDatagram gets IKE datagrams, one after the other.
@@ -100,6 +103,9 @@ func New(opt Options) (*Transport, error) {
 	if opt.NoMark {
 		opt.Mark = 0
 	}
+	if opt.KernelESP {
+		opt.Queues = 1
+	}
 	if opt.Port == opt.PortNATT && !opt.AnyPort {
 		return nil, fmt.Errorf("port and port_nat_t are both %d, expected two ports", opt.Port)
 	}
@@ -147,6 +153,9 @@ func (t *Transport) openFamily(f int) error {
 	if !c.Marked && t.opt.Mark != 0 {
 		t.limiter.warn("mark", fmt.Sprintf("cannot mark own packets (SO_MARK needs CAP_NET_ADMIN): a tunnel that covers the peer's own address would swallow them (port %d)", c.Port()))
 	}
+	if c.Exempt != nil {
+		t.limiter.warn("exempt", fmt.Sprintf("%v (port %d): the kernel's policies would stop IKE where they cover the peer's own address", c.Exempt, c.Port()))
+	}
 	t.ike[f] = &endpoint{conn: c, w: batch.NewWriter()}
 	t.loops = append(t.loops, &loop{t: t, ep: t.ike[f], queue: -1})
 	if t.opt.AnyPort && t.opt.Port == 0 {
@@ -154,6 +163,9 @@ func (t *Transport) openFamily(f int) error {
 	}
 
 	cfg = batch.Config{Local: netip.AddrPortFrom(unspecified[f], t.opt.PortNATT), Mark: t.opt.Mark, GRO: true, GSO: true, Buffer: 4 << 20, Dedicated: true}
+	if t.opt.KernelESP {
+		cfg = batch.Config{Local: cfg.Local, Mark: t.opt.Mark, EncapESP: true}
+	}
 	if t.opt.PortNATT != 0 && t.opt.Queues > 1 {
 		// A group would silently join another process's: see that the port is free.
 		probe, err := batch.ListenUDP(cfg)
@@ -212,6 +224,9 @@ func (t *Transport) Describe() string {
 		if t.ike[f] == nil {
 			s += ", no " + name
 		}
+	}
+	if t.opt.KernelESP {
+		return s + ", ESP in UDP is the kernel's"
 	}
 	for _, l := range t.loops {
 		if l.natt {

@@ -45,6 +45,8 @@ type Config struct {
 	// kernel for this socket alone. The runtime's poller would be woken for every
 	// packet that arrives, also while the reader is busy.
 	Dedicated bool
+	// EncapESP leaves ESP in UDP to the kernel's IPsec stack.
+	EncapESP bool
 }
 
 // Conn is a socket. Reading is for one goroutine, writing for any.
@@ -65,6 +67,8 @@ type Conn struct {
 	wakeMu sync.RWMutex // held for reading while wake is in use
 	// Marked tells that SO_MARK was accepted.
 	Marked bool
+	// Exempt is nil, or why IPsec policies of the kernel hold for this socket, too.
+	Exempt error
 }
 
 // Port is the local port.

@@ -94,6 +94,8 @@ func open(cfg Config, typ, proto int) (*Conn, int, error) {
 		return nil, -1, err
 	}
 	c.prepare(fd, cfg)
+	// What the daemon sends is a key exchange, or protected already.
+	c.Exempt = BypassIPsec(fd, family)
 	// A raw IPv4 socket gives the header, which tells the same.
 	var opts [][2]int
 	if typ == unix.SOCK_DGRAM {
@@ -145,6 +147,11 @@ func (c *Conn) bindUDP(fd int, cfg Config) error {
 		// A kernel that can read the option back has it.
 		_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		c.gso.Store(err == nil)
+	}
+	if cfg.EncapESP {
+		if err := encapESP(fd); err != nil {
+			return err
+		}
 	}
 	var sa unix.Sockaddr
 	if c.v6 {
@@ -221,6 +228,8 @@ func NewProber(mark uint32) (*Prober, error) {
 		if mark != 0 {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark))
 		}
+		// Asking must not ask for a tunnel.
+		_ = BypassIPsec(fd, family)
 		p.fd[i] = fd
 	}
 	if len(errs) == 2 {
