@@ -18,8 +18,9 @@ import (
 // Packet is one datagram, received or to be sent.
 type Packet struct {
 	// Data is the UDP payload. On raw sockets it is a whole IP packet when sent;
-	// when received, a whole packet for IPv4 and what follows the IP header for
-	// IPv6, as the kernel gives it.
+	// when received, a whole packet for IPv4 and, unless the socket was opened with
+	// Whole, what follows the IP headers for IPv6, as the kernel gives it. An empty
+	// one is of a packet whose headers could not be put together.
 	Data []byte
 	// Local and Remote are the ends; ports are 0 on raw sockets. When sent, an
 	// invalid Local leaves the choice of the source to the kernel.
@@ -47,6 +48,10 @@ type Config struct {
 	Dedicated bool
 	// EncapESP leaves ESP in UDP to the kernel's IPsec stack.
 	EncapESP bool
+	// Whole makes a raw IPv6 socket give whole packets too, header and extension
+	// headers put together from what the kernel tells. The flow label is zero, and
+	// fragments have become one packet.
+	Whole bool
 }
 
 // Conn is a socket. Reading is for one goroutine, writing for any.
@@ -55,6 +60,8 @@ type Conn struct {
 	rc  syscall.RawConn
 	v6  bool
 	raw bool
+	// whole is the protocol of a raw IPv6 socket that gives whole packets, else 0.
+	whole uint8
 	// port is the local port, 0 on raw sockets.
 	port uint16
 	gro  bool

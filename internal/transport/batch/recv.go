@@ -17,7 +17,8 @@ type Reader struct {
 	iovs    []unix.Iovec
 	bufs    [][]byte
 	names   [][sockaddrSize]byte
-	oobs    [][oobSize]byte
+	oobs    [][]byte
+	room    int // free octets before a packet, for headers
 	packets []Packet
 
 	pace  pace // of a dedicated socket
@@ -31,16 +32,21 @@ type Reader struct {
 func NewReader(c *Conn, n, size int) *Reader {
 	r := &Reader{c: c,
 		hdrs: make([]mmsghdr, n), iovs: make([]unix.Iovec, n), bufs: make([][]byte, n),
-		names: make([][sockaddrSize]byte, n), oobs: make([][oobSize]byte, n),
+		names: make([][sockaddrSize]byte, n), oobs: make([][]byte, n),
 		packets: make([]Packet, 0, n),
 	}
 	r.bare = c.raw && !c.v6
 	if c.gro {
 		r.packets = make([]Packet, 0, n*64)
 	}
+	oob := oobSize
+	if c.whole != 0 {
+		r.room, oob = wholeRoom, wholeOOB
+	}
 	for i := range r.hdrs {
-		r.bufs[i] = make([]byte, size)
-		r.iovs[i].Base = &r.bufs[i][0]
+		r.bufs[i] = make([]byte, r.room+size)
+		r.oobs[i] = make([]byte, oob)
+		r.iovs[i].Base = &r.bufs[i][r.room]
 		r.iovs[i].SetLen(size)
 		h := &r.hdrs[i].hdr
 		h.Iov = &r.iovs[i]
@@ -59,7 +65,7 @@ func (r *Reader) recv(fd uintptr) bool {
 		h.Flags = 0
 		if !r.bare {
 			h.Namelen = sockaddrSize
-			h.SetControllen(oobSize)
+			h.SetControllen(len(r.oobs[i]))
 		}
 	}
 	if r.c.wake >= 0 && !r.pace.full() {
@@ -101,7 +107,7 @@ func (r *Reader) Read() ([]Packet, error) {
 		if h.hdr.Flags&unix.MSG_TRUNC != 0 {
 			continue
 		}
-		data := r.bufs[i][:h.n]
+		data := r.bufs[i][r.room : r.room+int(h.n)]
 		if r.bare {
 			if len(data) >= sizeIPv4 {
 				r.packets = append(r.packets, bare(data))
@@ -121,6 +127,12 @@ func (r *Reader) Read() ([]Packet, error) {
 			data = data[ctl.segment:]
 		}
 		p.Data = data
+		if r.c.whole != 0 {
+			p.Data = nil
+			if h.hdr.Flags&unix.MSG_CTRUNC == 0 {
+				p.Data = whole6(r.bufs[i][:r.room+int(h.n)], r.room, r.oobs[i][:h.hdr.Controllen], &ctl, p.Remote.Addr(), r.c.whole)
+			}
+		}
 		r.packets = append(r.packets, p)
 	}
 	if r.c.wake >= 0 {

@@ -33,13 +33,20 @@ func OpenRaw(cfg Config, proto int) (*Conn, error) {
 		return nil, fmt.Errorf("raw socket for protocol %d: %w", proto, err)
 	}
 	c.raw = true
-	level, opt := unix.IPPROTO_IP, unix.IP_HDRINCL
+	// Own headers; and what is sent to a group does not come back.
+	level, opts := unix.IPPROTO_IP, [][2]int{{unix.IP_HDRINCL, 1}, {unix.IP_MULTICAST_LOOP, 0}}
 	if c.v6 {
-		level, opt = unix.IPPROTO_IPV6, unix.IPV6_HDRINCL
+		level, opts = unix.IPPROTO_IPV6, [][2]int{{unix.IPV6_HDRINCL, 1}, {unix.IPV6_MULTICAST_LOOP, 0}}
+		if cfg.Whole {
+			c.whole = uint8(proto)
+			opts = append(opts, wholeOpts...)
+		}
 	}
-	if err := unix.SetsockoptInt(fd, level, opt, 1); err != nil {
-		c.discard(fd)
-		return nil, fmt.Errorf("raw socket for protocol %d: own headers: %w", proto, err)
+	for _, o := range opts {
+		if err := unix.SetsockoptInt(fd, level, o[0], o[1]); err != nil {
+			c.discard(fd)
+			return nil, fmt.Errorf("raw socket for protocol %d: option %d: %w", proto, o[0], err)
+		}
 	}
 	return c.finish(fd)
 }
