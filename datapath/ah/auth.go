@@ -102,17 +102,17 @@ func (a *Auth) Len(version uint8) int {
 	return (n + 3) &^ 3
 }
 
-// put writes a header of n octets with an ICV of zero into b.
-func put(b []byte, n int, next uint8, spi uint32, seq uint64) {
+// Put writes a header of n octets, which Len gives, with an ICV of zero into b.
+func Put(b []byte, n int, next uint8, spi uint32, seq uint64) {
 	clear(b[:n])
 	b[0], b[1] = next, byte(n/4-2)
 	binary.BigEndian.PutUint32(b[4:], spi)
 	binary.BigEndian.PutUint32(b[8:], uint32(seq))
 }
 
-// seal writes the ICV into the packet, whose header at octet at is complete but
-// for it. The packet is as it leaves.
-func (a *Auth) seal(w *Scratch, pkt []byte, at int, seq uint64, esn bool) Fault {
+// Seal writes the ICV into the packet, whose header at octet at is complete but
+// for it. The packet is as it leaves, and all its lengths are right.
+func (a *Auth) Seal(w *Scratch, pkt []byte, at int, seq uint64, esn bool) Fault {
 	head, f := w.form(pkt, at, a.Len(pkt[0]>>4), a.icv, true)
 	if f != OK {
 		return f
@@ -128,13 +128,9 @@ func (a *Auth) seal(w *Scratch, pkt []byte, at int, seq uint64, esn bool) Fault 
 	return OK
 }
 
-// verify holds the ICV of a packet that has arrived, with its header at octet at,
-// against what it should be; seq is the whole number.
-func (a *Auth) verify(w *Scratch, pkt []byte, at int, seq uint64, esn bool) Fault {
-	n, f := a.check(pkt, at)
-	if f != OK {
-		return f
-	}
+// Verify holds the ICV of a packet that has arrived against what it should be. Its
+// header of n octets is at octet at, as Check found it; seq is the whole number.
+func (a *Auth) Verify(w *Scratch, pkt []byte, at, n int, seq uint64, esn bool) Fault {
 	head, f := w.form(pkt, at, n, a.icv, false)
 	if f != OK {
 		return f
@@ -152,8 +148,8 @@ func (a *Auth) verify(w *Scratch, pkt []byte, at int, seq uint64, esn bool) Faul
 	return OK
 }
 
-// check finds the length of the header at octet at of a packet that has arrived.
-func (a *Auth) check(pkt []byte, at int) (n int, f Fault) {
+// Check finds the length of the header at octet at of a packet that has arrived.
+func (a *Auth) Check(pkt []byte, at int) (n int, f Fault) {
 	if len(pkt)-at < HeaderLen {
 		return 0, TooShort
 	}

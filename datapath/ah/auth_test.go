@@ -40,6 +40,15 @@ var algorithms = []struct {
 	{"AES-256-GMAC", suite.IntegAES256GMAC, nil},
 }
 
+// verify is what a receiver does with a header.
+func verify(a *Auth, w *Scratch, pkt []byte, at int, seq uint64, esn bool) Fault {
+	n, f := a.Check(pkt, at)
+	if f != OK {
+		return f
+	}
+	return a.Verify(w, pkt, at, n, seq, esn)
+}
+
 func newAuth(t testing.TB, id uint16) (*Auth, []byte) {
 	t.Helper()
 	n, _, err := Lens(integID(id))
@@ -100,14 +109,14 @@ func TestVectors(t *testing.T) {
 		}
 		pkt := bytes.Clone(v.Output)
 		clear(pkt[v.AHOffset+HeaderLen : v.AHOffset+HeaderLen+v.ICVLen])
-		if f := a.seal(w, pkt, v.AHOffset, seq, v.ESN); f != OK || !bytes.Equal(pkt, v.Output) {
+		if f := a.Seal(w, pkt, v.AHOffset, seq, v.ESN); f != OK || !bytes.Equal(pkt, v.Output) {
 			t.Errorf("%s %s: fault %d, packet\n%x, expected\n%x", v.Name, v.Auth, f, pkt, v.Output)
 		}
 		// A source-routed packet of the file is one that has not arrived.
 		if pkt[6] == ip.ProtoRouting {
 			continue
 		}
-		if f := a.verify(w, pkt, v.AHOffset, seq, v.ESN); f != OK {
+		if f := verify(a, w, pkt, v.AHOffset, seq, v.ESN); f != OK {
 			t.Errorf("%s %s: refused, fault %d", v.Name, v.Auth, f)
 		}
 	}
@@ -124,7 +133,7 @@ func TestAlgorithms(t *testing.T) {
 				at := map[uint8]int{4: 20, 6: 40}[version]
 				pkt = withAH(pkt, at, a.Len(version), seq)
 				w := new(Scratch)
-				if f := a.seal(w, pkt, at, seq, esn); f != OK {
+				if f := a.Seal(w, pkt, at, seq, esn); f != OK {
 					t.Fatalf("%s: fault %d", alg.name, f)
 				}
 				var tail []byte
@@ -153,10 +162,10 @@ func TestAlgorithms(t *testing.T) {
 						t.Errorf("%s: ICV %x, expected %x%x", alg.name, icv, iv, tag)
 					}
 				}
-				if f := a.verify(w, pkt, at, seq, esn); f != OK {
+				if f := verify(a, w, pkt, at, seq, esn); f != OK {
 					t.Errorf("%s: refused, fault %d", alg.name, f)
 				}
-				if f := a.verify(w, pkt, at, seq+1<<32, esn); (f == BadICV) != esn {
+				if f := verify(a, w, pkt, at, seq+1<<32, esn); (f == BadICV) != esn {
 					t.Errorf("%s, ESN %v: with another high half fault %d", alg.name, esn, f)
 				}
 			}
@@ -189,7 +198,7 @@ func TestLengths(t *testing.T) {
 				b := withAH(pkt, at, max(n, HeaderLen), 1)
 				b = append(b, make([]byte, 1100)...)
 				b[at+1] = byte(words)
-				got, f := a.check(b, at)
+				got, f := a.Check(b, at)
 				ok := (words+2)*4 == n || version == 4 && (words+2)*4 == c.v6
 				if ok != (f == OK) || ok && got != (words+2)*4 {
 					t.Errorf("%d, IPv%d: Payload Len %d gives fault %d and %d octets", c.id, version, words, f, got)
@@ -235,7 +244,7 @@ func TestEveryOctetCounts(t *testing.T) {
 		{"IPv6", packet6(nil, 30), 40, []int{1, 2, 3, 7}},
 	} {
 		pkt := withAH(c.pkt, c.at, a.Len(c.pkt[0]>>4), 9)
-		if f := a.seal(w, pkt, c.at, 9, false); f != OK {
+		if f := a.Seal(w, pkt, c.at, 9, false); f != OK {
 			t.Fatal(f)
 		}
 		for i := range pkt {
@@ -246,7 +255,7 @@ func TestEveryOctetCounts(t *testing.T) {
 					continue // another version, which ip.Parse tells apart
 				}
 				may := slices.Contains(c.mutable, i) || c.name == "IPv6" && i == 0 && bit < 4
-				f := a.verify(w, b, c.at, 9, false)
+				f := verify(a, w, b, c.at, 9, false)
 				if may != (f == OK) {
 					t.Errorf("%s: octet %d, bit %d changed: fault %d", c.name, i, bit, f)
 				}
@@ -254,7 +263,7 @@ func TestEveryOctetCounts(t *testing.T) {
 		}
 		// Every prefix is refused.
 		for n := c.at; n < len(pkt); n++ {
-			if a.verify(w, pkt[:n:n], c.at, 9, false) == OK {
+			if verify(a, w, pkt[:n:n], c.at, 9, false) == OK {
 				t.Errorf("%s: %d octets of %d were accepted", c.name, n, len(pkt))
 			}
 		}
@@ -310,7 +319,7 @@ func withAH(pkt []byte, at, n int, seq uint64) []byte {
 	} else {
 		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
 	}
-	put(b[at:], n, *next, 0x55667788, seq)
+	Put(b[at:], n, *next, 0x55667788, seq)
 	*next = ip.ProtoAH
 	return b
 }
@@ -383,7 +392,7 @@ func TestMutabilityAgreesWithReference(t *testing.T) {
 		}
 		sent := rapid.Bool().Draw(t, "sent")
 		pkt := append(bytes.Clone(h), make([]byte, 24)...)
-		put(pkt[len(h):], 24, 17, 0x12345678, 3)
+		Put(pkt[len(h):], 24, 17, 0x12345678, 3)
 		pkt = append(pkt, "payload"...)
 		want, err := reference(pkt, len(h), 12, sent, nil)
 		before := bytes.Clone(pkt)
@@ -406,16 +415,16 @@ func TestMutabilityAgreesWithReference(t *testing.T) {
 func TestRoutesArePredicted(t *testing.T) {
 	a, _ := newAuth(t, suite.IntegHMACSHA1_96)
 	w := new(Scratch)
-	verify := func(name string, pkt []byte, at int) {
+	arrives := func(name string, pkt []byte, at int) {
 		t.Helper()
-		if f := a.verify(w, pkt, at, 1, false); f != OK {
+		if f := verify(a, w, pkt, at, 1, false); f != OK {
 			t.Errorf("%s: refused after its way, fault %d", name, f)
 		}
 	}
 	for _, kind := range []byte{optLSRR, optSSRR} {
 		route := []byte{kind, 11, 4, 198, 51, 100, 1, 198, 51, 100, 2, optNop}
 		pkt := withAH(packet4(route, 40), 32, 24, 1)
-		if f := a.seal(w, pkt, 32, 1, false); f != OK {
+		if f := a.Seal(w, pkt, 32, 1, false); f != OK {
 			t.Fatal(f)
 		}
 		for hop := range 2 {
@@ -425,7 +434,7 @@ func TestRoutesArePredicted(t *testing.T) {
 			pkt[22] += 4
 			pkt[8]--
 		}
-		verify("IPv4 source route", pkt, 32)
+		arrives("IPv4 source route", pkt, 32)
 	}
 	for _, c := range []struct {
 		name string
@@ -440,10 +449,10 @@ func TestRoutesArePredicted(t *testing.T) {
 		pkt := packet6([][]byte{c.ext}, 40)
 		at := 40 + len(c.ext)
 		pkt = withAH(pkt, at, 24, 1)
-		if f := a.seal(w, pkt, at, 1, false); f != OK {
+		if f := a.Seal(w, pkt, at, 1, false); f != OK {
 			t.Fatal(f)
 		}
-		if f := a.verify(w, pkt, at, 1, false); f == OK {
+		if f := verify(a, w, pkt, at, 1, false); f == OK {
 			t.Errorf("%s: accepted before its way is over", c.name)
 		}
 		for n := (len(c.ext) - 8) / 16; pkt[43] > 0; pkt[43]-- {
@@ -451,20 +460,20 @@ func TestRoutesArePredicted(t *testing.T) {
 			swap(pkt[24:40], pkt[48+16*i:64+16*i])
 			pkt[7]--
 		}
-		verify(c.name, pkt, at)
+		arrives(c.name, pkt, at)
 	}
 	// RFC 6275, Section 11.3.2: the option on the wire has the home address, the
 	// ICV sees it in the source field. An attacker who claims another one fails.
 	home := append([]byte{60, 2, optPad1, optPad1, optPad1, optPad1, 0xc9, 16}, "the home address"...)
 	pkt := withAH(packet6([][]byte{home}, 40), 64, 24, 1)
-	if f := a.seal(w, pkt, 64, 1, false); f != OK {
+	if f := a.Seal(w, pkt, 64, 1, false); f != OK {
 		t.Fatal(f)
 	}
 	in, _ := w.form(pkt, 64, 24, 12, false)
 	if string(in[8:24]) != "the home address" || !bytes.Equal(in[48:64], pkt[8:24]) {
 		t.Errorf("the ICV has source %x and home address %x", in[8:24], in[48:64])
 	}
-	verify("home address", pkt, 64)
+	arrives("home address", pkt, 64)
 }
 
 // AH without its own header's fault: a fragment header never has an ICV behind it

@@ -6,10 +6,44 @@ import (
 	"testing"
 
 	"iked/datapath/ip"
+	"iked/spd"
 )
 
 // Under the race detector sync.Pool forgets at random what it was given, so
 // that allocations are counted in builds without it only.
+
+// No packet of AH allocates, in either mode, with any algorithm.
+func TestAHAllocs(t *testing.T) {
+	for _, a := range authAlgorithms {
+		for _, mode := range []spd.Mode{spd.Tunnel, spd.Transport} {
+			sa := authSA(t, a.id, mode, "10.1.0.1", "10.2.0.1")
+			sa.ESN = true
+			o, in := pair(t, sa)
+			w := new(Scratch)
+			packet := udp4(1400, 0, true)
+			buf := make([]byte, 2048)
+			var info, outer ip.Info
+			var s Sealed
+			var out Opened
+			n := testing.AllocsPerRun(200, func() {
+				copy(buf[Headroom:], packet)
+				if ip.Parse(buf[Headroom:], &info) != ip.OK || o.Seal(w, buf, Headroom, &info, &s) != Pass {
+					t.Fatal("seal")
+				}
+				start, _ := o.Encapsulate(buf, &s)
+				if ip.Parse(buf[start:], &outer) != ip.OK {
+					t.Fatal("outer header")
+				}
+				if d := in.OpenAH(w, buf[start:], &outer, &out); d != Pass {
+					t.Fatal(d)
+				}
+			})
+			if n != 0 {
+				t.Errorf("%s, mode %d: %v allocations per packet, expected none", a.name, mode, n)
+			}
+		}
+	}
+}
 
 // No packet allocates, sealed or opened, with any algorithm.
 func TestAllocs(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"iked/crypto/aead"
+	"iked/datapath/ip"
+	"iked/spd"
 )
 
 type scratchOf = aead.Scratch
@@ -43,6 +45,49 @@ func BenchmarkOpen(b *testing.B) {
 				copy(work, packet)
 				in.replay.Init(0, false) // the same packet again and again
 				if d := in.Open(w, work, 0, &out); d != Pass {
+					b.Fatal(d)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkSealAH(b *testing.B) {
+	for _, a := range authAlgorithms {
+		b.Run(a.name, func(b *testing.B) {
+			o, _ := pair(b, authSA(b, a.id, spd.Tunnel, "192.0.2.1", "192.0.2.2"))
+			w, buf := new(Scratch), make([]byte, 2048)
+			copy(buf[Headroom:], udp4(1400, 0, true))
+			info := *parse(b, buf[Headroom:])
+			var s Sealed
+			b.SetBytes(1400)
+			b.ReportAllocs()
+			for b.Loop() {
+				if d := o.Seal(w, buf, Headroom, &info, &s); d != Pass {
+					b.Fatal(d)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkOpenAH(b *testing.B) {
+	for _, a := range authAlgorithms {
+		b.Run(a.name, func(b *testing.B) {
+			o, in := pair(b, authSA(b, a.id, spd.Tunnel, "192.0.2.1", "192.0.2.2"))
+			buf, s := sealed(b, o, udp4(1400, 0, true))
+			packet := whole(o, buf, s)
+			w := new(Scratch)
+			var info ip.Info
+			var out Opened
+			b.SetBytes(1400)
+			b.ReportAllocs()
+			for b.Loop() {
+				in.replay.Init(0, false) // the same packet again and again
+				if ip.Parse(packet, &info) != ip.OK {
+					b.Fatal("outer header")
+				}
+				if d := in.OpenAH(w, packet, &info, &out); d != Pass {
 					b.Fatal(d)
 				}
 			}

@@ -30,6 +30,9 @@ const (
 	NoRoom           // the buffer has not Headroom and Tailroom
 	OutboundInvalid  // no valid IP packet to protect
 	BadPseudoHeader  // IPv4 options of BEET mode that no right sender makes
+	AHTooShort       // no room for the header that the SA prescribes
+	AHBadLength      // the header is not as long as the ICV of the SA makes it
+	BadOption        // an option or extension header of which AH does not know what changes on the way
 	numDrops
 )
 
@@ -38,6 +41,7 @@ var dropNames = [numDrops]string{
 	"replay_invalid", "bad_icv", "bad_padding", "bad_next_header", "inner_invalid",
 	"inner_version", "inner_ecn", "selector_mismatch", "inner_fragment", "outer_fragment",
 	"sequence_overflow", "lifetime_over", "too_big", "no_room", "outbound_invalid", "bad_pseudo_header",
+	"ah_too_short", "ah_bad_length", "bad_option",
 }
 
 // String is the counter label of the drop.

@@ -1,5 +1,6 @@
-// Package esp is ESP packet processing (RFC 4303), pure: it takes buffers and
-// gives back buffers, in place, without copy and without allocation.
+// Package esp is packet processing of the SAs of ESP (RFC 4303) and of AH (RFC
+// 4302), pure: it takes buffers and gives back buffers, in place, without copy and
+// without allocation.
 //
 // An outbound packet lies in its buffer with at least Headroom free octets
 // before and Tailroom free octets behind it:
@@ -13,7 +14,7 @@
 //
 // What a mode does to the headers around the payload is in tunnel.go,
 // transport.go and beet.go, apart from the protection itself in seal.go and
-// open.go.
+// open.go, and in ah.go for AH.
 package esp
 
 import (
@@ -26,6 +27,7 @@ import (
 	"iked/beet"
 	"iked/crypto/aead"
 	"iked/crypto/suite"
+	"iked/datapath/ah"
 	"iked/datapath/ip"
 	"iked/sad"
 	"iked/spd"
@@ -38,11 +40,11 @@ const HeaderLen = 8
 const UDPHeaderLen = 8
 
 // Headroom and Tailroom are the free octets that Seal and Encapsulate may need
-// before and behind a packet: IPv6, UDP, ESP header and the longest IV; padding
-// to a block of 16, pad length, next header and the longest ICV. TFC padding
-// comes on top.
+// before and behind a packet: IPv6 and the longer of UDP, ESP header and the
+// longest IV, or the longest AH header; padding to a block of 16, pad length, next
+// header and the longest ICV. TFC padding comes on top.
 const (
-	Headroom = ip.IPv6HeaderLen + UDPHeaderLen + HeaderLen + 16
+	Headroom = ip.IPv6HeaderLen + max(UDPHeaderLen+HeaderLen+16, ah.MaxLen)
 	Tailroom = 16 + 2 + 32
 )
 
@@ -62,6 +64,7 @@ const (
 // Scratch is the working memory of one goroutine. The zero value is ready.
 type Scratch struct {
 	aead   aead.Scratch
+	ah     ah.Scratch
 	random [1024]byte
 	left   int // octets of random that were not used yet
 }
@@ -145,7 +148,8 @@ type Path struct {
 // common is what both directions of an SA have.
 type common struct {
 	sa     *sad.SA
-	cipher *aead.Cipher
+	cipher *aead.Cipher // nil for AH
+	auth   *ah.Auth     // nil for ESP
 	path   atomic.Pointer[Path]
 	meter  sad.Meter
 	// align is what the plaintext's length must be a multiple of: the block of
@@ -157,8 +161,8 @@ type common struct {
 
 func (c *common) init(sa *sad.SA, now time.Time) error {
 	switch {
-	case sa.Proto != suite.ProtoESP:
-		return fmt.Errorf("SA %08x of %s: protocol %v, expected ESP", sa.SPI, sa.Name, sa.Proto)
+	case sa.Proto != suite.ProtoESP && sa.Proto != suite.ProtoAH:
+		return fmt.Errorf("SA %08x of %s: protocol %v, expected ESP or AH", sa.SPI, sa.Name, sa.Proto)
 	case sa.SPI < sad.MinSPI:
 		return fmt.Errorf("SA %08x of %s: SPIs below %d are reserved (RFC 4303, Section 2.1)", sa.SPI, sa.Name, sad.MinSPI)
 	case sa.Mode > spd.BEET:
@@ -167,6 +171,14 @@ func (c *common) init(sa *sad.SA, now time.Time) error {
 		return fmt.Errorf("SA %08x of %s: outer addresses %s and %s, expected two of one family", sa.SPI, sa.Name, sa.Src, sa.Dst)
 	case len(sa.Local) == 0 || len(sa.Remote) == 0:
 		return fmt.Errorf("SA %08x of %s: %d local and %d remote selectors, expected at least one of each", sa.SPI, sa.Name, len(sa.Local), len(sa.Remote))
+	}
+	c.sa = sa
+	c.meter.Init(sa.Limits, now)
+	if sa.Proto == suite.ProtoAH {
+		if err := c.initAH(sa); err != nil {
+			return fmt.Errorf("SA %08x of %s: %w", sa.SPI, sa.Name, err)
+		}
+		return nil
 	}
 	var err error
 	if sa.Mode == spd.BEET {
@@ -178,8 +190,7 @@ func (c *common) init(sa *sad.SA, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("SA %08x of %s: %w", sa.SPI, sa.Name, err)
 	}
-	c.sa, c.align = sa, max(c.cipher.Block(), 4)
-	c.meter.Init(sa.Limits, now)
+	c.align = max(c.cipher.Block(), 4)
 	return nil
 }
 
@@ -262,6 +273,8 @@ func (o *Outbound) SkipSequence(n uint64) { o.seq.Skip(n) }
 type Inbound struct {
 	common
 	replay sad.Replay
+	// What the window and the ICV refused.
+	refused, badICV atomic.Uint64
 }
 
 // NewInbound prepares an inbound SA.
@@ -282,5 +295,6 @@ func (i *Inbound) SetPath(p Path) { i.path.Store(&p) }
 func (i *Inbound) Usage() sad.Usage {
 	u := i.meter.Usage()
 	u.Seq = i.replay.Top()
+	u.Replayed, u.BadICV = i.refused.Load(), i.badICV.Load()
 	return u
 }

@@ -60,11 +60,15 @@ func (i *Inbound) selects(out *Opened) bool {
 
 // Encapsulate writes the outer IP header and, when the path has it, the UDP
 // header (RFC 3948, Section 2.1) in front of a sealed packet, for a socket that
-// takes whole packets. start is the first octet of the outer header, inside is
+// takes whole packets. Of AH it only tells where that header is. start is the first octet of the outer header, inside is
 // that of the UDP header or, without one, of ESP.
 func (o *Outbound) Encapsulate(buf []byte, s *Sealed) (start, inside int) {
 	p := o.path.Load()
 	inside = s.Off
+	if o.auth != nil {
+		// The ICV covers the header: it is there.
+		return inside - s.Header, inside
+	}
 	n := s.Len
 	proto := uint8(ip.ProtoESP)
 	if p.Encap != nil {

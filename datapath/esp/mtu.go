@@ -41,6 +41,9 @@ func innerMTU(mtu, outer, iv, icv, align int) int {
 // fits is the largest packet without options or extension headers that fits the
 // path.
 func (o *Outbound) fits(p *Path) int {
+	if o.auth != nil {
+		return o.fitsAH(p)
+	}
 	n := innerMTU(p.MTU, outerLen(p), o.cipher.IVLen(), o.cipher.ICVLen(), o.align)
 	switch o.sa.Mode {
 	case spd.Transport:
@@ -56,8 +59,9 @@ func (o *Outbound) fits(p *Path) int {
 func (o *Outbound) special(info *ip.Info) int {
 	switch {
 	case o.sa.Mode == spd.Transport && info.HeaderLen > ip.IPv4HeaderLen && info.HeaderLen != ip.IPv6HeaderLen:
-		// They are in front of ESP, and the rest goes up to the next block.
-		return o.align - 1
+		// They are in front of ESP, and the rest goes up to the next block; AH has
+		// none.
+		return max(o.align-1, 0)
 	case o.sa.Mode == spd.BEET && info.Version == 4 && info.HeaderLen > ip.IPv4HeaderLen:
 		return beet.PseudoLen(info.HeaderLen - ip.IPv4HeaderLen)
 	}

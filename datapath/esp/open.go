@@ -31,18 +31,19 @@ func (i *Inbound) OpenAt(w *Scratch, buf []byte, at int, outer *Outer, out *Open
 	}
 	seq, v := i.replay.Check(binary.BigEndian.Uint32(b[4:]))
 	if v != sad.Fresh {
-		return replayDrop(v)
+		return i.replayed(v)
 	}
 	text, err := i.cipher.Open(&w.aead, b, HeaderLen, uint32(seq>>32), i.sa.ESN)
 	if err != nil {
 		if errors.Is(err, aead.ErrLength) {
 			return ESPBadLength
 		}
+		i.badICV.Add(1)
 		return BadICV
 	}
 	out.Seq = seq
 	if v, out.Newest = i.replay.Update(seq); v != sad.Fresh {
-		return replayDrop(v)
+		return i.replayed(v)
 	}
 	if out.Expiry = i.meter.Add(len(text)); out.Expiry.Hard() {
 		return LifetimeOver
@@ -57,7 +58,9 @@ func (i *Inbound) OpenAt(w *Scratch, buf []byte, at int, outer *Outer, out *Open
 	return i.unwrap(buf, at, at+HeaderLen+iv, len(text), next, outer, out)
 }
 
-func replayDrop(v sad.Verdict) Drop {
+// replayed counts what the window refuses.
+func (i *Inbound) replayed(v sad.Verdict) Drop {
+	i.refused.Add(1)
 	switch v {
 	case sad.Old:
 		return ReplayOld

@@ -23,14 +23,20 @@ func (o *Outbound) Seal(w *Scratch, buf []byte, off int, info *ip.Info, out *Sea
 	if drop != Pass {
 		return drop
 	}
+	if o.auth != nil {
+		return o.sealAH(w, buf, p, pl, out)
+	}
 	return o.seal(w, buf, p, pl, out)
 }
 
 // SealDummy makes a dummy packet with n random octets (RFC 4303, Section 2.6);
-// the ESP header starts so that Encapsulate has its room.
+// the ESP header starts so that Encapsulate has its room. AH has no such packets.
 func (o *Outbound) SealDummy(w *Scratch, buf []byte, n int, out *Sealed) Drop {
 	if n < 0 || len(buf) < Headroom+n+Tailroom {
 		return NoRoom
+	}
+	if o.auth != nil {
+		return OutboundInvalid
 	}
 	w.fill(buf[Headroom : Headroom+n])
 	*out = Sealed{TTL: o.ttl}

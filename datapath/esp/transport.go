@@ -28,8 +28,11 @@ func (o *Outbound) wrapTransport(p *Path, buf []byte, off int, info *ip.Info, ou
 	next := b[field]
 	out.TOS, out.TTL, out.DF = info.TOS, info.TTL, info.DF
 	out.Header, out.Special = split, split != headerLen(p)
-	to := off - o.cipher.IVLen() - HeaderLen
+	to := off - o.front(p)
 	proto := byte(ip.ProtoESP)
+	if o.auth != nil {
+		proto = ip.ProtoAH
+	}
 	if p.Encap != nil {
 		to -= UDPHeaderLen
 		proto = ip.ProtoUDP
@@ -76,7 +79,7 @@ func (i *Inbound) Room() int {
 	case spd.BEET:
 		n = i.inner.HeaderLen()
 	}
-	return max(n-HeaderLen-i.cipher.IVLen(), 0)
+	return max(n-i.front(i.path.Load()), 0)
 }
 
 // Rebuilds tells whether OpenAt makes a header, for which it must know more of the
