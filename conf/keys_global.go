@@ -10,7 +10,7 @@ func globalFields() []field[Global] {
 	return []field[Global]{
 		{key: "port", typ: "number", def: "500", doc: "UDP port of IKE.", set: unsigned(1, 65535, func(g *Global) *uint16 { return &g.Port })},
 		{key: "port_nat_t", typ: "number", def: "4500", doc: "UDP port of IKE and ESP behind a NAT.", set: unsigned(1, 65535, func(g *Global) *uint16 { return &g.PortNATT })},
-		{key: "backend", typ: "auto, kernel, userspace", def: "auto", doc: "What carries the traffic; the command line wins.",
+		{key: "backend", typ: "auto, kernel, userspace", def: "auto", doc: "What carries the traffic; the command line wins. auto: the kernel when it can carry all that is configured, else the userspace datapath.",
 			set: choice(func(g *Global) *Backend { return &g.Backend }, []string{"auto", "kernel", "userspace"}, BackendAuto, BackendKernel, BackendUserspace)},
 		{key: "fail", typ: "closed, open", def: "closed", doc: "What happens to the traffic of a tunnel while it is down: closed drops it, open lets it pass in clear in both directions.",
 			set: choice(func(g *Global) *Fail { return &g.Fail }, []string{"closed", "open"}, FailClosed, FailOpen)},
@@ -66,7 +66,7 @@ func datapathFields() []field[Datapath] {
 			return int(n), nil
 		}, func(d *Datapath) *int { return &d.MTU })},
 		{key: "queues", typ: "number", def: "0", doc: "Queues of the TUN device, each with its worker; 0: one per CPU.", set: integer(0, 256, func(d *Datapath) *int { return &d.Queues })},
-		{key: "device", typ: "name", def: "ipsec0", doc: "Name of the TUN device.", set: value(func(s string) (string, error) {
+		{key: "device", typ: "name", def: "ipsec0", doc: "Name of the TUN device. With the kernel backend: of the device that gets virtual addresses.", set: value(func(s string) (string, error) {
 			if s == "" || len(s) > 15 || strings.ContainsAny(s, "/ \t\n") {
 				return "", fmt.Errorf("expected an interface name of at most 15 letters, found %s", quote(s))
 			}

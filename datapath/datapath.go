@@ -208,10 +208,11 @@ func (d *Datapath) Describe() backend.Info {
 		detail += ", no UDP encapsulation"
 	}
 	detail += "; " + d.clearText()
-	return backend.Info{Name: "userspace", Detail: detail, UDPEncapOnly: d.io.Raw == nil, Supports: supports}
+	return backend.Info{Name: "userspace", Detail: detail, UDPEncapOnly: d.io.Raw == nil, Supports: Supports}
 }
 
-func supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, _ bool) (bool, string) {
+// Supports is what every datapath carries; see backend.Info.
+func Supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, _ bool) (bool, string) {
 	if proto != suite.ProtoESP {
 		return false, "the userspace datapath carries ESP only"
 	}

@@ -99,7 +99,7 @@ func (d *Datapath) check(sa *sad.SA) error {
 	if err := backend.CheckSA(sa); err != nil {
 		return err
 	}
-	if ok, why := supports(sa.Proto, sa.Mode, sa.Encr, sa.Integ, sa.ESN); !ok {
+	if ok, why := Supports(sa.Proto, sa.Mode, sa.Encr, sa.Integ, sa.ESN); !ok {
 		return fmt.Errorf("SA %s: %s: %w", sa.Name, why, backend.ErrUnsupported)
 	}
 	return d.carries(sa.Name, sa.Encap)

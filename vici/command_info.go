@@ -65,6 +65,9 @@ func (s *Server) stats(*call) wire.Message {
 	mem.SetUint("allocs", uint64(st.Goroutines))
 	m.SetSection("mem", mem)
 	back.Set("name", st.Backend.Name)
+	if st.BackendWhy != "" {
+		back.Set("why", printable(st.BackendWhy))
+	}
 	back.Set("detail", printable(st.Backend.Detail))
 	m.SetSection("backend", back)
 	return m

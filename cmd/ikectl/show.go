@@ -57,6 +57,7 @@ type statusView struct {
 	Daemon      string     `json:"daemon"`
 	Version     string     `json:"version"`
 	Backend     string     `json:"backend"`
+	BackendWhy  string     `json:"backend_why,omitempty"`
 	BackendInfo string     `json:"backend_detail"`
 	Since       string     `json:"since"`
 	IKESAs      uint64     `json:"ike_sas"`
@@ -85,6 +86,7 @@ func (a *app) statusCommand() *cobra.Command {
 			v := statusView{
 				Daemon: text(ver, "daemon"), Version: text(ver, "version"),
 				Backend:     text(section(stats, "backend"), "name"),
+				BackendWhy:  text(section(stats, "backend"), "why"),
 				BackendInfo: text(section(stats, "backend"), "detail"),
 				Since:       text(section(stats, "uptime"), "since"),
 				IKESAs:      number(section(stats, "ikesas"), "total"),
@@ -104,7 +106,11 @@ func (a *app) statusCommand() *cobra.Command {
 
 func showStatus(w io.Writer, v statusView) {
 	fmt.Fprintf(w, "%s %s, up since %s\n", v.Daemon, v.Version, v.Since)
-	fmt.Fprintf(w, "backend: %s (%s)\n", v.Backend, v.BackendInfo)
+	why := ""
+	if v.BackendWhy != "" {
+		why = ", " + v.BackendWhy
+	}
+	fmt.Fprintf(w, "backend: %s%s (%s)\n", v.Backend, why, v.BackendInfo)
 	fmt.Fprintf(w, "IKE SAs: %d, of which half-open: %d\n", v.IKESAs, v.HalfOpen)
 	if len(v.Connections) == 0 {
 		fmt.Fprintln(w, "\nno connection is configured")

@@ -4,14 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"runtime"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"iked/conf"
 	"iked/datapath"
+	"iked/internal/backend"
+	"iked/internal/engine"
 	"iked/internal/trace"
 	"iked/internal/transport"
 	"iked/internal/transport/batch"
+	"iked/xfrm"
+	"iked/xfrm/iface"
 )
 
 // queues is the number of datapath queues.
@@ -22,18 +29,35 @@ func (d *process) queues() int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// openBackend chooses what carries the traffic and says which and why.
+// wantBackend is what the command line or the configuration asks for.
+func wantBackend(o *Options, c *conf.Config) conf.Backend {
+	return conf.Backend(pick(o.Backend, string(c.Backend), string(conf.BackendAuto)))
+}
+
+// chooseBackend decides what carries the traffic. Sockets depend on it, so it comes
+// before them.
+func (d *process) chooseBackend() error {
+	var err error
+	if d.links, err = iface.New(); err != nil {
+		return err
+	}
+	d.choice, err = choose(wantBackend(&d.opt, d.cfg), d.cfg.Connections, prober{kernel: xfrm.Probe, interfaces: d.links.Can})
+	if err != nil {
+		return err
+	}
+	d.log.info(trace.DMN, "backend: %s, %s", d.choice.name, d.choice.why)
+	return nil
+}
+
+// openBackend opens what was chosen.
 func (d *process) openBackend() error {
-	want := conf.Backend(pick(d.opt.Backend, string(d.cfg.Backend), string(conf.BackendAuto)))
-	switch want {
-	case conf.BackendKernel:
-		return errors.New("backend kernel: this version carries traffic with its own userspace datapath only, the XFRM backend is not in it; use --backend userspace or auto")
-	case conf.BackendAuto:
-		d.log.info(trace.DMN, "backend: userspace, because the kernel backend is not in this version")
-	case conf.BackendUserspace:
-		d.log.info(trace.DMN, "backend: userspace, as configured")
-	default:
-		return fmt.Errorf("backend %q is not known, expected auto, kernel or userspace", want)
+	if d.choice.name == conf.BackendKernel {
+		k, err := openKernel(d.xfrmOptions())
+		if err != nil {
+			return fmt.Errorf("kernel backend: %w", err)
+		}
+		d.back = k
+		return nil
 	}
 	if err := d.lockTable(); err != nil {
 		return err
@@ -54,6 +78,55 @@ func (d *process) openBackend() error {
 	return fmt.Errorf("userspace backend: %w", err)
 }
 
+// interfaces are the devices of route-based tunnels, nil where nothing can be
+// bound to them.
+func (d *process) interfaces() engine.Interfaces {
+	if d.choice.name == conf.BackendKernel {
+		return d.links
+	}
+	return nil
+}
+
+// checkBackend says what would carry the traffic, for --check. That it cannot be
+// found out, without the privilege, is no fault; that nothing can carry it is one.
+func checkBackend(o *Options, c *conf.Config) error {
+	links, err := iface.New()
+	if err != nil {
+		return err
+	}
+	defer links.End()
+	ch, err := choose(wantBackend(o, c), c.Connections, prober{kernel: xfrm.Probe, interfaces: links.Can})
+	if err != nil && unix.Geteuid() != 0 {
+		fmt.Fprintf(o.Stderr, "backend: not known without privilege: %v\n", err)
+		return nil
+	}
+	if err != nil {
+		fmt.Fprintln(o.Stderr, err)
+		return ErrConfig
+	}
+	fmt.Fprintf(o.Stderr, "backend: %s, %s\n", ch.name, ch.why)
+	return nil
+}
+
+func openKernel(o xfrm.Options) (backend.Backend, error) {
+	k, err := xfrm.New(o)
+	if err != nil {
+		return nil, err
+	}
+	b, ok := any(k).(backend.Backend)
+	if !ok {
+		return nil, errors.New("it is not in this version")
+	}
+	return b, nil
+}
+
+func (d *process) xfrmOptions() xfrm.Options {
+	o := xfrm.Options{Log: d.log.record, Device: d.cfg.Datapath.Device}
+	if d.state != nil && d.state.dir != "" {
+		o.State = filepath.Join(d.state.dir, "xfrm")
+	}
+	return o
+}
 func (d *process) datapathOptions() datapath.Options {
 	p := &d.cfg.Datapath
 	hold := p.AcquireQueue

@@ -21,6 +21,7 @@ import (
 	"iked/internal/engine"
 	"iked/internal/trace"
 	"iked/internal/transport"
+	"iked/xfrm/iface"
 )
 
 // Defaults of the command line.
@@ -67,7 +68,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Check {
 		printFaults(o.Stderr, warnings)
 		fmt.Fprintf(o.Stderr, "%s: no faults, %d connections\n", describeFile(cfg), len(cfg.Connections))
-		return nil
+		return checkBackend(&o, cfg)
 	}
 	logger, err := newLogger(o.Stderr, pick(o.LogLevel, cfg.Log.Level, "info"), pick(o.LogFormat, cfg.Log.Format, "text"))
 	if err != nil {
@@ -139,6 +140,9 @@ type process struct {
 	ctl    ControlServer
 	lis    net.Listener
 	table  net.Listener // the lock of the routing table
+	choice choice
+	links  *iface.Manager
+	addrs  *addressWatch
 	notify notifier
 }
 
@@ -148,6 +152,9 @@ func (d *process) start() error {
 	if d.state, err = openState(pick(d.opt.State, DefaultState), d.log.record); err != nil {
 		return err
 	}
+	if err := d.chooseBackend(); err != nil {
+		return err
+	}
 	if err := d.openTransport(); err != nil {
 		return err
 	}
@@ -155,7 +162,7 @@ func (d *process) start() error {
 		return err
 	}
 	d.engine, err = engine.New(engine.Options{
-		Backend: d.back, Transport: d.trans, Resolver: markedResolver(d.mark()), Routes: markedRoutes{d.mark()},
+		Backend: d.back, Why: d.choice.why, Interfaces: d.interfaces(), Transport: d.trans, Resolver: markedResolver(d.mark()), Routes: markedRoutes{d.mark()},
 		DNS:   newResolvFile(pick(d.opt.Control, d.cfg.Control.Socket, DefaultControl), pick(d.opt.State, DefaultState)),
 		Store: d.state, Log: d.log.record, LogLevel: d.log.traceLevel(), Load: d.reread, Version: d.opt.Version,
 	})
@@ -169,6 +176,9 @@ func (d *process) start() error {
 	if _, err := d.engine.Apply(context.Background(), d.cfg); err != nil {
 		return err
 	}
+	if d.addrs, err = watchAddresses(d.engine.AddressesChanged); err != nil {
+		d.log.warn(trace.DMN, "changes of the addresses of this host are not noticed: %v", err)
+	}
 	// Before anything of a stranger's is read.
 	if err := dropPrivileges(); err != nil {
 		d.log.warn(trace.DMN, "privileges that are not needed could not be dropped: %v", err)
@@ -180,6 +190,7 @@ func (d *process) start() error {
 func (d *process) transportOptions() transport.Options {
 	return transport.Options{
 		Port: d.cfg.Port, PortNATT: d.cfg.PortNATT, Mark: d.mark(), Queues: d.queues(), Log: d.log.record, OnDatagram: d.receive,
+		KernelESP: d.choice.name == conf.BackendKernel,
 	}
 }
 
@@ -243,8 +254,8 @@ func (d *process) serve(ctx context.Context) error {
 			}
 		}()
 	}
-	d.log.info(trace.DMN, "iked %s serves: %s; %s backend (%s); %s", d.opt.Version, d.trans.Describe(),
-		d.back.Describe().Name, d.back.Describe().Detail, describeFile(d.cfg))
+	d.log.info(trace.DMN, "iked %s serves: %s; %s backend, %s (%s); %s", d.opt.Version, d.trans.Describe(),
+		d.choice.name, d.choice.why, d.back.Describe().Detail, describeFile(d.cfg))
 	d.notify.send("READY=1\nSTATUS=serving")
 	if d.opt.Ready != nil {
 		d.opt.Ready(d.engine)
@@ -290,6 +301,7 @@ func (d *process) reload(ctx context.Context) {
 // when start failed.
 func (d *process) cleanup() {
 	d.notify.send("STOPPING=1")
+	d.addrs.close()
 	if d.engine != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 		if err := d.engine.Close(ctx); err != nil {
@@ -313,6 +325,9 @@ func (d *process) cleanup() {
 	}
 	if d.trans != nil {
 		d.trans.Close()
+	}
+	if d.links != nil {
+		d.links.End()
 	}
 	if d.state != nil {
 		d.state.close()

@@ -217,15 +217,3 @@ func TestNotify(t *testing.T) {
 		}
 	}
 }
-
-// The kernel backend is refused by name, with the reason.
-func TestKernelBackendIsRefused(t *testing.T) {
-	d := &process{opt: Options{Backend: "kernel"}, cfg: conf.Empty()}
-	if err := d.openBackend(); err == nil || !strings.Contains(err.Error(), "XFRM backend is not in it") {
-		t.Errorf("backend kernel: %v", err)
-	}
-	d.opt.Backend = "magic"
-	if err := d.openBackend(); err == nil || !strings.Contains(err.Error(), "expected auto") {
-		t.Errorf("backend magic: %v", err)
-	}
-}

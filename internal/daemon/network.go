@@ -16,15 +16,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"iked/internal/transport/batch"
 )
 
 // marked makes a dialer whose packets go beside the tunnels, as the daemon's own
-// do: a name server behind a tunnel that is down could never be asked otherwise.
+// do: a name server behind a tunnel that is down could never be asked otherwise, and
+// asking for a route would ask for the tunnel.
 // Without the privilege the packets go as any other's.
 func marked(mark uint32) *net.Dialer {
-	return &net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+	return &net.Dialer{Timeout: 5 * time.Second, Control: func(network, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
 			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark))
+			family := unix.AF_INET
+			if strings.HasSuffix(network, "6") {
+				family = unix.AF_INET6
+			}
+			batch.BypassIPsec(int(fd), family)
 		})
 	}}
 }

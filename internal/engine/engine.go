@@ -68,6 +68,8 @@ type Options struct {
 	Resolver  Resolver    // nil: names cannot be used
 	Routes    Routes      // nil: connections need an own address
 	DNS       NameServers // nil: assigned name servers are only logged
+	// Why tells, as half a sentence, why it is this backend.
+	Why string
 	// Interfaces makes devices for route-based tunnels; nil: there are none.
 	Interfaces Interfaces
 	Store      Store // nil: leases are not kept

@@ -22,6 +22,7 @@ type Stats struct {
 	MemoryInUse, MemoryFromOS uint64 // octets
 	Goroutines                int
 	Backend                   backend.Info
+	BackendWhy                string // half a sentence
 }
 
 // Version is the version of the program.
@@ -34,7 +35,7 @@ func (e *Engine) Stats() Stats {
 	s := Stats{
 		Started: e.started, IKESAs: int(e.ikeCount.Load()), Shards: len(e.shards), Workers: e.opt.Workers,
 		Connections: len(e.config.Load().order), MemoryInUse: m.HeapAlloc, MemoryFromOS: m.Sys,
-		Goroutines: runtime.NumGoroutine(), Backend: e.opt.Backend.Describe(),
+		Goroutines: runtime.NumGoroutine(), Backend: e.opt.Backend.Describe(), BackendWhy: e.opt.Why,
 	}
 	s.HalfOpen = e.gate.half.size()
 	for _, sh := range e.shards {

@@ -39,7 +39,7 @@ func keyCases() map[string]map[string]keyCase {
 	const bound, confRoute = "internal/engine/route_test.go:TestBoundSA", "conf/route_test.go:TestIfIDs"
 	return map[string]map[string]keyCase{
 		"Top level": {
-			"port": v("501"), "port_nat_t": v("4501"), "backend": at("internal/daemon/daemon_test.go:TestKernelBackendIsRefused"),
+			"port": v("501"), "port_nat_t": v("4501"), "backend": at("internal/daemon/choose_test.go:TestChoose"),
 			"fail": v("open"), "bypass": at("internal/engine/bypass_test.go:TestBypassPolicies"), "keep_alive": v("0"), "fragment_size": v("1000"), "min_rsa_bits": v("3072"),
 		},
 		"connections": {

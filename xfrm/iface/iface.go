@@ -41,30 +41,23 @@ const (
 
 // Manager makes and removes devices. All methods are safe for concurrent use.
 type Manager struct {
-	mu   sync.Mutex
-	h    links
-	kind Kind
-	can  error
+	mu    sync.Mutex
+	h     links
+	found sync.Once
+	kind  Kind
+	can   error
 	// close ends the netlink socket.
 	close func()
 }
 
-// New finds out, by trying, which devices the network namespace of the calling
-// thread can have. A kernel that has none is no error: Can tells.
+// New makes a manager of devices in the network namespace of the calling thread.
+// Which kinds there are it finds out by trying, when that is first needed.
 func New() (*Manager, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("devices of route-based tunnels: netlink socket: %w", err)
 	}
-	m := newManager(h)
-	m.close = h.Close
-	return m, nil
-}
-
-func newManager(h links) *Manager {
-	m := &Manager{h: h}
-	m.probe()
-	return m
+	return &Manager{h: h, close: h.Close}, nil
 }
 
 // probeName is a device that lives for a moment.
@@ -91,12 +84,15 @@ func (m *Manager) probe() {
 }
 
 // Can is why no device can be made, nil when one can.
-func (m *Manager) Can() error { return m.can }
+func (m *Manager) Can() error {
+	m.found.Do(m.probe)
+	return m.can
+}
 
 // Describe says in words which devices there are.
 func (m *Manager) Describe() string {
 	switch {
-	case m.can != nil:
+	case m.Can() != nil:
 		return "no route-based tunnels: " + m.can.Error()
 	case m.kind == VTI:
 		return "route-based tunnels by VTI, because the kernel has no XFRM interfaces (CONFIG_XFRM_INTERFACE is not set)"
@@ -133,8 +129,8 @@ func (m *Manager) Open(name string, id uint32, local, remote netip.Addr) (uint32
 	fail := func(err error) (uint32, spd.Mark, error) {
 		return 0, spd.Mark{}, fmt.Errorf("interface %s: %w", name, err)
 	}
-	if m.can != nil {
-		return fail(m.can)
+	if err := m.Can(); err != nil {
+		return fail(err)
 	}
 	want := device(m.kind, name, id, local, remote)
 	old, err := m.h.LinkByName(name)

@@ -55,17 +55,17 @@ func TestProbe(t *testing.T) {
 		"": "CONFIG_XFRM_INTERFACE is not set",
 	} {
 		tab := newTable(kinds)
-		m := newManager(tab)
+		m := &Manager{h: tab}
 		if !strings.Contains(m.Describe(), want) || (m.Can() == nil) != (kinds != "") || len(tab.links) != 0 {
 			t.Errorf("%q: %s, %v, links %v", kinds, m.Describe(), m.Can(), tab.links)
 		}
 	}
 	tab := newTable("xfrm")
 	tab.deny = unix.EPERM
-	if m := newManager(tab); !errors.Is(m.Can(), unix.EPERM) {
+	if m := (&Manager{h: tab}); !errors.Is(m.Can(), unix.EPERM) {
 		t.Error(m.Can())
 	}
-	if _, _, err := newManager(newTable("")).Open("office0", 1, netip.Addr{}, netip.Addr{}); err == nil {
+	if _, _, err := (&Manager{h: newTable("")}).Open("office0", 1, netip.Addr{}, netip.Addr{}); err == nil {
 		t.Error("a device was made where there are none")
 	}
 }
@@ -74,7 +74,7 @@ func TestProbe(t *testing.T) {
 // this daemon's, and gone after Close.
 func TestXFRMInterface(t *testing.T) {
 	tab := newTable("xfrm vti")
-	m := newManager(tab)
+	m := &Manager{h: tab}
 	id, mark, err := m.Open("office0", 7, netip.Addr{}, netip.Addr{})
 	x, ok := tab.links["office0"].(*netlink.Xfrmi)
 	if err != nil || !ok || x.Ifid != 7 || id != 7 || mark != (spd.Mark{}) || x.Alias != alias || x.OperState != netlink.OperUp {
@@ -92,7 +92,7 @@ func TestXFRMInterface(t *testing.T) {
 // made anew; one of somebody else stays as it is, and is told of.
 func TestLeftovers(t *testing.T) {
 	tab := newTable("xfrm")
-	m := newManager(tab)
+	m := &Manager{h: tab}
 	old := &netlink.Xfrmi{LinkAttrs: netlink.LinkAttrs{Name: "office0", Alias: alias}, Ifid: 7}
 	tab.links["office0"] = old
 	if _, _, err := m.Open("office0", 7, netip.Addr{}, netip.Addr{}); err != nil || tab.links["office0"] != old {
@@ -115,7 +115,7 @@ func TestLeftovers(t *testing.T) {
 // those.
 func TestVTI(t *testing.T) {
 	tab := newTable("vti vti6")
-	m := newManager(tab)
+	m := &Manager{h: tab}
 	for name, ends := range map[string][2]string{"v4": {"192.0.2.1", "192.0.2.2"}, "open": {"", ""}, "v6": {"2001:db8::1", ""}} {
 		var a [2]netip.Addr
 		for i, s := range ends {

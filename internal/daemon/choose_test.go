@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"iked/conf"
+	"iked/crypto/suite"
+	"iked/spd"
+	"iked/xfrm"
+)
+
+func connections(t *testing.T, child string) []*conf.Connection {
+	t.Helper()
+	c, faults := conf.Parse("/nowhere/iked.yaml", []byte(`
+connections:
+  - name: office
+    remote_addrs: [192.0.2.2]
+    local: {auth: psk}
+    remote: {auth: psk}
+    children: [{name: net, local_ts: [10.1.0.0/16], remote_ts: [10.2.0.0/16]`+child+`}]
+secrets: [{psk: "a-long-secret"}]
+`), time.Now())
+	if faults.Failed() {
+		t.Fatal(faults.Err())
+	}
+	return c.Connections
+}
+
+// Which backend carries the traffic, and why: the kernel when it can carry all that
+// is configured, else the userspace datapath, when that can. What was asked for by
+// name is not replaced.
+func TestChoose(t *testing.T) {
+	noESP := xfrm.Report{Unusable: "CONFIG_INET_ESP is not set", Missing: []string{"CONFIG_INET_ESP is not set"}}
+	good := xfrm.Report{}
+	odd := xfrm.Report{Missing: []string{"CONFIG_INET_AH is not set"}}
+	some := errors.New("CONFIG_XFRM_INTERFACE is not set")
+	for _, x := range []struct {
+		name   string
+		want   conf.Backend
+		report xfrm.Report
+		err    error
+		child  string
+		none   bool // no connection
+		links  error
+		got    conf.Backend
+		says   string // in the reason, or in the error
+	}{
+		{name: "auto, no ESP", want: "auto", report: noESP, got: "userspace", says: "because of the kernel: CONFIG_INET_ESP is not set"},
+		{name: "auto, unprivileged", want: "auto", err: errors.New("operation not permitted"), got: "userspace", says: "cannot be asked"},
+		{name: "auto, nothing configured, no ESP", want: "auto", report: noESP, none: true, got: "userspace", says: "CONFIG_INET_ESP"},
+		{name: "auto, device wanted, no ESP", want: "auto", report: noESP, child: ", interface: office0", says: "Userspace: connection office, child net: interface needs the kernel backend"},
+		{name: "kernel, no ESP", want: "kernel", report: noESP, says: "CONFIG_INET_ESP is not set; boot a kernel that has it"},
+		{name: "kernel, unprivileged", want: "kernel", err: errors.New("operation not permitted"), says: "CAP_NET_ADMIN"},
+		{name: "userspace", want: "userspace", report: good, got: "userspace", says: "as configured"},
+		{name: "unknown", want: "magic", report: good, says: "expected auto, kernel or userspace"},
+		{name: "auto, all there", want: "auto", report: good, got: "kernel", says: "has what the configuration needs"},
+		{name: "auto, nothing configured", want: "auto", report: good, none: true, got: "kernel", says: "because the kernel has it"},
+		{name: "auto, something else missing", want: "auto", report: odd, got: "kernel", says: "missing: CONFIG_INET_AH is not set"},
+		{name: "kernel, something missing", want: "kernel", report: odd, got: "kernel", says: "missing: CONFIG_INET_AH is not set"},
+		{name: "auto, device wanted, there are none", want: "auto", report: good, child: ", interface: office0", links: some, says: "Kernel: connection office, child net: interface office0 cannot be made: CONFIG_XFRM_INTERFACE"},
+		{name: "auto, device wanted", want: "auto", report: good, child: ", interface: office0", got: "kernel", says: "has what"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			conns := connections(t, x.child)
+			if x.none {
+				conns = nil
+			}
+			c, err := choose(x.want, conns, prober{
+				kernel:     func() (xfrm.Report, error) { return x.report, x.err },
+				interfaces: func() error { return x.links },
+			})
+			if x.got == "" {
+				if err == nil || !strings.Contains(err.Error(), x.says) {
+					t.Errorf("%+v, %v, expected an error with %q", c, err, x.says)
+				}
+				return
+			}
+			if err != nil || c.name != x.got || !strings.Contains(c.why, x.says) {
+				t.Errorf("%+v, %v, expected %s with %q", c, err, x.got, x.says)
+			}
+		})
+	}
+}
+
+// The two descriptions that the choice works with say what the backends say when
+// they are open.
+func TestDescriptionsForTheChoice(t *testing.T) {
+	r := xfrm.Report{Unusable: "nothing is there"}
+	gcm := suite.Transform{Type: suite.ENCR, ID: suite.EncrAESGCM16, KeyBits: 128}
+	if ok, why := kernelInfo(&r).Supports(suite.ProtoESP, spd.Tunnel, gcm, suite.Transform{}, false); ok || why != "nothing is there" {
+		t.Errorf("kernel: %v %q", ok, why)
+	}
+	if ok, why := userspaceInfo().Supports(suite.ProtoESP, spd.Tunnel, gcm, suite.Transform{}, false); !ok {
+		t.Errorf("userspace: %q", why)
+	}
+}
+
+// --check says what would carry the traffic and opens nothing.
+func TestCheckNamesTheBackend(t *testing.T) {
+	var out bytes.Buffer
+	o := Options{Stderr: &out}
+	c := conf.Empty()
+	c.Connections = connections(t, "")
+	if err := checkBackend(&o, c); err != nil || !strings.Contains(out.String(), "backend: ") {
+		t.Errorf("%v, %s", err, out.String())
+	}
+	o.Backend = "magic"
+	out.Reset()
+	if err := checkBackend(&o, c); err == nil && !strings.Contains(out.String(), "not known without privilege") {
+		t.Errorf("backend magic: %v, %s", err, out.String())
+	}
+}
