@@ -1,6 +1,7 @@
 package vici
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -146,6 +147,7 @@ func childConfSection(k *conf.Child) wire.Message {
 	m.SetIf("start", startName(k.Start))
 	m.SetList("local-ts", confSelectors(k.Local)...)
 	m.SetList("remote-ts", confSelectors(k.Remote)...)
+	m.SetIf("interface", k.Interface)
 	if k.Priority != 0 {
 		m.SetUint("priority", uint64(k.Priority))
 	}
@@ -240,8 +242,17 @@ func (s *Server) listPolicies(c *call) wire.Message {
 		sec.Set("mode", mode)
 		selectors(&sec, "local-ts", p.Local)
 		selectors(&sec, "remote-ts", p.Remote)
+		mark(&sec, "in", p.MarkIn)
+		mark(&sec, "out", p.Mark)
+		if p.IfID != 0 {
+			sec.Set("if-id", fmt.Sprintf("%08x", p.IfID))
+		}
+		name := p.Child
+		if p.IKE != "" {
+			name = p.IKE + "/" + name
+		}
 		var m wire.Message
-		m.SetSection(p.IKE+"/"+p.Child, sec)
+		m.SetSection(name, sec)
 		c.event(evListPolicy, m)
 	}
 	return nil

@@ -67,6 +67,12 @@ func childSection(c *engine.ChildInfo, now time.Time) wire.Message {
 		m.SetYes("encap", c.Encap)
 		m.Set("spi-in", fmt.Sprintf("%08x", c.SPIIn))
 		m.Set("spi-out", fmt.Sprintf("%08x", c.SPIOut))
+		mark(&m, "in", c.MarkIn)
+		mark(&m, "out", c.MarkOut)
+		if c.IfID != 0 {
+			m.Set("if-id-in", fmt.Sprintf("%08x", c.IfID))
+			m.Set("if-id-out", fmt.Sprintf("%08x", c.IfID))
+		}
 		transforms(&m, c.Encr, c.Integ, suite.Transform{}, c.KE)
 		if c.ESN {
 			m.Set("esn", "1")
@@ -166,6 +172,17 @@ func transforms(m *wire.Message, encr, integ, prf, ke suite.Transform) {
 	}
 	if ke.Type != 0 && ke.ID != suite.KENone {
 		m.Set("dh-group", ke.Name())
+	}
+}
+
+// mark writes a mark that is set; the mask only when some bits do not count.
+func mark(m *wire.Message, dir string, k spd.Mark) {
+	if k == (spd.Mark{}) {
+		return
+	}
+	m.Set("mark-"+dir, fmt.Sprintf("%08x", k.Value))
+	if k.Mask != ^uint32(0) {
+		m.Set("mark-mask-"+dir, fmt.Sprintf("%08x", k.Mask))
 	}
 }
 

@@ -102,6 +102,31 @@ func TestListSAAbsent(t *testing.T) {
 	}
 }
 
+// The mode, the protocol and what the SAs are bound to have the keys that clients
+// know, in their place: marks, with the mask where it is not all ones, and the
+// number of an interface.
+func TestListSABindings(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	all := ^uint32(0)
+	for _, x := range []struct {
+		child engine.ChildInfo
+		want  string
+	}{
+		{engine.ChildInfo{Mode: spd.Transport, Proto: suite.ProtoAH, ESN: true, Integ: suite.Transform{Type: suite.INTEG, ID: suite.IntegHMACSHA256}},
+			"mode=TRANSPORT protocol=AH spi-in=00001001 spi-out=00001002 integ-alg=HMAC_SHA2_256_128 esn=1 bytes-in"},
+		{engine.ChildInfo{Mode: spd.BEET, Proto: suite.ProtoESP, Encr: suite.Transform{Type: suite.ENCR, ID: suite.EncrAESGCM16, KeyBits: 128}},
+			"mode=BEET protocol=ESP spi-in=00001001 spi-out=00001002 encr-alg=AES_GCM_16 encr-keysize=128 bytes-in"},
+		{engine.ChildInfo{Mode: spd.Tunnel, Proto: suite.ProtoESP, IfID: 42}, "spi-out=00001002 if-id-in=0000002a if-id-out=0000002a bytes-in"},
+		{engine.ChildInfo{Mode: spd.Tunnel, Proto: suite.ProtoESP, MarkIn: spd.Mark{Value: 1, Mask: all}, MarkOut: spd.Mark{Value: 0x20, Mask: 0xf0}},
+			"spi-out=00001002 mark-in=00000001 mark-out=00000020 mark-mask-out=000000f0 bytes-in"},
+	} {
+		x.child.State, x.child.SPIIn, x.child.SPIOut, x.child.Installed = ikev2.ChildInstalled, 0x1001, 0x1002, now
+		if got := raw(childSection(&x.child, now)); !strings.Contains(got, x.want) {
+			t.Errorf("got\n%s\nwant it to contain\n%s", got, x.want)
+		}
+	}
+}
+
 // Every state has the name that clients wait for.
 func TestStateNames(t *testing.T) {
 	for s, want := range map[ikev2.SAState]string{ikev2.Created: "CREATED", ikev2.Connecting: "CONNECTING", ikev2.Established: "ESTABLISHED",

@@ -184,7 +184,7 @@ func showChild(w io.Writer, k childView) {
 	if k.UDPEncap {
 		encap = " in UDP"
 	}
-	fmt.Fprintf(w, "  %s: #%d, reqid %d, %s, %s%s, %s:%s%s\n", k.Name, k.ID, k.ReqID, k.State, k.Mode, encap, k.Protocol, k.Algorithms, note(k.Algorithms.ESN, ", ESN"))
+	fmt.Fprintf(w, "  %s: #%d, reqid %d, %s, %s%s, %s:%s%s%s\n", k.Name, k.ID, k.ReqID, k.State, k.Mode, encap, k.Protocol, k.Algorithms, note(k.Algorithms.ESN, ", ESN"), bound(k.IfID, k.MarkIn, k.MarkOut))
 	mtu := ""
 	if k.MTU != nil {
 		mtu = fmt.Sprintf(", inner MTU %d", *k.MTU)
@@ -261,7 +261,7 @@ func (a *app) policiesCommand() *cobra.Command {
 			}
 			return a.print("policies", all, func(w io.Writer) {
 				for _, p := range all {
-					fmt.Fprintf(w, "%s, %s%s\n  local:  %s\n  remote: %s\n", p.Name, p.Mode, reqid(p.ReqID), strings.Join(p.LocalTS, " "), strings.Join(p.RemoteTS, " "))
+					fmt.Fprintf(w, "%s, %s%s%s\n  local:  %s\n  remote: %s\n", p.Name, p.Mode, reqid(p.ReqID), bound(p.IfID, p.MarkIn, p.MarkOut), strings.Join(p.LocalTS, " "), strings.Join(p.RemoteTS, " "))
 				}
 			})
 		},

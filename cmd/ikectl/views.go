@@ -58,6 +58,9 @@ type childView struct {
 	UDPEncap   bool     `json:"udp_encap"`
 	SPIIn      string   `json:"spi_in"`
 	SPIOut     string   `json:"spi_out"`
+	IfID       string   `json:"if_id,omitempty"`
+	MarkIn     string   `json:"mark_in,omitempty"`
+	MarkOut    string   `json:"mark_out,omitempty"`
 	Algorithms algView  `json:"algorithms"`
 	In         trafView `json:"in"`
 	Out        trafView `json:"out"`
@@ -103,6 +106,9 @@ type policyView struct {
 	Conn     string   `json:"connection"`
 	Mode     string   `json:"mode"`
 	ReqID    string   `json:"reqid,omitempty"`
+	IfID     string   `json:"if_id,omitempty"`
+	MarkIn   string   `json:"mark_in,omitempty"`
+	MarkOut  string   `json:"mark_out,omitempty"`
 	LocalTS  []string `json:"local_ts"`
 	RemoteTS []string `json:"remote_ts"`
 }
@@ -197,6 +203,9 @@ func childOf(c wire.Message) childView {
 		UDPEncap:   yes(c, "encap"),
 		SPIIn:      text(c, "spi-in"),
 		SPIOut:     text(c, "spi-out"),
+		IfID:       text(c, "if-id-out"),
+		MarkIn:     markText(c, "in"),
+		MarkOut:    markText(c, "out"),
 		Algorithms: algorithms(c),
 		In:         trafView{number(c, "bytes-in"), number(c, "packets-in"), maybe(c, "use-in")},
 		Out:        trafView{number(c, "bytes-out"), number(c, "packets-out"), maybe(c, "use-out")},
@@ -245,10 +254,38 @@ func policyViews(m wire.Message) []policyView {
 		name, s := n.Name, n.Sub
 		out = append(out, policyView{
 			Name: name, Child: text(s, "child"), Conn: text(s, "ike"), Mode: text(s, "mode"), ReqID: text(s, "reqid"),
+			IfID: text(s, "if-id"), MarkIn: markText(s, "in"), MarkOut: markText(s, "out"),
 			LocalTS: list(s, "local-ts"), RemoteTS: list(s, "remote-ts"),
 		})
 	}
 	return out
+}
+
+// markText is a mark as it is configured, "" for none.
+func markText(m wire.Message, dir string) string {
+	v := text(m, "mark-"+dir)
+	if mask := text(m, "mark-mask-"+dir); v != "" && mask != "" {
+		return "0x" + v + "/0x" + mask
+	}
+	if v != "" {
+		return "0x" + v
+	}
+	return ""
+}
+
+// bound says what SAs or policies are bound to, as the end of a line.
+func bound(ifID, in, out string) string {
+	s := ""
+	if ifID != "" {
+		s += ", if_id 0x" + ifID
+	}
+	if in != "" {
+		s += ", mark in " + in
+	}
+	if out != "" {
+		s += ", mark out " + out
+	}
+	return s
 }
 
 func failureOf(m wire.Message) failureView {

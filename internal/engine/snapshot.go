@@ -59,6 +59,9 @@ type ChildInfo struct {
 	Initiator bool
 	// MTU is the largest inner packet that fits without fragmentation; 0 unknown.
 	MTU int
+	// IfID, MarkIn and MarkOut are what its SAs are bound to; 0: none.
+	IfID            uint32
+	MarkIn, MarkOut spd.Mark
 }
 
 // Traffic counts what one direction of a CHILD_SA carried. LastUsed is zero when
@@ -96,6 +99,10 @@ func (s *shard) childInfo(c *childSA) ChildInfo {
 		Encap: ch.Encap, SPIIn: ch.SPIIn, SPIOut: ch.SPIOut, Encr: ch.Encr, Integ: ch.Integ, KE: ch.KE, ESN: ch.ESN,
 		Initiator: ch.Initiator, Installed: ch.Installed, RekeyAt: ch.RekeyAt, ExpireAt: ch.ExpireAt,
 		Local: slices.Clone(ch.Local), Remote: slices.Clone(ch.Remote),
+	}
+	// A device that is gone binds nothing any more.
+	if b, err := s.e.devices.binding(childRef(ch.Config).conf); err == nil {
+		info.IfID, info.MarkIn, info.MarkOut = b.ifID, b.markIn, b.mark
 	}
 	if c.in {
 		if u, err := s.e.opt.Backend.QuerySA(c.inID); err == nil {
