@@ -30,6 +30,16 @@ type childBook struct {
 	inactiveAt, fadeAt time.Time
 }
 
+// book is the notes on a CHILD_SA.
+func book(c *Child) *childBook {
+	b, ok := c.Book.(*childBook)
+	if !ok {
+		b = &childBook{}
+		c.Book = b
+	}
+	return b
+}
+
 // fadeTime is how long a replaced CHILD_SA still receives what was on its way.
 const fadeTime = 5 * time.Second
 
@@ -166,15 +176,15 @@ func (sa *SA) newChild(c *Child, chosen suite.Proposal, gir secret.Bytes, ni, nr
 
 // installChild asks the backend for directions of a child.
 func (sa *SA) installChild(x *flow, c *Child, in, out bool, then func(time.Time, error)) {
-	c.inUp, c.outUp = c.inUp || in, c.outUp || out
+	book(c).inUp, book(c).outUp = book(c).inUp || in, book(c).outUp || out
 	if in {
-		c.reserved = false
+		book(c).reserved = false
 	}
 	x.ask(InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r Reply) {
 		d, _ := r.(DoneReply)
 		if d.Err != nil {
 			// The backend left nothing of it; the reservation of the SPI stands.
-			c.inUp, c.outUp, c.reserved = false, false, in
+			book(c).inUp, book(c).outUp, book(c).reserved = false, false, in
 		}
 		then(now, d.Err)
 	})
@@ -182,13 +192,13 @@ func (sa *SA) installChild(x *flow, c *Child, in, out bool, then func(time.Time,
 
 // removeChild takes directions out of the backend, as far as they are there.
 func (sa *SA) removeChild(c *Child, in, out bool) {
-	if c.reserved && in {
-		c.reserved = false
+	if book(c).reserved && in {
+		book(c).reserved = false
 		sa.tell(FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
 	}
-	in, out = in && c.inUp, out && c.outUp
+	in, out = in && book(c).inUp, out && book(c).outUp
 	if in || out {
-		c.inUp, c.outUp = c.inUp && !in, c.outUp && !out
+		book(c).inUp, book(c).outUp = book(c).inUp && !in, book(c).outUp && !out
 		sa.tell(RemoveChild{Child: c, In: in, Out: out})
 	}
 }
@@ -203,7 +213,7 @@ func (sa *SA) unlist(c *Child) {
 // childUp tells of a new CHILD_SA.
 func (sa *SA) childUp(now time.Time, c *Child) {
 	sa.childInstalled(now, c)
-	c.announced = true
+	book(c).announced = true
 	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
 		c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
 	sa.event(ChildUp{Child: c})
@@ -221,25 +231,25 @@ func (sa *SA) childInstalled(now time.Time, c *Child) {
 		c.ExpireAt = now.Add(t.Hard)
 	}
 	if c.Config.Inactivity > 0 {
-		c.inactiveAt = now.Add(c.Config.Inactivity)
+		book(c).inactiveAt = now.Add(c.Config.Inactivity)
 	}
 }
 
 // childReplaced tells that a rekeying is done.
 func (sa *SA) childReplaced(now time.Time, old, new *Child) {
-	if new.announced {
+	if book(new).announced {
 		return
 	}
-	if !old.announced {
+	if !book(old).announced {
 		// It is rekeyed already, before the end of what it replaced was seen.
 		for _, c := range sa.children {
-			if c.successor == old {
+			if book(c).successor == old {
 				sa.childReplaced(now, c, old)
 				break
 			}
 		}
 	}
-	new.announced = true
+	book(new).announced = true
 	sa.count("child-rekey", "")
 	sa.logChild(now, new.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
 		new.Config.Name, old.UniqueID, new.UniqueID, new.SPIIn, new.SPIOut, selectors(new.Local), selectors(new.Remote))
@@ -249,7 +259,7 @@ func (sa *SA) childReplaced(now time.Time, old, new *Child) {
 // sendOn installs the outbound half of a child that waited for the end of the
 // one it replaces (RFC 7296, Section 2.8).
 func (sa *SA) sendOn(now time.Time, c *Child) {
-	if c.outUp || c.State == ChildDeleted {
+	if book(c).outUp || c.State == ChildDeleted {
 		return
 	}
 	x := &flow{sa: sa}
@@ -266,17 +276,17 @@ func (sa *SA) sendOn(now time.Time, c *Child) {
 func (sa *SA) dropChild(now time.Time, c *Child, peer bool) {
 	sa.unlist(c)
 	c.State = ChildDeleted
-	switch s := c.successor; {
+	switch s := book(c).successor; {
 	case s != nil && s.State != ChildDeleted:
 		sa.sendOn(now, s)
 		sa.childReplaced(now, c, s)
 		sa.fade(now, c)
-	case s != nil && s.announced:
+	case s != nil && book(s).announced:
 		// What replaced it is gone already, too.
 		sa.fade(now, c)
-	case c.own != nil:
+	case book(c).own != nil:
 		// Our rekeying of it is on its way and decides what it was.
-		c.peerGone = true
+		book(c).peerGone = true
 		sa.removeChild(c, true, true)
 	default:
 		sa.removeChild(c, true, true)
@@ -285,7 +295,7 @@ func (sa *SA) dropChild(now time.Time, c *Child, peer bool) {
 }
 
 func (sa *SA) childDown(c *Child, peer bool) {
-	if c.silent || !c.announced {
+	if book(c).silent || !book(c).announced {
 		return
 	}
 	sa.event(ChildDown{Child: c, Peer: peer})
@@ -294,10 +304,10 @@ func (sa *SA) childDown(c *Child, peer bool) {
 // fade keeps the inbound half for what is still on the way.
 func (sa *SA) fade(now time.Time, c *Child) {
 	sa.removeChild(c, false, true)
-	if !c.inUp {
+	if !book(c).inUp {
 		sa.removeChild(c, true, false)
 		return
 	}
-	c.fadeAt = now.Add(fadeTime)
+	book(c).fadeAt = now.Add(fadeTime)
 	sa.fading = append(sa.fading, c)
 }

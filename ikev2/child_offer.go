@@ -223,7 +223,7 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 		UniqueID: sa.env.NextChildID(), Config: o.cfg, Mode: mode, SPIIn: o.spi, SPIOut: spi,
 		Local: local, Remote: remote, NoTFC: a.notifies.Has(message.ESPTFCPaddingNotSupported), Initiator: true,
 	}
-	c.reserved = true
+	book(c).reserved = true
 	if o.old != nil {
 		c.Replaces = o.old.UniqueID
 	}
@@ -262,7 +262,7 @@ func (o *childOffer) accept(now time.Time, x *flow, a childAnswer, then func(tim
 // installFailed gives up a child of ours that the backend refused.
 func (sa *SA) installFailed(now time.Time, c *Child, err error) {
 	sa.failed(now, c.Config, sa.failure(now, trace.StageInstall, fmt.Sprintf("%s cannot be installed: %v", c.Config.Name, err), "see the kernel's or the datapath's message"))
-	c.silent = true
+	book(c).silent = true
 	if c.State == ChildDeleted {
 		return
 	}
@@ -275,7 +275,7 @@ func (sa *SA) refuseGiven(now time.Time, o *childOffer, p *message.Proposal) {
 	spi, _ := p.ChildSPI()
 	c := &Child{UniqueID: sa.env.NextChildID(), Config: o.cfg, Proto: o.proto, SPIIn: o.spi, SPIOut: spi,
 		LocalAddr: sa.local, RemoteAddr: sa.remote, Initiator: true, State: ChildDeleting}
-	c.silent, c.reserved = true, true
+	book(c).silent, book(c).reserved = true, true
 	o.spi = 0
 	sa.children = append(sa.children, c)
 	sa.enqueueFirst(&deleteChild{sa: sa, child: c})

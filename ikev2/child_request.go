@@ -265,7 +265,7 @@ func (q *childRequest) install(now time.Time, out bool) {
 		UniqueID: sa.env.NextChildID(), Config: ch.cfg, Mode: ch.mode, SPIIn: q.spi, SPIOut: ch.spiOut,
 		Local: ch.local, Remote: ch.remote, NoTFC: q.notifies.Has(message.ESPTFCPaddingNotSupported),
 	}
-	c.reserved = true
+	book(c).reserved = true
 	if q.old != nil {
 		c.Replaces = q.old.UniqueID
 	}

@@ -61,19 +61,19 @@ func (x *createChild) abandon(now time.Time) {
 		x.pair.Destroy()
 	}
 	if x.old != nil {
-		x.old.own = nil
+		book(x.old).own = nil
 	}
 }
 
 func (x *createChild) begin(now time.Time) {
 	x.steps = flow{sa: x.sa}
 	if o := x.old; o != nil {
-		if o.State != ChildInstalled || o.successor != nil {
+		if o.State != ChildInstalled || book(o).successor != nil {
 			// Deleted or rekeyed by the peer while this waited.
 			x.sa.finish()
 			return
 		}
-		o.State, o.own = ChildRekeying, x
+		o.State, book(o).own = ChildRekeying, x
 		x.sa.logChild(now, o.Config, false, "rekeying CHILD_SA %s{%d}", o.Config.Name, o.UniqueID)
 	}
 	x.offer = &childOffer{sa: x.sa, cfg: x.cfg, flow: x.flow, single: x.single, old: x.old}
@@ -220,7 +220,7 @@ func (x *createChild) done() {
 		x.pair = nil
 	}
 	if x.old != nil {
-		x.old.own = nil
+		book(x.old).own = nil
 	}
 	x.sa.finish()
 }

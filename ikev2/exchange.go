@@ -343,7 +343,7 @@ func (sa *SA) transmit(now time.Time, ds [][]byte, to Datagram) {
 	sa.lastOutbound = now
 	for _, b := range ds {
 		to.Data = b
-		sa.emit(Send{to})
+		sa.emit(Send{Datagram: to})
 	}
 }
 

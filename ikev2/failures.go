@@ -47,7 +47,7 @@ func (sa *SA) record(r trace.Record) {
 		r.Conn = sa.cfg.Name
 	}
 	r.UniqueID, r.SPIi, r.SPIr, r.Peer = sa.uniqueID, sa.spiI.Uint64(), sa.spiR.Uint64(), sa.remote.String()
-	sa.event(Log{r})
+	sa.event(Log{Record: r})
 }
 
 // failed reports the failure of a CHILD_SA; nil cfg: none was found.

@@ -27,7 +27,7 @@ func (x *deleteChild) abandon(time.Time) {}
 // queueDeleteChild closes a CHILD_SA. One that was rekeyed stands for what
 // replaced it, unless it expired.
 func (sa *SA) queueDeleteChild(now time.Time, c *Child, expired bool) {
-	if s := c.rivalChild(); s != nil && !expired && !s.silent {
+	if s := rivalChild(c); s != nil && !expired && !book(s).silent {
 		c = s
 	}
 	if c.State == ChildDeleting || c.State == ChildDeleted {
@@ -43,18 +43,18 @@ func (sa *SA) queueDeleteChild(now time.Time, c *Child, expired bool) {
 
 func (x *deleteChild) begin(now time.Time) {
 	sa, c := x.sa, x.child
-	for s := c.rivalChild(); x.follow && s != nil && !s.silent; s = c.rivalChild() {
+	for s := rivalChild(c); x.follow && s != nil && !book(s).silent; s = rivalChild(c) {
 		c = s
 	}
-	if c.State == ChildDeleted || c.deleteSent {
+	if c.State == ChildDeleted || book(c).deleteSent {
 		sa.finish()
 		return
 	}
 	x.child = c
-	c.State, c.deleteSent = ChildDeleting, true
-	if c.successor != nil {
+	c.State, book(c).deleteSent = ChildDeleting, true
+	if book(c).successor != nil {
 		// RFC 7296, Section 2.8: nothing more is sent on it.
-		sa.sendOn(now, c.successor)
+		sa.sendOn(now, book(c).successor)
 	}
 	sa.removeChild(c, false, true)
 	if err := sa.request(now, message.ExchangeInformational, &message.Delete{Protocol: c.Proto, SPIs: []uint32{c.SPIIn}}); err != nil {
@@ -233,7 +233,7 @@ func (sa *SA) peerDeletesChildren(now time.Time, d *message.Delete) message.Payl
 	answer := &message.Delete{Protocol: d.Protocol}
 	for _, spi := range d.SPIs {
 		c := owner.childByOutbound(d.Protocol, spi)
-		if c == nil || c.deleteSent {
+		if c == nil || book(c).deleteSent {
 			// Unknown, or our own Delete crosses: no Delete in the answer.
 			if x, ok := sa.active.(*createChild); ok && c == nil && len(x.gone) < 16 {
 				x.gone = append(x.gone, spi)

@@ -132,7 +132,7 @@ func (sa *SA) generate(group uint16) Compute {
 	return Compute{Cheap: cheapKE(group), Run: func() Reply {
 		defer clear(seed)
 		pair, err := ke.Generate(group, bytes.NewReader(seed))
-		return KEReply{keResult{pair: pair}, err}
+		return KEReply{Value: keResult{pair: pair}, Err: err}
 	}}
 }
 
@@ -149,11 +149,11 @@ func (sa *SA) agree(group uint16, pair *ke.KeyPair, peer []byte) Compute {
 		if pair == nil {
 			var err error
 			if pair, err = ke.Generate(group, bytes.NewReader(seed)); err != nil {
-				return KEReply{nil, err}
+				return KEReply{Err: err}
 			}
 		}
 		shared, err := pair.Shared(peer)
-		return KEReply{keResult{pair, shared}, err}
+		return KEReply{Value: keResult{pair, shared}, Err: err}
 	}}
 }
 

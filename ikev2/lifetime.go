@@ -67,12 +67,12 @@ func (sa *SA) NextDeadline() time.Time {
 		d = earliest(d, x)
 	}
 	for _, c := range sa.children {
-		for _, x := range [...]time.Time{c.RekeyAt, c.ExpireAt, c.inactiveAt} {
+		for _, x := range [...]time.Time{c.RekeyAt, c.ExpireAt, book(c).inactiveAt} {
 			d = earliest(d, x)
 		}
 	}
 	for _, c := range sa.fading {
-		d = earliest(d, c.fadeAt)
+		d = earliest(d, book(c).fadeAt)
 	}
 	if sa.active == nil && sa.window.answering == nil {
 		for _, q := range sa.queue {
@@ -172,13 +172,13 @@ func (sa *SA) expireChildren(now time.Time) {
 		if due(c.RekeyAt, now) {
 			sa.queueRekeyChild(now, c)
 		}
-		if due(c.inactiveAt, now) {
+		if due(book(c).inactiveAt, now) {
 			sa.checkActivity(now, c)
 		}
 	}
 	var still []*Child
 	for _, c := range sa.fading {
-		if due(c.fadeAt, now) {
+		if due(book(c).fadeAt, now) {
 			sa.removeChild(c, true, true)
 		} else {
 			still = append(still, c)
@@ -190,7 +190,7 @@ func (sa *SA) expireChildren(now time.Time) {
 // checkActivity closes a CHILD_SA that carried nothing for too long.
 func (sa *SA) checkActivity(now time.Time, c *Child) {
 	limit := c.Config.Inactivity
-	c.inactiveAt = time.Time{}
+	book(c).inactiveAt = time.Time{}
 	sa.ask(LastInbound{Children: []*Child{c}, Outbound: true}, func(now time.Time, r Reply) {
 		t, _ := r.(TimeReply)
 		last := t.At
@@ -201,7 +201,7 @@ func (sa *SA) checkActivity(now time.Time, c *Child) {
 			return
 		}
 		if now.Sub(last) < limit {
-			c.inactiveAt = last.Add(limit)
+			book(c).inactiveAt = last.Add(limit)
 			return
 		}
 		sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} carried nothing for %v", c.Config.Name, c.UniqueID, limit)

@@ -13,7 +13,7 @@ import (
 // queueRekeyChild begins a rekeying if none is going on.
 func (sa *SA) queueRekeyChild(now time.Time, c *Child) {
 	c.RekeyAt = time.Time{}
-	if c.State != ChildInstalled || c.successor != nil {
+	if c.State != ChildInstalled || book(c).successor != nil {
 		return
 	}
 	for _, q := range sa.queue {
@@ -35,10 +35,10 @@ func lowestNonce(ni, nr []byte) []byte {
 
 // rivalChild is the CHILD_SA that the peer's simultaneous rekeying made, or what
 // took the place of that; nil when there is none or it was deleted.
-func (c *Child) rivalChild() *Child {
-	s := c.successor
+func rivalChild(c *Child) *Child {
+	s := book(c).successor
 	for s != nil && s.State == ChildDeleted {
-		s = s.successor
+		s = book(s).successor
 	}
 	return s
 }
@@ -57,12 +57,12 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 		x.settleDeleted(now)
 		return
 	}
-	rival := old.rivalChild()
-	if rival != nil && bytes.Compare(lowestNonce(a.ni, a.nr), old.rival) < 0 {
+	rival := rivalChild(old)
+	if rival != nil && bytes.Compare(lowestNonce(a.ni, a.nr), book(old).rival) < 0 {
 		// RFC 7296, Section 2.8.1: ours has the lowest nonce, so it is redundant and
 		// ours to delete. The peer deletes the old one.
 		sa.count("child-collision", "lost")
-		made.silent, made.State = true, ChildDeleting
+		book(made).silent, made.State = true, ChildDeleting
 		if old.State == ChildRekeying {
 			old.State = ChildRekeyed
 		}
@@ -73,7 +73,7 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 	if rival != nil {
 		// The peer deletes what it made.
 		sa.count("child-collision", "won")
-		rival.silent = true
+		book(rival).silent = true
 	}
 	// Decided: a request of the peer that is still worked on comes too late.
 	if old.State == ChildRekeying {
@@ -82,7 +82,7 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 	sa.installChild(&x.steps, made, true, true, func(now time.Time, err error) {
 		x.done()
 		if err != nil {
-			if old.State == ChildRekeyed && old.rivalChild() == nil {
+			if old.State == ChildRekeyed && rivalChild(old) == nil {
 				old.State = ChildInstalled
 			}
 			sa.installFailed(now, made, err)
@@ -94,8 +94,8 @@ func (x *createChild) settle(now time.Time, a childAnswer) {
 			return
 		}
 		sa.childInstalled(now, made)
-		old.successor = made
-		if rival != nil && rival.announced {
+		book(old).successor = made
+		if rival != nil && book(rival).announced {
 			// It had taken over already.
 			sa.childReplaced(now, rival, made)
 		} else {
@@ -129,7 +129,7 @@ func (x *createChild) settleFailed(now time.Time) {
 	x.done()
 	if old.State == ChildRekeying {
 		old.State = ChildInstalled
-		if old.rivalChild() != nil {
+		if rivalChild(old) != nil {
 			old.State = ChildRekeyed
 			return
 		}
@@ -142,8 +142,8 @@ func (x *createChild) settleFailed(now time.Time) {
 // settleGone tells of the end of a CHILD_SA that the peer deleted while we
 // rekeyed it in vain.
 func (sa *SA) settleGone(now time.Time, old *Child) {
-	if old.peerGone && old.successor == nil {
-		old.peerGone = false
+	if book(old).peerGone && book(old).successor == nil {
+		book(old).peerGone = false
 		sa.childDown(old, true)
 	}
 }
@@ -163,7 +163,7 @@ func (x *createChild) settleTemporary(now time.Time) {
 func (x *createChild) settleNotFound(now time.Time) {
 	sa, old := x.sa, x.old
 	x.done()
-	if old.State == ChildDeleted || old.rivalChild() != nil {
+	if old.State == ChildDeleted || rivalChild(old) != nil {
 		if old.State == ChildRekeying {
 			old.State = ChildRekeyed
 		}
@@ -191,7 +191,7 @@ func (sa *SA) respondRekeyChild(now time.Time, v *message.CreateChildSARequest) 
 			q.stillWanted(now)
 			if c := q.made; c != nil {
 				sa.childInstalled(now, c)
-				old.successor, old.rival = c, lowestNonce(q.ni, q.nr)
+				book(old).successor, book(old).rival = c, lowestNonce(q.ni, q.nr)
 				if old.State == ChildInstalled {
 					old.State = ChildRekeyed
 				}
@@ -206,7 +206,7 @@ func (sa *SA) respondRekeyChild(now time.Time, v *message.CreateChildSARequest) 
 // this request was worked on: the peer then sees no simultaneous rekeying (RFC
 // 7296, Section 2.8.1).
 func (q *childRequest) stillWanted(now time.Time) {
-	if s := q.old.State; q.refused == nil && (s != ChildInstalled && s != ChildRekeying || q.old.successor != nil) {
+	if s := q.old.State; q.refused == nil && (s != ChildInstalled && s != ChildRekeying || book(q.old).successor != nil) {
 		q.refuse(now, message.NewNotify(message.TemporaryFailure, nil), nil)
 	}
 }
@@ -223,7 +223,7 @@ func (sa *SA) rekeyable(now time.Time, v *message.CreateChildSARequest, old *Chi
 		// RFC 7296, Section 2.25.1.
 		sa.reply(now, message.NewChildNotify(message.ChildSANotFound, v.RekeyProtocol, v.RekeySPI))
 		return false
-	case old.State == ChildInstalled || old.State == ChildRekeying && old.successor == nil:
+	case old.State == ChildInstalled || old.State == ChildRekeying && book(old).successor == nil:
 		return true
 	}
 	// It is being closed, or replaced already.

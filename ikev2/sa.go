@@ -136,9 +136,9 @@ func (sa *SA) Outputs() iter.Seq[Output] {
 
 func (sa *SA) emit(o Output) { sa.outs = append(sa.outs, o) }
 
-func (sa *SA) event(e SAEvent) { sa.emit(Event{e}) }
+func (sa *SA) event(e SAEvent) { sa.emit(Event{Event: e}) }
 
-func (sa *SA) count(counter, reason string) { sa.event(Count{counter, reason}) }
+func (sa *SA) count(counter, reason string) { sa.event(Count{Counter: counter, Reason: reason}) }
 
 // ask sends a Request; then gets its Reply unless the SA is closed before.
 func (sa *SA) ask(w Work, then func(now time.Time, r Reply)) {
@@ -147,13 +147,13 @@ func (sa *SA) ask(w Work, then func(now time.Time, r Reply)) {
 		sa.pending = map[RequestID]func(time.Time, Reply){}
 	}
 	sa.pending[sa.nextRequest] = then
-	sa.emit(Request{sa.nextRequest, w})
+	sa.emit(Request{ID: sa.nextRequest, Work: w})
 }
 
 // tell sends a Request that has no Reply.
 func (sa *SA) tell(w Work) {
 	sa.nextRequest++
-	sa.emit(Request{sa.nextRequest, w})
+	sa.emit(Request{ID: sa.nextRequest, Work: w})
 }
 
 // start turns a task of the engine into an exchange of ours.
@@ -214,7 +214,7 @@ func (sa *SA) close(now time.Time, c Closed) {
 	}
 	for _, ch := range sa.children {
 		sa.removeChild(ch, true, true)
-		if ch.announced && !ch.silent && (ch.successor == nil || !ch.successor.announced) {
+		if book(ch).announced && !book(ch).silent && (book(ch).successor == nil || !book(book(ch).successor).announced) {
 			sa.event(ChildDown{Child: ch, Peer: c.Reason == ClosePeerDeleted})
 		}
 		ch.State = ChildDeleted

@@ -5,9 +5,9 @@ import (
 	"iked/internal/isakmp"
 )
 
-// Tombstone answers retransmissions of the last request that a closed SA
+// tombstone answers retransmissions of the last request that a closed SA
 // answered (RFC 7296, Section 2.1): its response may have been lost.
-type Tombstone struct {
+type tombstone struct {
 	spiI, spiR isakmp.SPI
 	id         uint32
 	fromI      bool // requests carry the Initiator flag
@@ -16,17 +16,17 @@ type Tombstone struct {
 }
 
 // tombstone keeps the last response; nil when there is none.
-func (sa *SA) tombstone() *Tombstone {
+func (sa *SA) tombstone() Tombstone {
 	w := &sa.window
 	if w.last == nil || sa.keys == nil {
 		return nil
 	}
-	return &Tombstone{sa.spiI, sa.spiR, w.recvID - 1, !sa.initiator, sa.keys.in, w.last}
+	return &tombstone{sa.spiI, sa.spiR, w.recvID - 1, !sa.initiator, sa.keys.in, w.last}
 }
 
 // Answer is the response to send when d is that request, authentic; nil
 // otherwise. It decrypts d in place.
-func (t *Tombstone) Answer(d Datagram) []Datagram {
+func (t *tombstone) Answer(d Datagram) []Datagram {
 	enc, err := message.FindEncrypted(d.Data)
 	h := enc.Header
 	if err != nil || enc.Fragment > 1 || h.SPIi != t.spiI || h.SPIr != t.spiR || h.MessageID != t.id ||

@@ -51,7 +51,7 @@ type Host struct {
 	Counts    map[string]int
 
 	cookies  *ikev2.Cookies
-	tombs    map[ikev2.SPI]*ikev2.Tombstone
+	tombs    map[ikev2.SPI]ikev2.Tombstone
 	spi      uint32
 	childID  uint32
 	ikeID    uint32
@@ -63,7 +63,7 @@ func (n *Net) AddHost(name, addr string) *Host {
 	h := &Host{
 		Net: n, Name: name, Addr: netip.MustParseAddr(addr), Key: "secret", Delay: map[string]time.Duration{},
 		In: map[uint32]*ikev2.Child{}, Out: map[uint32]*ikev2.Child{}, Reserved: map[uint32]bool{}, Leased: map[netip.Addr]bool{},
-		Counts: map[string]int{}, tombs: map[ikev2.SPI]*ikev2.Tombstone{}, draining: map[*ikev2.SA]bool{},
+		Counts: map[string]int{}, tombs: map[ikev2.SPI]ikev2.Tombstone{}, draining: map[*ikev2.SA]bool{},
 		spi: 0x1000 * uint32(len(n.Hosts)+1),
 	}
 	h.cookies = ikev2.NewCookies(n.Now, 0, h.Random)
@@ -201,10 +201,11 @@ func (h *Host) drain(sa *ikev2.SA) {
 			h.work(sa, o)
 		case ikev2.Event:
 			if n, ok := o.Event.(ikev2.NewSA); ok {
-				if !slices.Contains(h.SAs, n.Successor) {
-					h.SAs = append(h.SAs, n.Successor)
+				next := n.Successor.(*ikev2.SA)
+				if !slices.Contains(h.SAs, next) {
+					h.SAs = append(h.SAs, next)
 				}
-				also = append(also, n.Successor)
+				also = append(also, next)
 			}
 			if c, ok := o.Event.(ikev2.Count); ok {
 				h.Counts[c.Counter]++

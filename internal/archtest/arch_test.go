@@ -29,11 +29,12 @@ type rule struct {
 }
 
 // pure are the protocol packages: bytes and a time go in, values come out.
-var pure = []string{"ikev2/...", "internal/isakmp", "internal/ident", "spd", "sad", "crypto/...", "beet", "migrate", "ikev1/...", "kink", "kink/message"}
+var pure = []string{"ikev2/...", "internal/keyex", "internal/isakmp", "internal/ident", "spd", "sad", "crypto/...", "beet", "migrate", "ikev1/...", "kink", "kink/message"}
 
 func rules() []rule {
 	list := []rule{
 		{"ikev2/...", []string{"ikev1/...", "kink/...", "vici/...", "xfrm/...", "datapath/...", "internal/engine", "internal/daemon", "internal/transport/...", "internal/backend"}, true, "a state machine knows neither the other protocols nor what drives it"},
+		{"internal/keyex", []string{"ikev2/...", "ikev1/...", "kink/...", "conf", "internal/engine", "internal/backend"}, true, "the contract knows neither the key exchanges nor who drives them"},
 		{"ikev1/...", []string{"ikev2/..."}, true, "the two versions share internal/isakmp only"},
 		{"ikev2/message", []string{"ikev2", "spd", "sad", "internal/pki", "internal/secret"}, false, "the codec needs the header, the payload chain and the transform numbers only"},
 		{"datapath/...", []string{"xfrm/...", "ikev2/...", "ikev1/...", "conf", "internal/engine", "internal/daemon", "vici/..."}, true, "a backend carries packets and knows no key exchange"},

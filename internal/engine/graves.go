@@ -23,7 +23,7 @@ type graves struct {
 
 // stone is the last answer, and how it is sent.
 type stone struct {
-	*ikev2.Tombstone
+	ikev2.Tombstone
 	dscp uint8
 }
 
@@ -33,7 +33,7 @@ type grave struct {
 }
 
 // bequeath keeps the last answer of an SA that closed.
-func (s *shard) bequeath(x *ikeSA, t *ikev2.Tombstone) {
+func (s *shard) bequeath(x *ikeSA, t ikev2.Tombstone) {
 	if t == nil || x.spi == 0 {
 		return
 	}

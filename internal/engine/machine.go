@@ -1,20 +1,13 @@
 package engine
 
 import (
-	"iter"
-	"time"
-
 	"iked/ikev2"
+	"iked/internal/keyex"
 )
 
-// machine is an IKE SA's state machine as the engine drives it (package ikev2).
+// machine is an IKE SA's state machine as the engine drives it.
 type machine interface {
-	Receive(now time.Time, d ikev2.Datagram)
-	Start(now time.Time, t ikev2.Task)
-	Resume(now time.Time, id ikev2.RequestID, r ikev2.Reply)
-	Advance(now time.Time)
-	NextDeadline() time.Time
-	Outputs() iter.Seq[ikev2.Output]
+	keyex.Machine
 	facts
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"iked/crypto/suite"
 	"iked/ikev2"
+	"iked/internal/keyex"
 )
 
 // makers make state machines. Tests put scripted ones in their place.
@@ -33,7 +34,12 @@ func (e *Engine) newResponder(local, remote netip.AddrPort, natt bool) machine {
 }
 
 // machineOf wraps the successor that a state machine made.
-func (e *Engine) machineOf(sa *ikev2.SA) machine { return ikev2SA{sa} }
+func (e *Engine) machineOf(m keyex.Machine) machine {
+	if known, ok := m.(machine); ok {
+		return known
+	}
+	return ikev2SA{m.(*ikev2.SA)}
+}
 
 // ikev2SA lets the engine drive an ikev2.SA.
 type ikev2SA struct{ *ikev2.SA }

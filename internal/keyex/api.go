@@ -1,17 +1,10 @@
-// Package ikev2 is the IKEv2 state machine of RFC 7296: bytes and a time go in,
-// values come out. It knows no socket, clock, goroutine, logger or file.
-//
-// One SA is driven by exactly one goroutine:
-//
-//	sa.Receive / sa.Start / sa.Resume / sa.Advance
-//	for out := range sa.Outputs() { … }
-//	wake up again at sa.NextDeadline()
-//
-// Slow or outside work leaves as a Request and comes back through Resume; the SA
-// goes on answering in between.
-package ikev2
+// Package keyex is the contract between the key exchanges (packages ikev2 and
+// ikev1) and who drives them: configurations, tasks and work on one side, CHILD_SAs,
+// outputs and events on the other. It has values only.
+package keyex
 
 import (
+	"iter"
 	"net/netip"
 	"time"
 
@@ -22,6 +15,30 @@ import (
 	"iked/sad"
 	"iked/spd"
 )
+
+// Machine is the state machine of one IKE SA. It is driven by exactly one
+// goroutine:
+//
+//	m.Receive / m.Start / m.Resume / m.Advance
+//	for out := range m.Outputs() { … }
+//	wake up again at m.NextDeadline()
+//
+// Slow or outside work leaves as a Request and comes back through Resume; the SA
+// goes on answering in between.
+type Machine interface {
+	// Receive takes a datagram addressed to this SA; its octets may be changed.
+	Receive(now time.Time, d Datagram)
+	// Start queues something to initiate.
+	Start(now time.Time, t Task)
+	// Resume brings the result of a Request.
+	Resume(now time.Time, id RequestID, r Reply)
+	// Advance tells that NextDeadline has passed.
+	Advance(now time.Time)
+	// NextDeadline is when Advance must be called; zero: never.
+	NextDeadline() time.Time
+	// Outputs drains what the last calls produced. The loop's body may call the SA.
+	Outputs() iter.Seq[Output]
+}
 
 // SPI is an IKE SPI (RFC 7296, Section 3.1).
 type SPI uint64
@@ -203,7 +220,13 @@ type Closed struct {
 	// Tombstone, when not nil, answers the retransmissions of the peer's last
 	// request, whose answer may get lost. Who keeps it under the SA's SPI for a
 	// minute spares the peer a timeout.
-	Tombstone *Tombstone
+	Tombstone Tombstone
+}
+
+// Tombstone is what stays of a closed SA. Answer is what to send when d repeats
+// the last request that the SA answered; nil otherwise. It may change d.
+type Tombstone interface {
+	Answer(d Datagram) []Datagram
 }
 
 // KeepAlive asks for a NAT keepalive: a datagram of the one octet 0xFF, without
@@ -318,7 +341,8 @@ type Child struct {
 	// Replaces is the unique id of the CHILD_SA that this one rekeys, 0 none.
 	Replaces uint32
 
-	childBook
+	// Book is what the state machine keeps of the CHILD_SA for itself.
+	Book any
 }
 
 // ChildState is the state of a CHILD_SA, with the names that VICI uses.
@@ -381,7 +405,7 @@ type ChildReplaced struct{ Old, New *Child }
 // NewSA: this IKE SA was rekeyed and Successor took over its children. The
 // engine must drive it from now on; this SA closes by itself.
 type NewSA struct {
-	Successor *SA
+	Successor Machine
 	// Redundant: it lost a simultaneous rekeying and will close without children;
 	// or this is not decided yet, and a second event without Redundant follows
 	// when it won. Each such event means: look at its outputs and its deadline.

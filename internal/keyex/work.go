@@ -1,4 +1,4 @@
-package ikev2
+package keyex
 
 import (
 	"net/netip"
@@ -182,7 +182,7 @@ type DoneReply struct{ Err error }
 // TimeReply answers LastInbound.
 type TimeReply struct{ At time.Time }
 
-// KEReply answers a Compute of this package.
+// KEReply answers Compute.
 type KEReply struct {
 	Value any
 	Err   error
