@@ -1,8 +1,10 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"iked/datapath/guard"
 	"iked/spd"
@@ -35,6 +37,58 @@ func (r *guarded) Remove(remote []netip.Prefix, local []spd.TS, open bool) error
 		return err
 	}
 	return errors.Join(err, r.guard.Remove(local))
+}
+
+// SetPasses lets through what policies let pass in clear.
+func (r *guarded) SetPasses(list []guard.Pass) {
+	if err := r.guard.SetPasses(list); err != nil {
+		r.warn(err.Error())
+	}
+}
+
+// passer is a Router that drops clear text and can be told what passes.
+type passer interface{ SetPasses([]guard.Pass) }
+
+// passes tells the guard which clear text is to arrive: that of Bypass policies
+// which no other comes before. touched are the policies that came or went; most of
+// them change nothing about it.
+func (d *Datapath) passes(touched ...[]spd.Policy) {
+	r, ok := d.io.Router.(passer)
+	if !ok {
+		return
+	}
+	top, changed := uint32(0), false
+	for _, p := range d.bypasses {
+		top = max(top, p.Priority)
+	}
+	for _, list := range touched {
+		for i := range list {
+			changed = changed || list[i].Action == spd.Bypass || list[i].Priority <= top && len(d.bypasses) > 0
+		}
+	}
+	if !changed {
+		return
+	}
+	var list []guard.Pass
+	for _, p := range d.bypasses {
+		if p.Dirs == spd.Outbound {
+			continue
+		}
+		for _, remote := range p.Remote {
+			if !d.firstFor(&p, remote) {
+				continue
+			}
+			for _, local := range p.Local {
+				if local.Is4() == remote.Is4() {
+					list = append(list, guard.Pass{Local: local, Remote: remote})
+				}
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b guard.Pass) int {
+		return cmp.Or(a.Local.From.Compare(b.Local.From), a.Remote.From.Compare(b.Remote.From), cmp.Compare(a.Local.Proto, b.Local.Proto), cmp.Compare(a.Local.PortFrom, b.Local.PortFrom))
+	})
+	r.SetPasses(list)
 }
 
 func (r *guarded) Close() error { return errors.Join(r.Router.Close(), r.guard.Close()) }

@@ -68,6 +68,7 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 		err = errors.Join(err, d.removeRoutes(&old[i]))
 	}
 	err = errors.Join(err, d.throws())
+	d.passes(old, add)
 	if err != nil {
 		// The policies are in force; a route that stays drops, it does not leak.
 		d.warn("routes: %v", err)

@@ -7,7 +7,8 @@
 //	but not arriving from that device: drop
 //
 // The routes to the device are the remote selectors, so nothing else needs to be
-// kept in step. IKE and IPsec themselves pass.
+// kept in step. IKE and IPsec themselves pass, and what a policy lets pass that
+// comes before the others.
 package guard
 
 import (
@@ -35,6 +36,8 @@ type Guard struct {
 	conn   *nftables.Conn
 	table  *nftables.Table
 	chain  *nftables.Chain
+	pass   *nftables.Chain // what other policies let through
+	passes []Pass
 	sets   [2]*nftables.Set // IPv4, IPv6
 	locals map[netip.Prefix]int
 	closed bool
@@ -77,6 +80,8 @@ func (g *Guard) build(device string, ports []uint16) error {
 	for _, p := range ports {
 		g.rule(protocol(unix.IPPROTO_UDP), destinationPort(p), verdict(expr.VerdictAccept))
 	}
+	g.pass = g.conn.AddChain(&nftables.Chain{Name: "pass", Table: g.table})
+	g.rule([]expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: g.pass.Name}})
 	for i := range g.sets {
 		// The device, or no route at all: the device of a crashed process is gone.
 		for _, from := range [][]expr.Any{sourceDevice(device), sourceUnrouted()} {
