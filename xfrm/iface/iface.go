@@ -100,8 +100,8 @@ func (m *Manager) Describe() string {
 	return "route-based tunnels by XFRM interfaces"
 }
 
-// device is what a link of a kind looks like. A VTI of unknown ends takes what no
-// other does; its ends are IPv4 unless they are known to be IPv6.
+// device is what a link of a kind looks like. The end of a VTI that is not known
+// is any address; it is of the family of the other.
 func device(k Kind, name string, id uint32, local, remote netip.Addr) netlink.Link {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
@@ -133,6 +133,11 @@ func (m *Manager) Open(name string, id uint32, local, remote netip.Addr) (uint32
 		return fail(err)
 	}
 	want := device(m.kind, name, id, local, remote)
+	if m.kind == VTI && !local.IsValid() && !remote.IsValid() {
+		// The kernel has one VTI without ends, which is its own.
+		return fail(errors.New("a VTI needs a known end, and the kernel has no XFRM interfaces (CONFIG_XFRM_INTERFACE is not set); " +
+			"write one address in local_addrs or remote_addrs of the connection"))
+	}
 	old, err := m.h.LinkByName(name)
 	var missing netlink.LinkNotFoundError
 	switch {
@@ -150,7 +155,7 @@ func (m *Manager) Open(name string, id uint32, local, remote netip.Addr) (uint32
 	}
 	if err := m.h.LinkAdd(want); err != nil {
 		if errors.Is(err, unix.EEXIST) {
-			err = fmt.Errorf("another device has if_id %d, or the same tunnel ends: %w", id, err)
+			err = fmt.Errorf("another device has if_id %d, or the same ends: %w", id, err)
 		}
 		return fail(err)
 	}

@@ -116,7 +116,7 @@ func TestLeftovers(t *testing.T) {
 func TestVTI(t *testing.T) {
 	tab := newTable("vti vti6")
 	m := &Manager{h: tab}
-	for name, ends := range map[string][2]string{"v4": {"192.0.2.1", "192.0.2.2"}, "open": {"", ""}, "v6": {"2001:db8::1", ""}} {
+	for name, ends := range map[string][2]string{"v4": {"192.0.2.1", "192.0.2.2"}, "local end": {"192.0.2.1", ""}, "remote end": {"", "192.0.2.2"}, "v6": {"2001:db8::1", ""}} {
 		var a [2]netip.Addr
 		for i, s := range ends {
 			if s != "" {
@@ -134,5 +134,8 @@ func TestVTI(t *testing.T) {
 		if ends[1] != "" && v.Remote.String() != ends[1] {
 			t.Errorf("%s: remote end %v", name, v.Remote)
 		}
+	}
+	if _, _, err := m.Open("none", 7, netip.Addr{}, netip.Addr{}); err == nil || !strings.Contains(err.Error(), "local_addrs or remote_addrs") {
+		t.Errorf("a VTI without ends: %v", err)
 	}
 }
