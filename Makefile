@@ -18,10 +18,13 @@ build:
 test:
 	tools/test.sh
 
+# MODE is tunnel, inter-family, transport or beet; BACKEND is userspace or kernel.
 # KEEP=1 leaves the network up until Ctrl-C.
+MODE ?= tunnel
+BACKEND ?= userspace
 demo: build
 	$(GOBUILD) -o bin/demo ./tools/demo
-	bin/demo -iked bin/iked -ikectl bin/ikectl $(if $(KEEP),-keep)
+	bin/demo -iked bin/iked -ikectl bin/ikectl -mode $(MODE) -backend $(BACKEND) $(if $(KEEP),-keep)
 
 bench: build
 	tools/bench.sh

@@ -1,6 +1,6 @@
-// Command demo shows a site-to-site tunnel between two iked on this machine: two
-// gateways and a host behind each, in network namespaces that it makes and removes.
-// It needs root, or a kernel that lets users make user namespaces.
+// Command demo shows two iked on this machine that protect traffic, in network
+// namespaces that it makes and removes: two gateways and a host behind each, or two
+// hosts. It needs root, or a kernel that lets users make user namespaces.
 package main
 
 import (
@@ -24,6 +24,8 @@ import (
 func main() {
 	iked := flag.String("iked", "bin/iked", "the daemon")
 	ikectl := flag.String("ikectl", "bin/ikectl", "its command line client")
+	mode := flag.String("mode", "tunnel", "what is shown: "+modeNames())
+	backend := flag.String("backend", "userspace", "what carries the traffic: userspace, kernel")
 	keep := flag.Bool("keep", false, "leave the network up until Ctrl-C and say what to try")
 	flag.Parse()
 
@@ -38,12 +40,15 @@ func main() {
 		}
 		os.Exit(status)
 	}
-	if err := testnet.CanTUN(); err != nil {
+	if *backend != "userspace" && *backend != "kernel" {
+		fail(fmt.Errorf("there is no backend %q; choose userspace or kernel", *backend))
+	}
+	if err := testnet.CanTUN(); err != nil && *backend == "userspace" {
 		fail(fmt.Errorf("%w\nAs root, make it usable: modprobe tun; chmod 0666 /dev/net/tun", err))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	d := demo{ctx: ctx, keep: *keep}
+	d := demo{ctx: ctx, mode: *mode, backend: *backend, keep: *keep}
 	var err error
 	if d.iked, err = filepath.Abs(*iked); err == nil {
 		d.ikectl, err = filepath.Abs(*ikectl)
@@ -64,14 +69,16 @@ func fail(err error) {
 type demo struct {
 	ctx          context.Context
 	iked, ikectl string
+	mode         string
+	backend      string
 	keep         bool
 
-	topo *testnet.Topology
-	a, b *gateway
+	*scene
+	daemons [2]*daemon // on the sides a and b of the scene
 }
 
-// gateway is one iked.
-type gateway struct {
+// daemon is one iked.
+type daemon struct {
 	ns      *testnet.Namespace
 	dir     string
 	control string
@@ -80,12 +87,12 @@ type gateway struct {
 
 func (d *demo) run() (err error) {
 	start := time.Now()
-	if d.topo, err = testnet.NewTopology(testnet.TopologyOptions{}); err != nil {
+	if d.scene, err = newScene(d.mode); err != nil {
 		return err
 	}
 	defer func() {
 		logs := d.logs()
-		if cerr := d.topo.Close(); cerr != nil {
+		if cerr := d.net.Close(); cerr != nil {
 			err = errors.Join(err, cerr)
 		}
 		if err != nil {
@@ -94,32 +101,31 @@ func (d *demo) run() (err error) {
 		}
 		fmt.Printf("\nEverything is removed again. %.1f seconds in all.\n", time.Since(start).Seconds())
 	}()
-	fmt.Print(`Two sites in network namespaces, an iked on each gateway:
-
-  host-a            gw-a                            gw-b            host-b
-  10.1.0.2 -------- 10.1.0.1 | 192.0.2.1 ========== 192.0.2.2 | 10.2.0.1 -------- 10.2.0.2
-
-`)
-	wire, err := d.topo.Wire.NS.Capture(d.topo.Wire.If)
+	fmt.Printf("%s:\n%s\n", d.title, d.drawing)
+	before, err := d.links()
+	if err != nil {
+		return err
+	}
+	wire, err := d.wire.NS.Capture(d.wire.If)
 	if err != nil {
 		return err
 	}
 	if err := d.start(); err != nil {
 		return err
 	}
-	r, err := d.topo.HostA.WaitPing(d.topo.HostB4, testnet.PingOptions{}, 15*time.Second)
+	r, err := d.from.WaitPing(d.to, testnet.PingOptions{}, 15*time.Second)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("The tunnel is up %.1f seconds after the start.\n\n", time.Since(start).Seconds())
-	if r, err = d.topo.HostA.Ping(d.topo.HostB4, testnet.PingOptions{Count: 10}); err != nil {
+	fmt.Printf("The SAs are up %.1f seconds after the start.\n\n", time.Since(start).Seconds())
+	if r, err = d.from.Ping(d.to, testnet.PingOptions{Count: 10}); err != nil {
 		return err
 	}
-	fmt.Printf("Ping host-a (10.1.0.2) to host-b (10.2.0.2): %v\n", r)
+	fmt.Printf("Ping %s to %s: %v\n", d.fromName, d.toName, r)
 	if r.Lost() > 0 {
-		return fmt.Errorf("%d of %d pings through the tunnel were lost", r.Lost(), r.Sent)
+		return fmt.Errorf("%d of %d pings were lost", r.Lost(), r.Sent)
 	}
-	for _, g := range []*gateway{d.a, d.b} {
+	for _, g := range d.daemons {
 		out, err := g.run(d.ctx, d.ikectl, "status")
 		if err != nil {
 			return err
@@ -131,61 +137,66 @@ func (d *demo) run() (err error) {
 			return err
 		}
 	}
-	if err := d.stop(); err != nil {
+	if err := d.stop(before); err != nil {
 		return err
 	}
 	wire.Stop()
-	return report(wire)
+	return report(wire, d.between)
 }
 
-// start configures and starts both daemons; A brings the tunnel up.
+// start configures and starts both daemons; A brings the connection up.
 func (d *demo) start() error {
 	key := make([]byte, 32)
 	rand.Read(key) // never fails (crypto/rand)
-	t := d.topo
-	for _, s := range []struct {
-		g                                       **gateway
-		ns                                      *testnet.Namespace
-		local, remote, localNet, remoteNet, how string
-	}{
-		{&d.b, t.GwB, t.WanB4.String(), t.WanA4.String(), t.NetB4.String(), t.NetA4.String(), "passive"},
-		{&d.a, t.GwA, t.WanA4.String(), t.WanB4.String(), t.NetA4.String(), t.NetB4.String(), "always"},
-	} {
-		g := &gateway{ns: s.ns, dir: t.Path(s.ns.Name)}
+	for _, i := range []int{1, 0} {
+		s, how := &d.a, "always"
+		if i == 1 {
+			s, how = &d.b, "passive"
+		}
+		g := &daemon{ns: s.ns, dir: d.net.Path(s.ns.Name)}
 		g.control = "unix://" + filepath.Join(g.dir, "iked.vici")
-		*s.g = g
+		d.daemons[i] = g
 		if err := os.MkdirAll(filepath.Join(g.dir, "state"), 0o700); err != nil {
 			return err
 		}
 		config := fmt.Sprintf(`connections:
   - name: demo
-    local_addrs: [%s]
-    remote_addrs: [%s]
-    children: [{name: net, local_ts: [%s], remote_ts: [%s], start: %s}]
+    local_addrs: ["%v"]
+    remote_addrs: ["%v"]
+    children: [{name: net, %s, start: %s}]
 secrets:
   - {psk: "file:demo.psk"}
-`, s.local, s.remote, s.localNet, s.remoteNet, s.how)
+`, s.local, s.remote, s.child, how)
+		if s.local.Is4() {
+			config = strings.NewReplacer(`["`, "[", `"]`, "]").Replace(config)
+		}
 		if err := os.WriteFile(filepath.Join(g.dir, "demo.psk"), []byte(hex.EncodeToString(key)), 0o600); err != nil {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(g.dir, "iked.yaml"), []byte(config), 0o600); err != nil {
 			return err
 		}
-		if s.how == "always" {
-			fmt.Printf("Configuration of gw-a:\n\n%s\n", indent(config))
+		if i == 1 {
+			// Whether this system can at all is told in words, before anything runs.
+			out, err := g.ns.Run(d.ctx, d.iked, "--check", "--config", filepath.Join(g.dir, "iked.yaml"), "--backend", d.backend)
+			if err != nil {
+				return fmt.Errorf("this cannot be shown here:\n%s", indent(out))
+			}
+		} else {
+			fmt.Printf("Configuration of %s:\n\n%s\n", g.ns.Name, indent(config))
 		}
-		if err := g.start(d.ctx, d.iked, d.ikectl); err != nil {
+		if err := g.start(d.ctx, d.iked, d.ikectl, d.backend); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (g *gateway) start(ctx context.Context, iked, ikectl string) error {
+func (g *daemon) start(ctx context.Context, iked, ikectl, backend string) error {
 	var err error
 	g.proc, err = g.ns.Start(testnet.Command{Name: "iked", Args: []string{
 		iked, "--config", filepath.Join(g.dir, "iked.yaml"), "--control", g.control,
-		"--state", filepath.Join(g.dir, "state"), "--backend", "userspace",
+		"--state", filepath.Join(g.dir, "state"), "--backend", backend,
 	}})
 	if err != nil {
 		return err
@@ -203,32 +214,41 @@ func (g *gateway) start(ctx context.Context, iked, ikectl string) error {
 }
 
 // run runs ikectl in the gateway.
-func (g *gateway) run(ctx context.Context, ikectl string, args ...string) (string, error) {
+func (g *daemon) run(ctx context.Context, ikectl string, args ...string) (string, error) {
 	return g.ns.Run(ctx, append([]string{ikectl, "--control", g.control}, args...)...)
 }
 
+// links are the network devices of both systems.
+func (d *demo) links() (both [2]string, err error) {
+	for i, ns := range []*testnet.Namespace{d.a.ns, d.b.ns} {
+		list, err := ns.Links()
+		if err != nil {
+			return both, err
+		}
+		both[i] = strings.Join(list, " ")
+	}
+	return both, nil
+}
+
 // stop ends both daemons and checks that they took their devices with them.
-func (d *demo) stop() error {
-	for _, g := range []*gateway{d.a, d.b} {
+func (d *demo) stop(before [2]string) error {
+	for _, g := range d.daemons {
 		if err := g.proc.Stop(10 * time.Second); err != nil {
 			return err
 		}
 		if err := g.proc.Wait(); err != nil {
 			return fmt.Errorf("iked on %s: %w", g.ns.Name, err)
 		}
-		links, err := g.ns.Links()
-		if err != nil {
-			return err
-		}
-		if len(links) != 3 { // lo, lan0, wan0
-			return fmt.Errorf("iked on %s left interfaces behind: %v", g.ns.Name, links)
-		}
 	}
-	return nil
+	after, err := d.links()
+	if err == nil && after != before {
+		err = fmt.Errorf("iked left interfaces behind: %q, before it was %q", after, before)
+	}
+	return err
 }
 
 // report says what crossed the wire; clear text is a failure.
-func report(wire *testnet.Capture) error {
+func report(wire *testnet.Capture, between string) error {
 	counts := wire.Counts()
 	var protected, housekeeping []string
 	for class := testnet.Other; class <= testnet.ICMPError; class++ {
@@ -242,7 +262,7 @@ func report(wire *testnet.Capture) error {
 		}
 	}
 	clear := wire.ClearText()
-	fmt.Printf("\nBetween the gateways the wire carried: %s packets.\n", strings.Join(protected, ", "))
+	fmt.Printf("\nBetween %s the wire carried: %s packets.\n", between, strings.Join(protected, ", "))
 	if len(housekeeping) > 0 {
 		fmt.Printf("Housekeeping of the link itself: %s packets.\n", strings.Join(housekeeping, ", "))
 	}
@@ -265,14 +285,14 @@ func (d *demo) wait() error {
 		enter = "sudo nsenter"
 	}
 	fmt.Printf("\nThe network stays up. In another terminal:\n\n")
-	fmt.Printf("  %s --net=%s ping 10.2.0.2\n", enter, d.topo.HostA.Path())
-	for _, g := range []*gateway{d.a, d.b} {
+	fmt.Printf("  %s --net=%s ping %v\n", enter, d.from.Path(), d.to)
+	for _, g := range d.daemons {
 		fmt.Printf("  %s --control %s sas            # %s\n", d.ikectl, g.control, g.ns.Name)
 	}
-	fmt.Printf("  %s --control %s rekey net\n", d.ikectl, d.a.control)
-	fmt.Printf("  %s --control %s down demo      # and the ping stops: fail closed\n", d.ikectl, d.a.control)
-	fmt.Printf("  %s --control %s log -f\n", d.ikectl, d.b.control)
-	fmt.Printf("  %s --net=%s tcpdump -ni %s\n", enter, d.topo.Wire.NS.Path(), d.topo.Wire.If)
+	fmt.Printf("  %s --control %s rekey net\n", d.ikectl, d.daemons[0].control)
+	fmt.Printf("  %s --control %s down demo      # and the ping stops: fail closed\n", d.ikectl, d.daemons[0].control)
+	fmt.Printf("  %s --control %s log -f\n", d.ikectl, d.daemons[1].control)
+	fmt.Printf("  %s --net=%s tcpdump -ni %s\n", enter, d.wire.NS.Path(), d.wire.If)
 	fmt.Printf("\nCtrl-C takes it down.\n")
 	<-d.ctx.Done()
 	fmt.Println()
@@ -282,7 +302,7 @@ func (d *demo) wait() error {
 // logs are the daemons' logs, for a failure.
 func (d *demo) logs() string {
 	var b strings.Builder
-	for _, g := range []*gateway{d.a, d.b} {
+	for _, g := range d.daemons {
 		if g != nil && g.proc != nil {
 			fmt.Fprintf(&b, "\nlog of iked on %s:\n%s", g.ns.Name, indent(g.proc.Log()))
 		}
