@@ -33,6 +33,8 @@ const (
 	outSendError
 	outLinked // of the packets sent, those that took a shortcut beside the IP stack
 	inNoSA    // no SA for the SPI
+	inBundle  // came through other SAs than the policy demands
+	inNested  // came through more SAs than any policy can demand
 	inRunt
 	inWriteError
 	icmpSent
@@ -45,7 +47,7 @@ const (
 var countNames = [numCounts]string{
 	"out_packets", "out_bytes", "in_packets", "in_bytes", "out_discard", "out_no_policy", "out_no_sa", "out_held",
 	"out_held_lost", "out_bypass", "out_fail_open", "out_too_big", "out_fragmented", "out_reassembled", "out_fragment_lost", "out_bad_offload", "out_oversize",
-	"out_send_error", "out_linked", "in_no_sa", "in_runt", "in_write_error", "icmp_sent", "events_lost", "panics", "device_errors",
+	"out_send_error", "out_linked", "in_no_sa", "in_bundle", "in_nested", "in_runt", "in_write_error", "icmp_sent", "events_lost", "panics", "device_errors",
 }
 
 // counters are those of one worker; only it writes, anybody reads.

@@ -1,6 +1,6 @@
 // Package datapath is the userspace backend: it takes clear packets from a TUN
-// device, protects them with ESP in tunnel, transport or BEET mode and sends them
-// over IP or UDP, and the other way round.
+// device, protects them with ESP in tunnel, transport or BEET mode, or with AH, and
+// sends them over IP or UDP, and the other way round.
 //
 // Run to completion: each queue of the device has a worker that reads, looks up,
 // seals in place and sends; each socket has one that receives, opens in place,
@@ -23,7 +23,7 @@ import (
 
 	"iked/crypto/aead"
 	"iked/crypto/suite"
-	"iked/datapath/esp"
+	"iked/datapath/ah"
 	"iked/datapath/guard"
 	"iked/datapath/ip"
 	"iked/datapath/route"
@@ -43,11 +43,11 @@ type Datapath struct {
 	clock atomic.Int64
 	// gen changes with the SPD and with every outbound SA: what a worker
 	// remembers of a flow is valid for one value.
-	gen      atomic.Uint64
-	table    *spd.Table
-	inbound  sad.Table[inSA]   // by SPI
-	outbound sad.Table[outSet] // by ReqID
-	spis     sad.SPIs
+	gen        atomic.Uint64
+	table      *spd.Table
+	inboundESP spiSpace
+	inboundAH  spiSpace
+	outbound   sad.Table[outSet] // by ReqID
 
 	mu       sync.Mutex // of changes to SAs and policies
 	sas      map[sad.ID]any
@@ -60,6 +60,7 @@ type Datapath struct {
 	slow     *outWorker      // sends what was held or put together; guarded by slowMu
 	frags    *ip.Reassembler // guarded by slowMu
 	slowMu   sync.Mutex
+	bundles  atomic.Int64 // policies that demand more than one SA
 	whole    atomic.Int64 // policies that need whole packets
 
 	counters []*counters
@@ -155,7 +156,7 @@ func NewIO(o Options, io IO) *Datapath {
 		d.outs = append(d.outs, w)
 	}
 	d.slow = newOutWorker(d, 0, queues[0])
-	d.slow.big = make([]byte, esp.Headroom+65535+esp.Tailroom)
+	d.slow.big = make([]byte, headroom+65535+tailroom)
 	d.frags = ip.NewReassembler(o.FragMemory)
 	n := 0
 	for _, w := range d.outs {
@@ -163,6 +164,9 @@ func NewIO(o Options, io IO) *Datapath {
 	}
 	if io.Raw != nil {
 		ins := d.inWorkers(io.Raw.Queues(), &n)
+		for i, w := range ins {
+			w.proto = io.Raw.Protocol(i)
+		}
 		io.Raw.Serve(func(q int, p []batch.Packet) { ins[q].batch(p, false) })
 	}
 	if io.UDP != nil {
@@ -213,11 +217,20 @@ func (d *Datapath) Describe() backend.Info {
 
 // Supports is what every datapath carries; see backend.Info.
 func Supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, _ bool) (bool, string) {
-	if proto != suite.ProtoESP {
-		return false, "the userspace datapath carries ESP only"
-	}
-	if mode > spd.BEET {
+	switch {
+	case mode > spd.BEET:
 		return false, fmt.Sprintf("mode %d: the userspace datapath carries tunnel, transport and BEET mode", mode)
+	case proto == suite.ProtoAH && mode == spd.BEET:
+		return false, "BEET is a mode of ESP: use transport or tunnel mode with AH"
+	case proto == suite.ProtoAH && encr != suite.Transform{}:
+		return false, fmt.Sprintf("AH does not encrypt: %v is for ESP", encr)
+	case proto == suite.ProtoAH:
+		if _, _, err := ah.Lens(integ); err != nil {
+			return false, err.Error()
+		}
+		return true, ""
+	case proto != suite.ProtoESP:
+		return false, fmt.Sprintf("protocol %v: the userspace datapath carries ESP and AH", proto)
 	}
 	if _, _, err := aead.KeyLens(encr, integ); err != nil {
 		return false, err.Error()

@@ -17,11 +17,14 @@ import (
 // inWorker carries the packets of one socket inwards.
 type inWorker struct {
 	d       *Datapath
+	proto   uint8 // of the socket: 51 for AH
 	c       *counters
 	join    *tun.Coalescer
 	scratch esp.Scratch
 	opened  esp.Opened
 	outer   esp.Outer
+	head    ip.Info // of the headers before AH, or before an inner SA
+	nest    nested
 	current *inSA
 	touched *inSA // of this batch
 	// spare holds packets that had no room for the header that their mode makes.
@@ -58,6 +61,10 @@ func (w *inWorker) safe(p *batch.Packet, udp bool) {
 			}
 		}
 	}()
+	if w.proto == ip.ProtoAH && !udp {
+		w.authenticated(p)
+		return
+	}
 	at, tos := 0, p.TOS
 	if b := p.Data; !udp && p.Remote.Addr().Is4() {
 		// A raw IPv4 socket gives the IP header too.
@@ -78,45 +85,26 @@ func (w *inWorker) safe(p *batch.Packet, udp bool) {
 // process takes one ESP packet, which begins at p.Data[at] (RFC 4301, Section
 // 5.2).
 func (w *inWorker) process(p *batch.Packet, at int, tos uint8, udp bool) {
-	b, from := p.Data[at:], p.Remote
+	b := p.Data[at:]
 	if len(b) < esp.HeaderLen {
 		w.c.n[inRunt].Add(1)
 		return
 	}
-	sa := w.d.inbound.Get(binary.BigEndian.Uint32(b))
+	sa := w.d.inboundESP.sas.Get(binary.BigEndian.Uint32(b))
 	if sa == nil {
 		w.c.n[inNoSA].Add(1)
 		return
 	}
-	w.current = sa
-	if sa.dead.Load() {
-		w.c.inDrop[esp.LifetimeOver].Add(1)
+	if !w.usable(sa) {
 		return
 	}
-	o := &w.opened
 	var drop esp.Drop
 	if sa.Rebuilds() {
 		drop = w.rebuild(sa, p, at, tos)
 	} else {
-		drop = sa.Open(&w.scratch, b, tos, o)
+		drop = sa.Open(&w.scratch, b, tos, &w.opened)
 	}
-	if drop != esp.Pass {
-		w.dropped(sa, drop, from, udp)
-		return
-	}
-	if sa != w.touched {
-		sa.Touch(w.d.now())
-		w.touched = sa
-	}
-	if o.Expiry != sad.Alive {
-		w.d.expired(*sa.id.Load(), sa.owner, &sa.soft, &sa.dead, o.Expiry)
-	}
-	if udp && o.Newest {
-		w.mapping(sa, from)
-	}
-	w.c.n[inPackets].Add(1)
-	w.c.n[inBytes].Add(uint64(len(o.Packet)))
-	w.join.Add(o.Packet, &o.Info)
+	w.passOn(sa, drop, p, udp)
 }
 
 // spareSize is the memory for packets without room for a header, of one batch.

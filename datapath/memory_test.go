@@ -21,7 +21,8 @@ import (
 // wire is one end of a cable between two datapaths, for both ways of sending.
 type wire struct {
 	peer   *wire
-	in     chan []batch.Packet
+	in     chan []batch.Packet // ESP
+	ah     chan []batch.Packet
 	done   chan struct{}
 	once   sync.Once
 	wg     sync.WaitGroup
@@ -33,13 +34,14 @@ type wire struct {
 }
 
 func cable(udp bool) (*wire, *wire) {
-	a := &wire{in: make(chan []batch.Packet, 1024), done: make(chan struct{}), udp: udp}
-	b := &wire{in: make(chan []batch.Packet, 1024), done: make(chan struct{}), udp: udp}
+	a := &wire{in: make(chan []batch.Packet, 1024), ah: make(chan []batch.Packet, 1024), done: make(chan struct{}), udp: udp}
+	b := &wire{in: make(chan []batch.Packet, 1024), ah: make(chan []batch.Packet, 1024), done: make(chan struct{}), udp: udp}
 	a.peer, b.peer = b, a
 	return a, b
 }
 
-func (w *wire) Queues() int                                  { return 1 }
+func (w *wire) Queues() int                                  { return 2 }
+func (w *wire) Protocol(q int) uint8                         { return [2]uint8{ip.ProtoESP, ip.ProtoAH}[q] }
 func (w *wire) ESPQueues() int                               { return 1 }
 func (w *wire) SetESPHandler(f func(int, []batch.Packet))    { w.Serve(f) }
 func (w *wire) SendESP(_ int, p []batch.Packet) batch.Result { return w.Send(nil, p) }
@@ -49,16 +51,22 @@ func (w *wire) Serve(f func(int, []batch.Packet)) {
 		w.Close()
 		return
 	}
-	w.wg.Go(func() {
-		for {
-			select {
-			case p := <-w.in:
-				f(0, p)
-			case <-w.done:
-				return
+	queues := []chan []batch.Packet{w.in, w.ah}
+	if w.udp {
+		queues = queues[:1]
+	}
+	for i, in := range queues {
+		w.wg.Go(func() {
+			for {
+				select {
+				case p := <-in:
+					f(i, p)
+				case <-w.done:
+					return
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func (w *wire) Close() error {
@@ -68,7 +76,7 @@ func (w *wire) Close() error {
 }
 
 func (w *wire) Send(_ *batch.Writer, packets []batch.Packet) batch.Result {
-	var out []batch.Packet
+	var out, ah []batch.Packet
 	for _, p := range packets {
 		p.Data = bytes.Clone(p.Data)
 		w.mu.Lock()
@@ -77,18 +85,30 @@ func (w *wire) Send(_ *batch.Writer, packets []batch.Packet) batch.Result {
 		q := p
 		q.Data = bytes.Clone(p.Data)
 		q.Local, q.Remote = p.Remote, p.Local
-		if !w.udp && q.Data[0]>>4 == 6 {
+		to := &out
+		var info ip.Info
+		if !w.udp && ip.Parse(q.Data, &info) == ip.OK && info.Proto == ip.ProtoAH {
+			to = &ah
+		} else if !w.udp && q.Data[0]>>4 == 6 {
 			q.TOS = uint8(binary.BigEndian.Uint16(q.Data) >> 4)
 			q.Data = q.Data[ip.IPv6HeaderLen:]
 		}
 		if w.peer.change != nil {
 			w.peer.change(&q)
 		}
-		out = append(out, q)
+		*to = append(*to, q)
 	}
-	select {
-	case w.peer.in <- out:
-	case <-w.peer.done:
+	if len(out) > 0 {
+		select {
+		case w.peer.in <- out:
+		case <-w.peer.done:
+		}
+	}
+	if len(ah) > 0 {
+		select {
+		case w.peer.ah <- ah:
+		case <-w.peer.done:
+		}
 	}
 	return batch.Result{}
 }

@@ -58,10 +58,14 @@ type UDP interface {
 	SendESP(queue int, packets []batch.Packet) batch.Result
 }
 
-// Raw carries ESP directly over IP.
+// Raw carries ESP and AH directly over IP.
 type Raw interface {
 	// Queues is the number of queues of Serve.
 	Queues() int
+	// Protocol is the one whose packets a queue gives, 50 or 51. Those of AH begin
+	// with their IP header, those of ESP over IPv4 too; of ESP over IPv6 there is
+	// only what follows the headers.
+	Protocol(queue int) uint8
 	// Serve calls f with received packets, each queue from one goroutine of its
 	// own, until Close. It returns at once.
 	Serve(f func(queue int, packets []batch.Packet))

@@ -47,6 +47,9 @@ type outWorker struct {
 	info    ip.Info
 	flow    spd.Flow
 	sealed  esp.Sealed
+	nested  ip.Info // of a sealed packet that another SA is applied to
+	outer   *outSA  // the SA of the outermost header of the sealed packet
+	limit   int     // of the size that the first SA of a bundle may give a packet
 	hdr     tun.Header
 	pkt     []byte
 
@@ -75,7 +78,7 @@ type outWorker struct {
 }
 
 func newOutWorker(d *Datapath, i int, q tun.Queue) *outWorker {
-	size := (esp.Headroom + max(d.io.Device.MTU(), defaultMTU) + esp.Tailroom + 63) &^ 63
+	size := (headroom + max(d.io.Device.MTU(), defaultMTU) + tailroom + 63) &^ 63
 	w := &outWorker{d: d, queue: i, q: q, c: d.newCounters(),
 		frame: make([]byte, tun.MaxFrame), slab: make([]byte, slots*size), size: size,
 		udp: make([]batch.Packet, 0, slots), raw: make([]batch.Packet, 0, slots), writer: batch.NewWriter(),
@@ -183,12 +186,19 @@ func (w *outWorker) process(frame []byte) {
 		w.miss(p, &w.flow, frame)
 		return
 	}
+	if len(p.Bundle) > 0 {
+		var ok bool
+		if w.limit, ok = w.complete(p); !ok {
+			w.miss(p, &w.flow, frame)
+			return
+		}
+	}
 	w.current = sa
 	if err := w.split.Start(w.hdr, w.pkt, &w.info); err != nil {
 		w.c.n[outOffload].Add(1)
 		return
 	}
-	large := w.split.Max() > w.size-esp.Headroom-esp.Tailroom
+	large := w.split.Max() > w.size-headroom-tailroom
 	if large && !w.whole {
 		w.c.n[outOversize].Add(1)
 		return
@@ -199,22 +209,30 @@ func (w *outWorker) process(frame []byte) {
 		if large {
 			buf = w.big
 		}
-		n := w.split.Next(buf[esp.Headroom:])
+		n := w.split.Next(buf[headroom:])
 		if n == 0 {
 			return
 		}
 		w.info.TotalLen = n
-		if fit, mtu := sa.Fit(&w.info); fit != esp.Send {
+		if fit, mtu := w.fit(sa); fit != esp.Send {
 			if !w.unfit(sa, buf, fit, mtu) {
 				return
 			}
 			continue
 		}
-		if !w.seal(sa, buf, esp.Headroom) {
-			continue
+		if w.seal(sa, buf) {
+			w.push(buf)
 		}
-		w.push(sa, buf)
 	}
+}
+
+// fit holds the packet of w.info against the path, or against what a bundle leaves
+// of it.
+func (w *outWorker) fit(sa *outSA) (esp.Fit, int) {
+	if len(w.lastPolicy.Bundle) > 0 {
+		return sa.FitTo(&w.info, w.limit)
+	}
+	return sa.Fit(&w.info)
 }
 
 // lookup finds the policy and the SA of the flow.
@@ -257,7 +275,7 @@ func (w *outWorker) find(f *spd.Flow) (*spd.Policy, *outSA) {
 	}
 	for _, sa := range *set.list.Load() {
 		w.current = sa
-		if s := sa.SA(); !sa.dead.Load() && f.Match(s.Local, s.Remote) {
+		if s := sa.SA(); !sa.dead.Load() && s.Proto == protocol(p.Proto) && f.Match(s.Local, s.Remote) {
 			return p, sa
 		}
 	}
@@ -272,9 +290,31 @@ func (w *outWorker) slot() []byte {
 	return w.slab[w.n*w.size : (w.n+1)*w.size : (w.n+1)*w.size]
 }
 
-// seal protects the packet in buf; false: it was dropped and counted.
-func (w *outWorker) seal(sa *outSA, buf []byte, off int) bool {
-	drop := sa.Seal(&w.scratch, buf, off, &w.info, &w.sealed)
+// seal protects the packet in buf with the SA and with those of the policy's
+// bundle; false: it was dropped and counted.
+func (w *outWorker) seal(sa *outSA, buf []byte) bool {
+	room := buf
+	bundle := len(w.lastPolicy.Bundle) > 0
+	if bundle {
+		// TFC padding fills no more than the bundle leaves.
+		room = buf[:headroom+max(w.info.TotalLen, min(sa.Limit(w.limit), len(buf)-headroom-tailroom))+esp.Tailroom]
+	}
+	if !w.wasSealed(sa, sa.Seal(&w.scratch, room, headroom, &w.info, &w.sealed)) {
+		return false
+	}
+	w.outer = sa
+	if bundle {
+		if w.outer = w.bundle(sa, buf); w.outer == nil {
+			return false
+		}
+	}
+	w.c.n[outPackets].Add(1)
+	w.c.n[outBytes].Add(uint64(w.info.TotalLen))
+	return true
+}
+
+// wasSealed tells whether an SA has sealed a packet; what it has not is counted.
+func (w *outWorker) wasSealed(sa *outSA, drop esp.Drop) bool {
 	if drop != esp.Pass {
 		w.c.outDrop[drop].Add(1)
 		switch drop {
@@ -288,14 +328,13 @@ func (w *outWorker) seal(sa *outSA, buf []byte, off int) bool {
 	if w.sealed.Expiry != sad.Alive {
 		w.d.expired(*sa.id.Load(), sa.owner, &sa.soft, &sa.dead, w.sealed.Expiry)
 	}
-	w.c.n[outPackets].Add(1)
-	w.c.n[outBytes].Add(uint64(w.info.TotalLen))
 	return true
 }
 
 // push puts the sealed packet of the current slot into the batch.
-func (w *outWorker) push(sa *outSA, buf []byte) {
+func (w *outWorker) push(buf []byte) {
 	w.n++
+	sa := w.outer
 	p, s := sa.Path(), &w.sealed
 	out := batch.Packet{TOS: s.TOS, TTL: s.TTL, DF: s.DF}
 	if p.Encap != nil && !s.Special {

@@ -13,31 +13,38 @@ import (
 	"iked/internal/transport/batch"
 )
 
-// rawSockets are those of protocol 50.
+// rawSockets are those of protocols 50 and 51.
 type rawSockets struct {
-	conns []*batch.Conn // IPv4, then IPv6
-	by    [2]*batch.Conn
-	link  *batch.Conn        // for packets that take a shortcut; nil: none do
-	short *shortcut.Shortcut // nil: none
-	warn  func(string)
-	wg    sync.WaitGroup
+	conns  []*batch.Conn
+	protos []uint8            // of conns
+	by     [2]*batch.Conn     // that send, IPv4 and IPv6
+	link   *batch.Conn        // for packets that take a shortcut; nil: none do
+	short  *shortcut.Shortcut // nil: none
+	warn   func(string)
+	wg     sync.WaitGroup
 }
 
 func openRaw(mark uint32, pathMTU func(netip.Addr) (int, error), warn func(string)) (*rawSockets, error) {
 	r := &rawSockets{warn: warn}
-	for f, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		c, err := batch.OpenRaw(batch.Config{Local: netip.AddrPortFrom(any, 0), Mark: mark, Buffer: 4 << 20, Dedicated: true}, unix.IPPROTO_ESP)
-		if err != nil {
-			if errors.Is(err, unix.EAFNOSUPPORT) {
-				continue
+	for _, proto := range []uint8{unix.IPPROTO_ESP, unix.IPPROTO_AH} {
+		for f, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			c, err := batch.OpenRaw(batch.Config{Local: netip.AddrPortFrom(any, 0), Mark: mark, Buffer: 4 << 20, Dedicated: true,
+				Whole: proto == unix.IPPROTO_AH}, int(proto))
+			if err != nil {
+				if errors.Is(err, unix.EAFNOSUPPORT) {
+					continue
+				}
+				r.Close()
+				return nil, err
 			}
-			r.Close()
-			return nil, err
+			if mark != 0 && !c.Marked && r.by[f] == nil {
+				warn("cannot mark own packets: a tunnel that covers the peer's own address would swallow them")
+			}
+			r.conns, r.protos = append(r.conns, c), append(r.protos, proto)
+			if r.by[f] == nil {
+				r.by[f] = c
+			}
 		}
-		if mark != 0 && !c.Marked {
-			warn("cannot mark own packets: a tunnel that covers the peer's own address would swallow them")
-		}
-		r.conns, r.by[f] = append(r.conns, c), c
 	}
 	if len(r.conns) == 0 {
 		return nil, fmt.Errorf("no raw socket: neither IPv4 nor IPv6: %w", unix.EAFNOSUPPORT)
@@ -64,7 +71,10 @@ func (r *rawSockets) openLink(mark uint32, pathMTU func(netip.Addr) (int, error)
 
 func (r *rawSockets) Queues() int { return len(r.conns) }
 
-// rawBatch and rawSize: an ESP packet is rarely bigger than a link's MTU, but
+// Protocol implements Raw.
+func (r *rawSockets) Protocol(queue int) uint8 { return r.protos[queue] }
+
+// rawBatch and rawSize: a packet is rarely bigger than a link's MTU, but
 // the kernel reassembles.
 const (
 	rawBatch = 64

@@ -59,18 +59,18 @@ func (d *Datapath) AllocSPI(proto suite.Protocol, local netip.Addr) (uint32, err
 	if d.closed.Load() {
 		return 0, backend.ErrClosed
 	}
-	if proto != suite.ProtoESP {
-		return 0, fmt.Errorf("allocate an SPI for protocol %d: the userspace datapath carries ESP only: %w", proto, backend.ErrUnsupported)
+	if proto != suite.ProtoESP && proto != suite.ProtoAH {
+		return 0, fmt.Errorf("allocate an SPI for protocol %d: the userspace datapath carries ESP and AH: %w", proto, backend.ErrUnsupported)
 	}
-	return d.spis.Alloc(d.io.Now())
+	return d.space(proto).spis.Alloc(d.io.Now())
 }
 
 // FreeSPI implements backend.SADB. The SPI of an installed SA stays.
-func (d *Datapath) FreeSPI(_ suite.Protocol, _ netip.Addr, spi uint32) {
+func (d *Datapath) FreeSPI(proto suite.Protocol, _ netip.Addr, spi uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.inbound.Get(spi) == nil {
-		d.spis.Free(spi)
+	if s := d.space(proto); s.sas.Get(spi) == nil {
+		s.spis.Free(spi)
 	}
 }
 
@@ -134,14 +134,15 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 		}
 		x := &inSA{Inbound: in, name: c.Name, owner: c.Owner}
 		x.id.Store(&id)
-		if d.inbound.Get(c.SPI) != nil {
+		space := d.space(c.Proto)
+		if space.sas.Get(c.SPI) != nil {
 			return fmt.Errorf("SA %s, SPI 0x%08x: %w", sa.Name, sa.SPI, backend.ErrExists)
 		}
-		if err := d.spis.Use(c.SPI); err != nil {
+		if err := space.spis.Use(c.SPI); err != nil {
 			return err
 		}
-		if err := d.inbound.Put(c.SPI, x); err != nil {
-			d.spis.Free(c.SPI)
+		if err := space.sas.Put(c.SPI, x); err != nil {
+			space.spis.Free(c.SPI)
 			return err
 		}
 		d.sas[id] = x
@@ -181,6 +182,9 @@ func (d *Datapath) UpdateSA(id sad.ID, m backend.Move) (sad.ID, error) {
 	}
 	if err := d.carries("", m.Encap); err != nil {
 		return id, err
+	}
+	if m.Encap != nil && id.Proto == suite.ProtoAH {
+		return id, fmt.Errorf("update SA: SPI 0x%08x: AH cannot pass a NAT, use ESP: %w", id.SPI, backend.ErrUnsupported)
 	}
 	var encap *sad.Encap
 	if m.Encap != nil {
@@ -241,8 +245,9 @@ func (d *Datapath) deleteSA(id sad.ID) bool {
 		d.gen.Add(1)
 	case *inSA:
 		x.dead.Store(true)
-		d.inbound.Delete(id.SPI)
-		d.spis.Free(id.SPI)
+		space := d.space(id.Proto)
+		space.sas.Delete(id.SPI)
+		space.spis.Free(id.SPI)
 	default:
 		return false
 	}

@@ -21,6 +21,9 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 		if err := backend.CheckPolicy(&add[i]); err != nil {
 			return err
 		}
+		if err := checkBundle(&add[i]); err != nil {
+			return err
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -58,10 +61,10 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 		if add[i].Action == spd.Bypass {
 			d.bypasses[add[i].ID] = add[i]
 		}
-		d.countWhole(&add[i], 1)
+		d.count(&add[i], 1)
 	}
 	for i := range old {
-		d.countWhole(&old[i], -1)
+		d.count(&old[i], -1)
 	}
 	var err error
 	for i := range old {
@@ -150,8 +153,11 @@ func needsWhole(p *spd.Policy) bool {
 	return named(p.Local) || named(p.Remote) || p.Action == spd.Protect && p.Mode != spd.Tunnel
 }
 
-func (d *Datapath) countWhole(p *spd.Policy, n int64) {
+func (d *Datapath) count(p *spd.Policy, n int64) {
 	if needsWhole(p) {
 		d.whole.Add(n)
+	}
+	if len(p.Bundle) > 0 {
+		d.bundles.Add(n)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // unfit handles a packet that does not fit the path MTU (RFC 4301, Section 8.2).
 // It tells whether the rest of the frame is worth looking at.
 func (w *outWorker) unfit(sa *outSA, buf []byte, fit esp.Fit, mtu int) bool {
-	pkt := buf[esp.Headroom : esp.Headroom+w.info.TotalLen]
+	pkt := buf[headroom : headroom+w.info.TotalLen]
 	if w.whole && (sa.ports || w.info.Version == 6) {
 		// It came in fragments: its sender has done its part, and fragments would
 		// not fit the selectors of the SA.
@@ -34,8 +34,8 @@ func (w *outWorker) unfit(sa *outSA, buf []byte, fit esp.Fit, mtu int) bool {
 		return true
 	case esp.FragmentOuter:
 		w.c.n[outFragments].Add(1)
-		if w.seal(sa, buf, esp.Headroom) {
-			w.fragmentOuter(sa, buf)
+		if w.seal(sa, buf) {
+			w.fragmentOuter(buf)
 		}
 		return true
 	}
@@ -47,22 +47,23 @@ func (w *outWorker) unfit(sa *outSA, buf []byte, fit esp.Fit, mtu int) bool {
 // innerFragment seals one fragment of an inner packet.
 func (w *outWorker) innerFragment(frag []byte) {
 	buf := w.slot()
-	if len(frag) > len(buf)-esp.Headroom-esp.Tailroom || ip.Parse(frag, &w.info) != ip.OK {
+	if len(frag) > len(buf)-headroom-tailroom || ip.Parse(frag, &w.info) != ip.OK {
 		w.c.outDrop[esp.OutboundInvalid].Add(1)
 		return
 	}
-	copy(buf[esp.Headroom:], frag)
-	if w.seal(w.fragSA, buf, esp.Headroom) {
-		w.push(w.fragSA, buf)
+	copy(buf[headroom:], frag)
+	if w.seal(w.fragSA, buf) {
+		w.push(buf)
 	}
 }
 
 // fragmentOuter cuts a sealed packet. In UDP the kernel does it, because the
 // socket sends without DF.
-func (w *outWorker) fragmentOuter(sa *outSA, buf []byte) {
+func (w *outWorker) fragmentOuter(buf []byte) {
+	sa := w.outer
 	p := sa.Path()
 	if p.Encap != nil && !w.sealed.Special {
-		w.push(sa, buf)
+		w.push(buf)
 		return
 	}
 	start, _ := sa.Encapsulate(buf, &w.sealed)

@@ -93,7 +93,24 @@ const (
 //	IPv6              ICMPv6 2/0 with the inner MTU; but nobody needs to go below
 //	                  1280 (RFC 8200, Section 5): up to that, fragments after ESP
 func (o *Outbound) Fit(info *ip.Info) (f Fit, mtu int) {
-	mtu = o.path.Load().inner - o.special(info)
+	return o.fit(info, o.path.Load().inner)
+}
+
+// FitTo is Fit when the sealed packet may have limit octets only, because it is
+// sealed again by another SA.
+func (o *Outbound) FitTo(info *ip.Info, limit int) (f Fit, mtu int) {
+	return o.fit(info, o.Limit(limit))
+}
+
+// Limit is the largest packet that sealed fits both the path and limit octets.
+func (o *Outbound) Limit(limit int) int {
+	p := *o.path.Load()
+	p.MTU = min(p.MTU, limit)
+	return o.fits(&p)
+}
+
+func (o *Outbound) fit(info *ip.Info, inner int) (f Fit, mtu int) {
+	mtu = inner - o.special(info)
 	switch {
 	case info.TotalLen <= mtu:
 		return Send, mtu

@@ -62,6 +62,7 @@ func (r *responder) Keepalive(local, remote netip.AddrPort) error { return nil }
 type noWire struct{}
 
 func (noWire) Queues() int                                         { return 1 }
+func (noWire) Protocol(int) uint8                                  { return 50 }
 func (noWire) Serve(func(int, []batch.Packet))                     {}
 func (noWire) Send(*batch.Writer, []batch.Packet) (r batch.Result) { return r }
 func (noWire) Close() error                                        { return nil }
