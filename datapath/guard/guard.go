@@ -77,7 +77,9 @@ func (g *Guard) build(device string, ports []uint16) error {
 	for _, proto := range []byte{unix.IPPROTO_ESP, unix.IPPROTO_AH} {
 		g.rule(protocol(proto), verdict(expr.VerdictAccept))
 	}
-	g.rule(g.family(1), behindAH(), verdict(expr.VerdictAccept))
+	for _, ah := range [][]expr.Any{extensionAH(), laterFragmentAH()} {
+		g.rule(g.family(1), ah, verdict(expr.VerdictAccept))
+	}
 	for _, p := range ports {
 		g.rule(protocol(unix.IPPROTO_UDP), destinationPort(p), verdict(expr.VerdictAccept))
 	}
@@ -108,12 +110,21 @@ func protocol(p byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal([]byte{p})}
 }
 
-// behindAH finds AH in IPv6, where netfilter takes it for an extension header and
-// the protocol of a packet for what follows.
-func behindAH() []expr.Any {
+// extensionAH finds AH in IPv6, where netfilter takes it for an extension header
+// and the protocol of a packet for what follows.
+func extensionAH() []expr.Any {
 	return []expr.Any{
 		&expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_AH, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, Op: expr.ExthdrOpIpv6},
 		equal([]byte{1}),
+	}
+}
+
+// laterFragmentAH finds the fragments of such a packet that do not have the header
+// themselves. They are nothing without the first one.
+func laterFragmentAH() []expr.Any {
+	return []expr.Any{
+		&expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_FRAGMENT, Len: 1, Op: expr.ExthdrOpIpv6},
+		equal([]byte{unix.IPPROTO_AH}),
 	}
 }
 
