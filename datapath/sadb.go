@@ -102,6 +102,9 @@ func (d *Datapath) check(sa *sad.SA) error {
 	if ok, why := Supports(sa.Proto, sa.Mode, sa.Encr, sa.Integ, sa.ESN); !ok {
 		return fmt.Errorf("SA %s: %s: %w", sa.Name, why, backend.ErrUnsupported)
 	}
+	if err := unboundSA(sa); err != nil {
+		return err
+	}
 	return d.carries(sa.Name, sa.Encap)
 }
 

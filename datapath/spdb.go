@@ -21,6 +21,9 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 		if err := backend.CheckPolicy(&add[i]); err != nil {
 			return err
 		}
+		if err := unbound("policy "+add[i].Name, add[i].IfID, add[i].Mark, add[i].MarkIn); err != nil {
+			return err
+		}
 		if err := checkBundle(&add[i]); err != nil {
 			return err
 		}
