@@ -41,7 +41,10 @@ type fragmentKey struct {
 }
 
 // Capture starts recording on an interface.
-func (ns *Namespace) Capture(ifname string) (*Capture, error) {
+func (ns *Namespace) Capture(ifname string) (*Capture, error) { return ns.capture(ifname, nil) }
+
+// capture records what passes a filter; nil: everything.
+func (ns *Namespace) capture(ifname string, filter []unix.SockFilter) (*Capture, error) {
 	link, err := ns.link(ifname)
 	if err != nil {
 		return nil, err
@@ -57,6 +60,13 @@ func (ns *Namespace) Capture(ifname string) (*Capture, error) {
 		// Best effort: the forced size needs CAP_NET_ADMIN of the machine.
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) != nil {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<20)
+		}
+		if len(filter) > 0 {
+			prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+			if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+				unix.Close(fd)
+				return fmt.Errorf("testnet: %s: filter of a capture: %w", ns.Name, err)
+			}
 		}
 		all := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL & 0xff})
 		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index}); err != nil {

@@ -106,7 +106,7 @@ func (d *demo) run() (err error) {
 	if err != nil {
 		return err
 	}
-	wire, err := d.wire.NS.Capture(d.wire.If)
+	wire, err := testnet.Sent(d.wire[:]...)
 	if err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (d *demo) stop(before [2]string) error {
 }
 
 // report says what crossed the wire; clear text is a failure.
-func report(wire *testnet.Capture, between string) error {
+func report(wire *testnet.SentCapture, between string) error {
 	counts := wire.Counts()
 	var protected, housekeeping []string
 	for class := testnet.Other; class <= testnet.ICMPError; class++ {
@@ -292,7 +292,7 @@ func (d *demo) wait() error {
 	fmt.Printf("  %s --control %s rekey net\n", d.ikectl, d.daemons[0].control)
 	fmt.Printf("  %s --control %s down demo      # and the ping stops: fail closed\n", d.ikectl, d.daemons[0].control)
 	fmt.Printf("  %s --control %s log -f\n", d.ikectl, d.daemons[1].control)
-	fmt.Printf("  %s --net=%s tcpdump -ni %s\n", enter, d.wire.NS.Path(), d.wire.If)
+	fmt.Printf("  %s --net=%s tcpdump -ni %s\n", enter, d.wire[1].NS.Path(), d.wire[1].If)
 	fmt.Printf("\nCtrl-C takes it down.\n")
 	<-d.ctx.Done()
 	fmt.Println()

@@ -21,7 +21,8 @@ type scene struct {
 	from             *testnet.Namespace
 	to               netip.Addr
 	fromName, toName string
-	wire             testnet.End
+	// wire are the ends of the link between the two.
+	wire [2]testnet.End
 }
 
 // side is one system that runs iked, as its configuration says it.
@@ -72,7 +73,7 @@ func sites(v6outside bool) (*scene, error) {
   host-a            gw-a                            gw-b            host-b
   10.1.0.2 -------- 10.1.0.1 | 192.0.2.1 ========== 192.0.2.2 | 10.2.0.1 -------- 10.2.0.2
 `,
-		from: t.HostA, to: t.HostB4, fromName: "host-a (10.1.0.2)", toName: "host-b (10.2.0.2)", wire: t.Wire,
+		from: t.HostA, to: t.HostB4, fromName: "host-a (10.1.0.2)", toName: "host-b (10.2.0.2)", wire: [2]testnet.End{{NS: t.GwA, If: "wan0"}, {NS: t.GwB, If: "wan0"}},
 		a: side{t.GwA, t.WanA4, t.WanB4, fmt.Sprintf("local_ts: [%v], remote_ts: [%v]", t.NetA4, t.NetB4)},
 		b: side{t.GwB, t.WanB4, t.WanA4, fmt.Sprintf("local_ts: [%v], remote_ts: [%v]", t.NetB4, t.NetA4)},
 	}
@@ -120,7 +121,7 @@ func hosts(mode string) (*scene, error) {
   host-a                host-b
   192.0.2.1 ==========  192.0.2.2
 `,
-		from: ns[0], to: outer[1], fromName: "host-a (192.0.2.1)", toName: "host-b (192.0.2.2)", wire: testnet.End{NS: ns[1], If: "eth0"},
+		from: ns[0], to: outer[1], fromName: "host-a (192.0.2.1)", toName: "host-b (192.0.2.2)", wire: [2]testnet.End{{NS: ns[0], If: "eth0"}, {NS: ns[1], If: "eth0"}},
 		a: side{ns[0], outer[0], outer[1], "mode: transport"}, b: side{ns[1], outer[1], outer[0], "mode: transport"},
 	}
 	if mode == "beet" {
