@@ -13,48 +13,85 @@ import (
 const (
 	acquireTimeout = 10 * time.Second
 	holdOctets     = 128 << 10 // for each policy
-	maxAcquires    = 1024      // policies at a time
+	maxAcquires    = 1024      // questions at a time
 )
 
-// acquires remembers for which policies an SA was asked for, and holds the
-// first frames of their traffic.
+// acquires remembers for what an SA was asked for, and holds the first frames of
+// that traffic.
 type acquires struct {
 	mu      sync.Mutex
-	frames  int                 // that are held for each policy
-	pending map[uint64]*acquire // by policy
+	frames  int // that are held for each question
+	pending map[question]*acquire
+}
+
+// question is what an SA is asked for: a policy, and what tells its SAs apart.
+type question struct {
+	policy uint64
+	flow   spd.Flow // the selectors with a PFP flag, else zero
+}
+
+// ask is the question that a packet of a policy puts (RFC 4301, Section 4.4.1.2:
+// each value of a selector with the PFP flag has an SA of its own).
+func ask(p *spd.Policy, f *spd.Flow) question {
+	q := question{policy: p.ID}
+	if p.PFP&spd.PFPLocalAddr != 0 {
+		q.flow.Local = f.Local
+	}
+	if p.PFP&spd.PFPRemoteAddr != 0 {
+		q.flow.Remote = f.Remote
+	}
+	if p.PFP&spd.PFPProtocol != 0 {
+		q.flow.Proto = f.Proto
+	}
+	if p.PFP&spd.PFPLocalPort != 0 {
+		q.flow.LocalPort = f.LocalPort
+	}
+	if p.PFP&spd.PFPRemotePort != 0 {
+		q.flow.RemotePort = f.RemotePort
+	}
+	if p.PFP&(spd.PFPLocalPort|spd.PFPRemotePort) != 0 {
+		q.flow.HasPorts = f.HasPorts
+	}
+	return q
 }
 
 type acquire struct {
-	reqID  uint32
+	reqID uint32
+	// pfp tells that the SA will come with another ReqID and an entry that has flow,
+	// that of the first frame.
+	pfp    bool
+	flow   spd.Flow
 	since  time.Time
 	frames [][]byte
 	octets int
 }
 
 func (a *acquires) init(frames int) {
-	a.frames, a.pending = frames, map[uint64]*acquire{}
+	a.frames, a.pending = frames, map[question]*acquire{}
 }
 
-// add takes a frame that cannot be sent; nil: it was sent in clear. ask tells that this is the first, so
-// that an event is due; held that the frame is kept.
-func (a *acquires) add(p *spd.Policy, frame []byte, now time.Time) (ask, held bool) {
+// add takes a frame that cannot be sent; nil: it was sent in clear. first tells
+// that nothing like it was asked for yet, so that an event is due; held that the
+// frame is kept.
+func (a *acquires) add(p *spd.Policy, f *spd.Flow, frame []byte, now time.Time) (first, held bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	q := a.pending[p.ID]
+	key := ask(p, f)
+	q := a.pending[key]
 	if q == nil {
 		if len(a.pending) >= maxAcquires {
 			return false, false
 		}
-		q = &acquire{reqID: p.ReqID, since: now}
-		a.pending[p.ID] = q
-		ask = true
+		q = &acquire{reqID: p.ReqID, pfp: p.PFP != 0, flow: *f, since: now}
+		a.pending[key] = q
+		first = true
 	}
 	if frame != nil && len(q.frames) < a.frames && q.octets+len(frame) <= holdOctets {
 		q.frames = append(q.frames, bytes.Clone(frame))
 		q.octets += len(frame)
 		held = true
 	}
-	return ask, held
+	return first, held
 }
 
 // take gives back what waited for SAs of a ReqID.
@@ -62,7 +99,7 @@ func (a *acquires) take(reqID uint32) (frames [][]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for id, q := range a.pending {
-		if q.reqID == reqID {
+		if !q.pfp && q.reqID == reqID {
 			frames = append(frames, q.frames...)
 			delete(a.pending, id)
 		}
@@ -70,16 +107,59 @@ func (a *acquires) take(reqID uint32) (frames [][]byte) {
 	return frames
 }
 
-// forget drops what waited for a policy that is gone, and what waited in vain.
-func (a *acquires) forget(policy uint64) int {
+// populated gives questions of an entry with PFP flags the ReqID of the entry that
+// was made for their flow, and tells whether there are some.
+func (a *acquires) populated(p *spd.Policy) (waiting bool) {
+	if p.Action != spd.Protect || p.PFP != 0 {
+		return false
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	q := a.pending[policy]
-	delete(a.pending, policy)
-	if q == nil {
-		return 0
+	for _, q := range a.pending {
+		if q.pfp && q.flow.Match(p.Local, p.Remote) {
+			q.pfp, q.reqID, waiting = false, p.ReqID, true
+		}
 	}
-	return len(q.frames)
+	return waiting
+}
+
+// forget drops what waited for a policy that is gone.
+func (a *acquires) forget(policy uint64) (lost int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, q := range a.pending {
+		if key.policy == policy {
+			lost += len(q.frames)
+			delete(a.pending, key)
+		}
+	}
+	return lost
+}
+
+// unasked takes back a question that nobody heard, with the frame that put it.
+func (a *acquires) unasked(key question) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.pending, key)
+}
+
+// failed drops what waits for an answer that will not come, and keeps the question
+// from being put again before retry is over.
+func (a *acquires) failed(policy uint64, f *spd.Flow, now time.Time, retry time.Duration) (lost int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, q := range a.pending {
+		if key.policy != policy || key.flow != (spd.Flow{}) && q.flow != *f {
+			continue
+		}
+		lost += len(q.frames)
+		if retry <= 0 {
+			delete(a.pending, key)
+			continue
+		}
+		q.frames, q.octets, q.since = nil, holdOctets, now.Add(retry-acquireTimeout)
+	}
+	return lost
 }
 
 func (a *acquires) expire(now time.Time) (lost int) {
@@ -99,7 +179,7 @@ func (w *outWorker) miss(p *spd.Policy, flow *spd.Flow, frame []byte) {
 	d := w.d
 	if p.FailOpen {
 		if p.Acquire && !w.releasing {
-			if ask, _ := d.acquires.add(p, nil, d.now()); ask {
+			if first, _ := d.acquires.add(p, flow, nil, d.now()); first {
 				w.ask(p, flow)
 			}
 		}
@@ -111,8 +191,8 @@ func (w *outWorker) miss(p *spd.Policy, flow *spd.Flow, frame []byte) {
 		w.c.n[outNoSA].Add(1)
 		return
 	}
-	ask, held := d.acquires.add(p, frame, d.now())
-	if ask && !w.ask(p, flow) {
+	first, held := d.acquires.add(p, flow, frame, d.now())
+	if first && !w.ask(p, flow) {
 		held = false
 	}
 	if held {
@@ -129,8 +209,13 @@ func (w *outWorker) ask(p *spd.Policy, flow *spd.Flow) bool {
 		return true
 	}
 	w.c.n[eventsLost].Add(1)
-	w.d.acquires.forget(p.ID)
+	w.d.acquires.unasked(ask(p, flow))
 	return false
+}
+
+// AcquireFailed implements backend.AcquireAnswerer.
+func (d *Datapath) AcquireFailed(policy uint64, flow spd.Flow, retry time.Duration) {
+	d.lost(d.acquires.failed(policy, &flow, d.now(), retry))
 }
 
 // release sends what waited for an SA.

@@ -76,6 +76,7 @@ type Datapath struct {
 var (
 	_ backend.Backend          = (*Datapath)(nil)
 	_ backend.AddressInstaller = (*Datapath)(nil)
+	_ backend.AcquireAnswerer  = (*Datapath)(nil)
 )
 
 // orphanGrace is how long traffic that a crashed process protected stays

@@ -75,11 +75,8 @@ func (d *Datapath) passes(touched ...[]spd.Policy) {
 			continue
 		}
 		for _, remote := range p.Remote {
-			if !d.firstFor(&p, remote) {
-				continue
-			}
 			for _, local := range p.Local {
-				if local.Is4() == remote.Is4() {
+				if local.Is4() == remote.Is4() && d.firstFor(&p, []spd.TS{local}, remote) {
 					list = append(list, guard.Pass{Local: local, Remote: remote})
 				}
 			}

@@ -14,6 +14,20 @@ import (
 // and those of an old one go behind it, so that its traffic meets a policy or
 // the default, which drops, but never the clear way.
 func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
+	if err := d.applyPolicies(remove, add); err != nil {
+		return err
+	}
+	for i := range add {
+		// An SA that is there already carries what waited; one that is yet to come
+		// sends it itself.
+		if d.acquires.populated(&add[i]) && d.outbound.Get(add[i].ReqID) != nil {
+			d.release(add[i].ReqID)
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) applyPolicies(remove []uint64, add []spd.Policy) error {
 	if d.closed.Load() {
 		return backend.ErrClosed
 	}
@@ -110,7 +124,7 @@ func (d *Datapath) throws() error {
 			continue
 		}
 		for _, ts := range p.Remote {
-			if ts.Proto == 0 && ts.AnyPort() && d.firstFor(&p, ts) {
+			if ts.Proto == 0 && ts.AnyPort() && d.firstFor(&p, p.Local, ts) {
 				list = ts.AppendPrefixes(list)
 			}
 		}
@@ -130,19 +144,23 @@ func wide(list []spd.TS) bool {
 	return true
 }
 
-// firstFor tells whether no other policy comes before p for addresses of ts.
-func (d *Datapath) firstFor(p *spd.Policy, ts spd.TS) bool {
+// firstFor tells whether no other policy comes before p for traffic between one of
+// local and remote.
+func (d *Datapath) firstFor(p *spd.Policy, local []spd.TS, remote spd.TS) bool {
 	for _, o := range d.policies {
 		if o.ID == p.ID || o.Action == spd.Bypass || o.Priority > p.Priority {
 			continue
 		}
-		for _, r := range o.Remote {
-			if r.Is4() == ts.Is4() && !r.To.Less(ts.From) && !ts.To.Less(r.From) {
-				return false
-			}
+		if meet(o.Remote, remote) && slices.ContainsFunc(local, func(l spd.TS) bool { return meet(o.Local, l) }) {
+			return false
 		}
 	}
 	return true
+}
+
+// meet tells whether selectors have traffic in common with another.
+func meet(list []spd.TS, ts spd.TS) bool {
+	return slices.ContainsFunc(list, func(o spd.TS) bool { _, ok := spd.Intersect(o, ts); return ok })
 }
 
 // named tells whether selectors name ports or message types.

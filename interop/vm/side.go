@@ -22,7 +22,7 @@ func logTo(t testing.TB, ns *testnet.Namespace) func(trace.Record) {
 
 // Userspace opens the userspace datapath, with the sockets of UDP encapsulation.
 func Userspace() backendtest.Side {
-	return backendtest.Side{Name: "userspace", Refuses: func(c backendtest.Cell) bool { return c.Proto != 3 || c.Mode != 0 }, Open: func(t testing.TB, ns *testnet.Namespace) backend.Backend {
+	return backendtest.Side{Name: "userspace", Open: func(t testing.TB, ns *testnet.Namespace) backend.Backend {
 		var d *datapath.Datapath
 		var udp *transport.Transport
 		err := ns.Do(func() (err error) {

@@ -24,9 +24,6 @@ type Side struct {
 	// Refuses tells which cells the backend is known not to carry. Each refusal of
 	// the backend is held against it, both ways; nil: it carries every cell.
 	Refuses func(Cell) bool
-	// Lacks are rules that the backend does not keep yet, by name, with what is
-	// missing. Those tests are skipped with that reason.
-	Lacks map[string]string
 }
 
 // Row is what came of a cell.
@@ -81,14 +78,7 @@ func RunPair(t *testing.T, a, b Side, report func(Row)) {
 		}
 	})
 	for _, r := range rules {
-		t.Run(r.name, func(t *testing.T) {
-			for _, s := range []Side{a, b} {
-				if why := s.Lacks[r.name]; why != "" {
-					t.Skipf("%s: %s", s.Name, why)
-				}
-			}
-			r.run(t, p)
-		})
+		t.Run(r.name, func(t *testing.T) { r.run(t, p) })
 	}
 }
 
@@ -266,10 +256,11 @@ func (p *pair) policies(h *half) []spd.Policy {
 	return list
 }
 
-// protect installs the policies of both sides.
+// protect installs the policies of both sides. A is last: it may send at once what
+// waited.
 func (p *pair) protect(t *testing.T, s *setup) {
 	t.Helper()
-	for _, h := range []*half{&s.a, &s.b} {
+	for _, h := range []*half{&s.b, &s.a} {
 		must(t, h.b.ApplyPolicies(nil, p.policies(h)))
 	}
 }

@@ -1,0 +1,92 @@
+package datapath
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+	"time"
+
+	"iked/datapath/tun"
+	"iked/internal/backend"
+	"iked/internal/backend/backendtest"
+	"iked/spd"
+)
+
+// RFC 4301, Section 4.4.1.2: each value of a selector with the PFP flag asks for an
+// SA of its own, and packets that differ in other selectors only do not. What
+// waited goes when the entry and the SA of its flow are there, in either order.
+func TestFlowsOfAnEntryWithPFP(t *testing.T) {
+	a, b := pair(t, Options{}, 1500)
+	p := backendtest.Policy(5, 9, net4A, net4B)
+	p.Acquire, p.PFP = true, spd.PFPRemoteAddr
+	if err := a.ApplyPolicies(nil, []spd.Policy{p}); err != nil {
+		t.Fatal(err)
+	}
+	for i, saFirst := range []bool{true, false} {
+		dst := host(net4B, byte(20+i))
+		first := packet(host(net4A, 1), dst, 33)
+		a.dev.Inject(0, tun.Header{}, first)
+		a.dev.Inject(0, tun.Header{}, packet(host(net4A, 2), dst, 34)) // another local address
+		e := event[backend.Acquire](t, a)
+		if e.Policy != 5 || e.Flow.Remote != dst {
+			t.Errorf("event %+v, want one of policy 5 for %v", e, dst)
+		}
+		wait(t, a, "out_held", uint64(2*i+2))
+		id := uint32(100 + i)
+		one := netip.PrefixFrom(dst, 32)
+		in, _ := backendtest.Pair(id, out4B, out4A, id+0x1000, id+0x2000, one, net4A)
+		_, out := backendtest.Pair(id, out4A, out4B, id+0x2000, id+0x1000, net4A, one)
+		narrow := backendtest.Policy(uint64(id), id, net4A, one)
+		narrow.Priority = 1
+		steps := []func() error{
+			func() error { return a.AddSA(out) },
+			func() error { return a.ApplyPolicies(nil, []spd.Policy{narrow}) },
+		}
+		if !saFirst {
+			steps[0], steps[1] = steps[1], steps[0]
+		}
+		if err := b.AddSA(in); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range steps {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := receive(t, b); !bytes.Equal(got, first) {
+			t.Errorf("got %x, want what waited", got)
+		}
+		receive(t, b)
+	}
+	select {
+	case e := <-a.Events():
+		t.Errorf("asked again: %+v", e)
+	default:
+	}
+}
+
+// A question that cannot be answered is put again after the pause that it was
+// answered with, and not before; what waited is dropped and counted.
+func TestAcquireFailed(t *testing.T) {
+	a, _ := pair(t, Options{}, 1500)
+	p := backendtest.Policy(5, 1, net4A, net4B)
+	p.Acquire = true
+	if err := a.ApplyPolicies(nil, []spd.Policy{p}); err != nil {
+		t.Fatal(err)
+	}
+	frame := packet(host(net4A, 1), host(net4B, 2), 33)
+	a.dev.Inject(0, tun.Header{}, frame)
+	e := event[backend.Acquire](t, a)
+	a.AcquireFailed(e.Policy, e.Flow, time.Hour)
+	wait(t, a, "out_held_lost", 1)
+	a.dev.Inject(0, tun.Header{}, frame)
+	wait(t, a, "out_no_sa", 1)
+	select {
+	case e := <-a.Events():
+		t.Errorf("asked within the pause: %+v", e)
+	default:
+	}
+	a.AcquireFailed(e.Policy, e.Flow, 0)
+	a.dev.Inject(0, tun.Header{}, frame)
+	event[backend.Acquire](t, a)
+}
