@@ -35,7 +35,7 @@ const remedy = "boot a kernel that has it, or load its modules (modprobe xfrm_us
 func choose(want conf.Backend, conns []*conf.Connection, p prober) (choice, error) {
 	switch want {
 	case conf.BackendUserspace:
-		return choice{want, "as configured"}, nil
+		return choice{want, "as configured"}, fits(userspaceInfo(), nil, conns)
 	case conf.BackendKernel:
 		r, err := p.kernel()
 		if err != nil {
@@ -44,7 +44,7 @@ func choose(want conf.Backend, conns []*conf.Connection, p prober) (choice, erro
 		if r.Unusable != "" {
 			return choice{}, fmt.Errorf("backend kernel: the kernel cannot carry IPsec, because %s; %s", r.Unusable, remedy)
 		}
-		return choice{want, "as configured" + lacks(&r)}, nil
+		return choice{want, "as configured" + lacks(&r)}, fits(kernelInfo(&r), p.interfaces, conns)
 	case conf.BackendAuto:
 	default:
 		return choice{}, fmt.Errorf("backend %q is not known, expected auto, kernel or userspace", want)

@@ -56,6 +56,8 @@ func TestChoose(t *testing.T) {
 		{name: "kernel, no ESP", want: "kernel", report: noESP, says: "CONFIG_INET_ESP is not set; boot a kernel that has it"},
 		{name: "kernel, unprivileged", want: "kernel", err: errors.New("operation not permitted"), says: "CAP_NET_ADMIN"},
 		{name: "userspace", want: "userspace", report: good, got: "userspace", says: "as configured"},
+		{name: "userspace, device wanted", want: "userspace", report: good, child: ", interface: office0", says: "interface needs the kernel backend"},
+		{name: "kernel, device wanted, there are none", want: "kernel", report: good, child: ", interface: office0", links: some, says: "CONFIG_XFRM_INTERFACE is not set"},
 		{name: "unknown", want: "magic", report: good, says: "expected auto, kernel or userspace"},
 		{name: "auto, all there", want: "auto", report: good, got: "kernel", says: "has what the configuration needs"},
 		{name: "auto, nothing configured", want: "auto", report: good, none: true, got: "kernel", says: "because the kernel has it"},
