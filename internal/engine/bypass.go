@@ -42,7 +42,8 @@ const (
 	dhcpServer, dhcpClient     = 67, 68
 	dhcp6Client, dhcp6Server   = 546, 547
 	protoUDP, protoICMPv6      = 17, 58
-	ndFirst, ndLast            = 133 << 8, 137<<8 | 255 // type and code (RFC 4861, Section 4)
+	ndFirst, ndLast            = 130 << 8, 137<<8 | 255 // type and code: MLD (RFC 2710, Section 3), and RFC 4861, Section 4
+	mld2First, mld2Last        = 143 << 8, 143<<8 | 255 // MLDv2 reports (RFC 3810, Section 5.2)
 	unspecified4, broadcast4   = "0.0.0.0", "255.255.255.255"
 	linkLocal6, multicastLink6 = "fe80::/10", "ff02::/16"
 )
@@ -93,9 +94,12 @@ func newHouse(which conf.Bypass, own []netip.Prefix, portIKE, portNATT uint16) *
 				return
 			}
 			// RFC 4861, Section 4: from the unspecified address, to the multicast
-			// groups of the link, and link-local.
+			// groups of the link, and link-local. Its groups need MLD: a switch that
+			// listens to it delivers no solicitation otherwise (Section 7.2.1).
 			local := slices.Concat(v6, []netip.Prefix{netip.MustParsePrefix(linkLocal6), netip.MustParsePrefix(multicastLink6), single(netip.IPv6Unspecified())})
-			add(name, list(local, protoICMPv6, ndFirst, ndLast), list([]netip.Prefix{any6}, protoICMPv6, ndFirst, ndLast))
+			for _, types := range [][2]uint16{{ndFirst, ndLast}, {mld2First, mld2Last}} {
+				add(name, list(local, protoICMPv6, types[0], types[1]), list([]netip.Prefix{any6}, protoICMPv6, types[0], types[1]))
+			}
 		case conf.BypassIKE:
 			var local []spd.TS
 			for _, port := range []uint16{portIKE, portNATT} {

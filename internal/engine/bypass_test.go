@@ -67,6 +67,9 @@ func TestBypassPolicies(t *testing.T) {
 		{"neighbour advertisement", "2001:db8::1", "2001:db8::2", 58, 136 << 8, 136 << 8, "nd"},
 		{"router advertisement to all", "ff02::1", "fe80::1", 58, 134 << 8, 134 << 8, "nd"},
 		{"duplicate address detection", "::", "ff02::1:ff00:1", 58, 135 << 8, 135 << 8, "nd"},
+		{"listener report", "fe80::1", "ff02::16", 58, 143 << 8, 143 << 8, "nd"},
+		{"listener query", "ff02::1", "fe80::1", 58, 130 << 8, 130 << 8, "nd"},
+		{"node information", "2001:db8::1", "2001:db8::2", 58, 139 << 8, 139 << 8, ""},
 		{"echo request", "2001:db8::1", "2001:db8::2", 58, 128 << 8, 128 << 8, ""},
 		{"discovery of another host", "2001:db8::77", "2001:db8::2", 58, 135 << 8, 135 << 8, ""},
 		{"IKE", "192.0.2.1", "192.0.2.2", 17, 500, 500, "ike"},
@@ -138,7 +141,7 @@ func TestBypassComesAndGoes(t *testing.T) {
 		}
 		own = prefixes("192.0.2.7/24", "2001:db8::1/64")
 		moon.e.AddressesChanged()
-		shows(4, "with IPv6")
+		shows(5, "with IPv6")
 		if got := decide(t, moon.back, "192.0.2.7", "192.0.2.254", 17, 68, 67); got != spd.Bypass {
 			t.Errorf("DHCP of a new address: action %d", got)
 		}
@@ -149,7 +152,7 @@ func TestBypassComesAndGoes(t *testing.T) {
 		if _, err := moon.e.Reload(context.Background(), false); err != nil {
 			t.Fatal(err)
 		}
-		shows(4, "after a reload")
+		shows(5, "after a reload")
 		moon.conf = "connections: []"
 		if _, err := moon.e.Reload(context.Background(), false); err != nil {
 			t.Fatal(err)
