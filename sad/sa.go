@@ -23,12 +23,16 @@ const (
 
 // ID names one SA. Inbound SAs are found by SPI and protocol (RFC 4301,
 // Section 4.1); for outbound ones the SPI is the peer's, so its address counts.
-// It is comparable.
+// Those of a multicast group, whose destination it is, are found by SPI and
+// destination, and by the sender when there is only one. It is comparable.
 type ID struct {
 	Dir   Direction
 	Proto suite.Protocol // ESP or AH
 	SPI   uint32
 	Dst   netip.Addr // outer destination
+	// Sender is the outer source, of an inbound SA of a multicast group that is for
+	// the packets of one sender; invalid in all others.
+	Sender netip.Addr
 }
 
 // Encap is UDP encapsulation (RFC 3948), as ports of the outer datagram.

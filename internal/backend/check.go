@@ -28,6 +28,12 @@ func CheckSA(sa *sad.SA) error {
 		return bad("outer addresses %v and %v are of different families", sa.Src, sa.Dst)
 	case sa.Src.Is4In6() || sa.Dst.Is4In6():
 		return bad("outer addresses %v and %v are mapped ones", sa.Src, sa.Dst)
+	case sa.Src.IsMulticast():
+		return bad("the outer source %v is a multicast group", sa.Src)
+	case sa.Sender.IsValid() && (sa.Dir != sad.In || !sa.Dst.IsMulticast() || sa.Sender != sa.Src):
+		return bad("it is for the sender %v alone, expected an inbound SA of a group with that outer source", sa.Sender)
+	case sa.Dst.IsMulticast() && sa.Encap != nil:
+		return bad("UDP encapsulation to the group %v, expected none", sa.Dst)
 	case len(sa.Local) == 0 || len(sa.Remote) == 0:
 		return bad("it has no selectors")
 	case sa.Encap != nil && (sa.Encap.SrcPort == 0 || sa.Encap.DstPort == 0):
