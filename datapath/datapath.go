@@ -51,6 +51,7 @@ type Datapath struct {
 
 	mu       sync.Mutex // of changes to SAs and policies
 	sas      map[sad.ID]any
+	groups   map[netip.Addr]int // multicast groups of inbound SAs, by how many have it
 	policies map[uint64]spd.Policy
 	bypasses map[uint64]spd.Policy // those of policies
 	orphans  time.Time             // when routes that nobody claimed are dropped
@@ -143,7 +144,7 @@ func NewIO(o Options, io IO) *Datapath {
 	if io.Now == nil {
 		io.Now = time.Now
 	}
-	d := &Datapath{opt: o, io: io, table: spd.NewTable(spd.Discard), sas: map[sad.ID]any{}, policies: map[uint64]spd.Policy{}, bypasses: map[uint64]spd.Policy{},
+	d := &Datapath{opt: o, io: io, table: spd.NewTable(spd.Discard), sas: map[sad.ID]any{}, groups: map[netip.Addr]int{}, policies: map[uint64]spd.Policy{}, bypasses: map[uint64]spd.Policy{},
 		kick: make(chan struct{}, 1), done: make(chan struct{})}
 	d.clock.Store(io.Now().UnixNano())
 	if io.Router != nil && io.Router.Adopted() > 0 {

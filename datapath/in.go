@@ -90,7 +90,7 @@ func (w *inWorker) process(p *batch.Packet, at int, tos uint8, udp bool) {
 		w.c.n[inRunt].Add(1)
 		return
 	}
-	sa := w.d.inboundESP.sas.Get(binary.BigEndian.Uint32(b))
+	sa := w.d.inboundESP.find(binary.BigEndian.Uint32(b), p.Local.Addr(), p.Remote.Addr())
 	if sa == nil {
 		w.c.n[inNoSA].Add(1)
 		return

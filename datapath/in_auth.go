@@ -47,7 +47,7 @@ func (w *inWorker) named(b []byte) (sa *inSA, ok bool) {
 	if len(b) < at+8 {
 		return nil, false
 	}
-	return w.d.space(proto).sas.Get(binary.BigEndian.Uint32(b[at:])), true
+	return w.d.space(proto).find(binary.BigEndian.Uint32(b[at:]), w.head.Dst, w.head.Src), true
 }
 
 func (w *inWorker) usable(sa *inSA) bool {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"iked/datapath/shortcut"
@@ -20,12 +21,17 @@ type rawSockets struct {
 	by     [2]*batch.Conn     // that send, IPv4 and IPv6
 	link   *batch.Conn        // for packets that take a shortcut; nil: none do
 	short  *shortcut.Shortcut // nil: none
+	nl     *netlink.Handle    // interfaces and their addresses
 	warn   func(string)
 	wg     sync.WaitGroup
 }
 
 func openRaw(mark uint32, pathMTU func(netip.Addr) (int, error), warn func(string)) (*rawSockets, error) {
-	r := &rawSockets{warn: warn}
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	r := &rawSockets{nl: nl, warn: warn}
 	for _, proto := range []uint8{unix.IPPROTO_ESP, unix.IPPROTO_AH} {
 		for f, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 			c, err := batch.OpenRaw(batch.Config{Local: netip.AddrPortFrom(any, 0), Mark: mark, Buffer: 4 << 20, Dedicated: true,
@@ -47,6 +53,7 @@ func openRaw(mark uint32, pathMTU func(netip.Addr) (int, error), warn func(strin
 		}
 	}
 	if len(r.conns) == 0 {
+		r.Close()
 		return nil, fmt.Errorf("no raw socket: neither IPv4 nor IPv6: %w", unix.EAFNOSUPPORT)
 	}
 	r.openLink(mark, pathMTU)
@@ -175,6 +182,7 @@ func (r *rawSockets) Close() error {
 	for _, c := range r.conns {
 		c.Close()
 	}
+	r.nl.Close()
 	r.wg.Wait()
 	return nil
 }

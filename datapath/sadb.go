@@ -123,6 +123,9 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 	c := *sa
 	c.Local, c.Remote = slices.Clone(sa.Local), slices.Clone(sa.Remote)
 	c.HopLimit = d.opt.HopLimit
+	if err := d.outOf(&c); err != nil {
+		return err
+	}
 	id := c.ID
 	now := d.io.Now()
 	d.mu.Lock()
@@ -138,14 +141,14 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 		x := &inSA{Inbound: in, name: c.Name, owner: c.Owner}
 		x.id.Store(&id)
 		space := d.space(c.Proto)
-		if space.sas.Get(c.SPI) != nil {
+		if !c.Dst.IsMulticast() && space.sas.Get(c.SPI) != nil {
 			return fmt.Errorf("SA %s, SPI 0x%08x: %w", sa.Name, sa.SPI, backend.ErrExists)
 		}
-		if err := space.spis.Use(c.SPI); err != nil {
-			return err
+		if err := d.join(c.Dst); err != nil {
+			return fmt.Errorf("SA %s: %w", sa.Name, err)
 		}
-		if err := space.sas.Put(c.SPI, x); err != nil {
-			space.spis.Free(c.SPI)
+		if err := space.add(id, x); err != nil {
+			d.leaveGroup(c.Dst)
 			return err
 		}
 		d.sas[id] = x
@@ -188,6 +191,9 @@ func (d *Datapath) UpdateSA(id sad.ID, m backend.Move) (sad.ID, error) {
 	}
 	if m.Encap != nil && id.Proto == suite.ProtoAH {
 		return id, fmt.Errorf("update SA: SPI 0x%08x: AH cannot pass a NAT, use ESP: %w", id.SPI, backend.ErrUnsupported)
+	}
+	if id.Dst.IsMulticast() && m.Dst != id.Dst || !id.Dst.IsMulticast() && m.Dst.IsMulticast() {
+		return id, fmt.Errorf("update SA: SPI 0x%08x from %v to %v: an SA of a group stays there, add another one: %w", id.SPI, id.Dst, m.Dst, backend.ErrUnsupported)
 	}
 	var encap *sad.Encap
 	if m.Encap != nil {
@@ -248,9 +254,8 @@ func (d *Datapath) deleteSA(id sad.ID) bool {
 		d.gen.Add(1)
 	case *inSA:
 		x.dead.Store(true)
-		space := d.space(id.Proto)
-		space.sas.Delete(id.SPI)
-		space.spis.Free(id.SPI)
+		d.space(id.Proto).remove(id)
+		d.leaveGroup(id.Dst)
 	default:
 		return false
 	}
@@ -369,6 +374,7 @@ func (d *Datapath) tick() {
 		if kicked || now.Sub(path) >= pathPeriod {
 			path = now
 			d.paths()
+			d.rejoin()
 		}
 	}
 }
