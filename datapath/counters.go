@@ -91,6 +91,9 @@ func (d *Datapath) Counters() map[string]uint64 {
 		if n, err := r.guard.Dropped(); err == nil {
 			m["in_drop_clear_text"] = n
 		}
+		if n, err := r.guard.DroppedGroups(); err == nil {
+			m["out_drop_clear_group"] = n
+		}
 	}
 	return m
 }

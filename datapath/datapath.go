@@ -129,7 +129,7 @@ func New(o Options) (*Datapath, error) {
 	if g, err := guard.New(dev.Name(), ikePorts(o)); err != nil {
 		warn(fmt.Sprintf("clear text that arrives where protection is demanded is not dropped: %v; a kernel with nf_tables and nft_fib can", err))
 	} else {
-		io.Router = &guarded{Router: r, guard: g, warn: warn}
+		io.Router = &guarded{Router: r, guard: g, mark: o.Mark, warn: warn}
 	}
 	d := NewIO(o, io)
 	if n := r.Adopted(); n > 0 {

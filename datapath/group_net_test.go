@@ -114,6 +114,14 @@ func TestMulticast(t *testing.T) {
 		if u, err := b.QuerySA(unicast.ID); err != nil || u.Packets != 0 || u.BadICV != 0 {
 			t.Errorf("%s: packets of the group came to the unicast SA: %v, usage %+v", c.name, err, u)
 		}
+		// A sender that names another interface sends nothing in clear.
+		before := a.Counters()["out_drop_clear_group"]
+		if err := clearSend(topo.GwA, c.from, group); err == nil {
+			t.Errorf("%s: sent in clear by another interface", c.name)
+		}
+		if n := a.Counters()["out_drop_clear_group"] - before; n != 1 {
+			t.Errorf("%s: %d packets in clear were dropped, expected 1", c.name, n)
+		}
 		// Without its SA, and with one for another sender, nothing passes.
 		if err := b.DeleteSA(in.ID); err != nil {
 			t.Fatal(err)
@@ -180,6 +188,35 @@ func groupSender(t *testing.T, ns *testnet.Namespace, from, group netip.Addr) ne
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// clearSend sends to a group by the interface that has an address.
+func clearSend(ns *testnet.Namespace, from, group netip.Addr) error {
+	return ns.Do(func() error {
+		wan, err := net.InterfaceByName("wan0")
+		if err != nil {
+			return err
+		}
+		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)))
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if !group.Is4() {
+			rc, err := c.SyscallConn()
+			if err != nil {
+				return err
+			}
+			var set error
+			if err := rc.Control(func(fd uintptr) {
+				set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, wan.Index)
+			}); err != nil || set != nil {
+				return errors.Join(err, set)
+			}
+		}
+		_, err = c.WriteToUDPAddrPort([]byte("clear"), netip.AddrPortFrom(group, 7400))
+		return err
+	})
 }
 
 // The host is a member of a group while an SA has it, on the wire and on the

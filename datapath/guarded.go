@@ -15,6 +15,7 @@ import (
 type guarded struct {
 	Router
 	guard *guard.Guard
+	mark  uint32 // of the daemon's own packets
 	warn  func(string)
 }
 
@@ -28,6 +29,9 @@ func (r *guarded) Add(remote []netip.Prefix, local []spd.TS, open bool) error {
 	if err := r.guard.Add(local); err != nil {
 		r.warn(err.Error())
 	}
+	if err := r.guard.AddGroups(remote, r.mark); err != nil {
+		r.warn(err.Error())
+	}
 	return r.Router.Add(remote, local, open)
 }
 
@@ -36,7 +40,7 @@ func (r *guarded) Remove(remote []netip.Prefix, local []spd.TS, open bool) error
 	if open {
 		return err
 	}
-	return errors.Join(err, r.guard.Remove(local))
+	return errors.Join(err, r.guard.Remove(local), r.guard.RemoveGroups(remote))
 }
 
 // SetPasses lets through what policies let pass in clear.

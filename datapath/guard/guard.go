@@ -41,6 +41,8 @@ type Guard struct {
 	sets   [2]*nftables.Set // IPv4, IPv6
 	locals map[netip.Prefix]int
 	closed bool
+	device string
+	groups groups
 }
 
 // New makes the table in the network namespace of the calling thread; one that a
@@ -50,7 +52,7 @@ func New(device string, ports []uint16) (*Guard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netfilter: %w", err)
 	}
-	g := &Guard{conn: conn, locals: map[netip.Prefix]int{}}
+	g := &Guard{conn: conn, device: device, locals: map[netip.Prefix]int{}}
 	if err := g.build(device, ports); err != nil {
 		conn.CloseLasting()
 		return nil, fmt.Errorf("netfilter table for %s: %w", device, err)
@@ -251,7 +253,12 @@ func (g *Guard) Dropped() (uint64, error) {
 	if g.closed {
 		return 0, nil
 	}
-	rules, err := g.conn.GetRules(g.table, g.chain)
+	return g.count(g.chain)
+}
+
+// count is the sum of a chain's counters; the caller holds g.mu.
+func (g *Guard) count(c *nftables.Chain) (uint64, error) {
+	rules, err := g.conn.GetRules(g.table, c)
 	if err != nil {
 		return 0, fmt.Errorf("netfilter table %s: %w", g.table.Name, err)
 	}
