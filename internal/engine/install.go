@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"iked/crypto/suite"
 	"iked/ikev2"
 	"iked/internal/backend"
 	"iked/internal/secret"
@@ -72,7 +73,7 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 			return err
 		}
 		reqid, key, err := s.e.policies.hold(policyWant{
-			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, mode: c.child.Mode,
+			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, mode: c.child.Mode, ah: c.child.Proto == suite.ProtoAH,
 			action: spd.Protect, reqid: cfg.ReqID, priority: extra.priority,
 			open: extra.conf != nil && !failClosed(&s.e.config.Load().global, extra.conf), bind: bind,
 		})

@@ -290,6 +290,29 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
+// An entry says of which protocol its SAs are: a backend takes no SA of ESP for an
+// entry of AH, nor the other way round. The same selectors with both are two sets.
+func TestPoliciesNameTheirProtocol(t *testing.T) {
+	var db recorder
+	p := newPolicies(&db)
+	net := func(s string) []spd.TS { return []spd.TS{spd.FromPrefix(netip.MustParsePrefix(s))} }
+	w := policyWant{child: childKey{"c", "n"}, local: net("10.1.0.0/16"), remote: net("10.2.0.0/16"), action: spd.Protect}
+	esp, _, err := p.hold(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ah = true
+	ah, _, err := p.hold(w)
+	if err != nil || ah == esp || len(db.have) != 2 {
+		t.Fatalf("%v; reqids %d and %d, %d policies, expected two of each", err, esp, ah, len(db.have))
+	}
+	for _, pol := range db.have {
+		if want := map[uint32]uint8{esp: 0, ah: 51}[pol.ReqID]; pol.Proto != want {
+			t.Errorf("reqid %d: protocol %d, expected %d", pol.ReqID, pol.Proto, want)
+		}
+	}
+}
+
 type recorder struct{ have map[uint64]spd.Policy }
 
 func (r *recorder) ApplyPolicies(remove []uint64, add []spd.Policy) error {

@@ -21,6 +21,7 @@ type policyKey struct {
 	conn, child string
 	ts          string
 	mode        spd.Mode
+	ah          bool
 	bind        binding
 }
 
@@ -77,6 +78,9 @@ func newPolicies(db backend.SPDB) *policies {
 	}
 }
 
+// protoAH is the protocol number of AH in an SPD entry.
+const protoAH = 51
+
 // maxEntries bounds the SPD entries of one set: a peer chooses its selectors, and
 // hundreds of different widths on both sides would make tens of thousands.
 const maxEntries = 1024
@@ -86,6 +90,7 @@ type policyWant struct {
 	child         childKey
 	local, remote []spd.TS
 	mode          spd.Mode
+	ah            bool // the SAs are of AH, else of ESP
 	action        spd.Action
 	reqid         uint32 // configured, 0: allocate
 	priority      uint32
@@ -95,7 +100,7 @@ type policyWant struct {
 }
 
 func (w *policyWant) key() policyKey {
-	k := policyKey{conn: w.child.conn, child: w.child.child, mode: w.mode, ts: tsKey(w.local, w.remote), bind: w.bind}
+	k := policyKey{conn: w.child.conn, child: w.child.child, mode: w.mode, ah: w.ah, ts: tsKey(w.local, w.remote), bind: w.bind}
 	if w.action != spd.Protect {
 		k.ts += fmt.Sprintf("!%d", w.action)
 	}
@@ -304,6 +309,10 @@ type weight struct {
 // of groups of equal narrowness, so that every entry has its exact priority.
 func expand(set *policySet) []spd.Policy {
 	locals, remotes := group(set.local), group(set.remote)
+	var proto uint8 // ESP
+	if set.key.ah {
+		proto = protoAH
+	}
 	var out []spd.Policy
 	for _, l := range locals {
 		for _, r := range remotes {
@@ -312,7 +321,7 @@ func expand(set *policySet) []spd.Policy {
 			}
 			out = append(out, spd.Policy{
 				Name: set.owner.String(), Action: set.action, Local: l.ts, Remote: r.ts,
-				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.key.mode, Acquire: set.acquire, FailOpen: set.open,
+				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.key.mode, Proto: proto, Acquire: set.acquire, FailOpen: set.open,
 				IfID: set.key.bind.ifID, Mark: set.key.bind.mark, MarkIn: set.key.bind.markIn,
 			})
 		}
