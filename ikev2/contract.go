@@ -8,6 +8,7 @@ import "iked/internal/keyex"
 
 // The contract; see package keyex.
 type (
+	Status         = keyex.Status
 	SPI            = keyex.SPI
 	Datagram       = keyex.Datagram
 	AuthClass      = keyex.AuthClass

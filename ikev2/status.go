@@ -2,39 +2,14 @@ package ikev2
 
 import (
 	"net/netip"
-	"time"
 
-	"iked/crypto/suite"
 	"iked/internal/ident"
 )
-
-// Status is a picture of an IKE SA for people and for the engine's tables.
-type Status struct {
-	UniqueID      uint32
-	State         SAState
-	Initiator     bool // the original initiator of this IKE SA
-	SPIi, SPIr    SPI
-	Config        *Config // nil in a responder before IKE_SA_INIT
-	Local, Remote netip.AddrPort
-	NATT          bool // the NAT traversal ports are used
-	// NATLocal and NATRemote: that side is behind a NAT, or says so; NATFake: we
-	// said so to force encapsulation.
-	NATLocal, NATRemote, NATFake bool
-	LocalID, RemoteID            ident.ID
-	Proposal                     suite.Proposal // chosen; no transforms before IKE_SA_INIT
-	LocalVIPs, RemoteVIPs        []netip.Prefix
-	DNS                          []netip.Addr
-	Children                     []*Child // not to be changed
-	// Established, RekeyAt, ExpireAt and ReauthAt are zero when they do not apply.
-	Established, RekeyAt, ExpireAt, ReauthAt time.Time
-	LastInbound                              time.Time
-	Queued, Active, Passive                  []string // task names of the control protocol
-}
 
 // Status takes a picture of the SA.
 func (sa *SA) Status() Status {
 	s := Status{
-		UniqueID: sa.uniqueID, State: sa.state, Initiator: sa.initiator, SPIi: sa.SPIi(), SPIr: sa.SPIr(), Config: sa.cfg,
+		Version: 2, UniqueID: sa.uniqueID, State: sa.state, Initiator: sa.initiator, SPIi: sa.SPIi(), SPIr: sa.SPIr(), Config: sa.cfg,
 		Local: sa.local, Remote: sa.remote, NATT: sa.natt, NATLocal: sa.nat.local, NATRemote: sa.nat.remote, NATFake: sa.nat.fake,
 		LocalID: sa.localID, RemoteID: sa.remoteID, Proposal: sa.proposal, LocalVIPs: sa.vipLocal, RemoteVIPs: sa.vipRemote, DNS: sa.dns,
 		Children: sa.Children(), Established: sa.established, RekeyAt: sa.timers.rekey,

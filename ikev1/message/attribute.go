@@ -78,7 +78,16 @@ func (a Attribute) append(b []byte) []byte {
 	return append(b, a.Value...)
 }
 
-func parseAttributes(b []byte) ([]Attribute, error) {
+// AppendAttributes appends a list of attributes.
+func AppendAttributes(b []byte, list ...Attribute) []byte {
+	for _, a := range list {
+		b = a.append(b)
+	}
+	return b
+}
+
+// ParseAttributes reads a list of attributes, as RESPONDER-LIFETIME carries one.
+func ParseAttributes(b []byte) ([]Attribute, error) {
 	var list []Attribute
 	for len(b) > 0 {
 		if len(b) < 4 {

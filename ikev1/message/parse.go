@@ -96,7 +96,7 @@ func parseAttributePayload(b []byte) (*Attributes, error) {
 	if len(b) < 4 {
 		return nil, short(TypeAttributes, 4, len(b))
 	}
-	list, err := parseAttributes(b[4:])
+	list, err := ParseAttributes(b[4:])
 	if err != nil {
 		return nil, err
 	}

@@ -201,7 +201,7 @@ func parseTransform(b []byte) (Transform, error) {
 	if len(b) < 4 {
 		return Transform{}, fault(BadProposalSyntax, ReasonProposal, "a transform has at least 8 octets, found %d", len(b)+4)
 	}
-	attrs, err := parseAttributes(b[4:])
+	attrs, err := ParseAttributes(b[4:])
 	return Transform{Number: b[0], ID: b[1], Attributes: attrs}, err
 }
 

@@ -124,7 +124,11 @@ const (
 
 // Config is a configured IKE SA. It is immutable once handed over.
 type Config struct {
-	Name          string
+	Name string
+	// Version of IKE: 1, or 0 and 2 for IKEv2.
+	Version uint8
+	// V1 is about IKEv1 alone.
+	V1            V1
 	Proposals     []suite.Proposal
 	Local, Remote AuthConfig
 	Children      []*ChildConfig
@@ -412,6 +416,14 @@ type NewSA struct {
 	Redundant bool
 }
 
+// PeerDeletes: the peer deleted an SA of its that this IKE SA does not know. It may
+// have been made under an older IKE SA with the same peer (IKEv1). SPI is that of
+// our outbound SA.
+type PeerDeletes struct {
+	Proto suite.Protocol
+	SPI   uint32
+}
+
 // ReauthDue: the reauthentication time came (RFC 7296, Section 2.8.3).
 type ReauthDue struct{}
 
@@ -428,6 +440,7 @@ func (ChildUp) saEvent()       {}
 func (ChildDown) saEvent()     {}
 func (ChildReplaced) saEvent() {}
 func (NewSA) saEvent()         {}
+func (PeerDeletes) saEvent()   {}
 func (ReauthDue) saEvent()     {}
 func (Moved) saEvent()         {}
 func (Count) saEvent()         {}

@@ -36,6 +36,7 @@ type FreeSPI struct {
 // 7427). Reply: SignReply.
 type Sign struct {
 	Config *Config
+	Scheme SignScheme
 	Octets []byte // the signed octets
 	// PeerHashes are the hash algorithms of the peer's SIGNATURE_HASH_ALGORITHMS,
 	// nil when it sent none: then only the classic methods may be used.
@@ -48,6 +49,7 @@ type Sign struct {
 // VerifyReply.
 type Verify struct {
 	Config *Config
+	Scheme SignScheme
 	ID     ident.ID
 	Method uint8
 	Auth   []byte
@@ -122,6 +124,14 @@ type LastInbound struct {
 	Outbound bool
 }
 
+// FindOther asks whether there is another established IKE SA of a configuration
+// with the peer. Reply: FoundReply.
+type FindOther struct {
+	Config *Config
+	Peer   ident.ID
+}
+
+func (FindOther) work()      {}
 func (Compute) work()        {}
 func (AllocSPI) work()       {}
 func (FreeSPI) work()        {}
@@ -156,6 +166,9 @@ type SignReply struct {
 type IdentityReply struct {
 	ID    ident.ID
 	Certs []Cert
+	// Curve is the size of the key's curve in bits, 256, 384 or 521; 0 for RSA.
+	// IKEv1 names it before it signs (RFC 4754).
+	Curve int
 	Err   error
 }
 
@@ -181,6 +194,11 @@ type DoneReply struct{ Err error }
 
 // TimeReply answers LastInbound.
 type TimeReply struct{ At time.Time }
+
+// FoundReply answers FindOther.
+type FoundReply struct{ Found bool }
+
+func (FoundReply) reply() {}
 
 // KEReply answers Compute.
 type KEReply struct {

@@ -1,0 +1,225 @@
+package ikev1
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"iked/crypto/aead"
+	"iked/crypto/integ"
+	"iked/crypto/kdf"
+	"iked/crypto/suite"
+	"iked/internal/keyex"
+	"iked/internal/secret"
+	"iked/spd"
+)
+
+// childBook is what the state machine keeps of a pair of SAs for itself.
+type childBook struct {
+	reserved    bool // the inbound SPI is reserved and no SA uses it
+	inUp, outUp bool // asked to be in the backend
+	announced   bool // ChildUp or ChildReplaced told of it
+	successor   *keyex.Child
+	rekeying    bool // a Quick Mode of ours is to replace it
+
+	deleteAt, inactiveAt, fadeAt time.Time
+}
+
+func book(c *keyex.Child) *childBook {
+	b, ok := c.Book.(*childBook)
+	if !ok {
+		b = &childBook{}
+		c.Book = b
+	}
+	return b
+}
+
+// Times of a replaced pair: when who replaced it deletes it, and how long its
+// inbound half still receives what was on its way.
+const (
+	deleteAfter = 10 * time.Second
+	fadeTime    = 5 * time.Second
+)
+
+func (sa *SA) childByInbound(spi uint32) *keyex.Child {
+	for _, c := range sa.children {
+		if c.SPIIn == spi {
+			return c
+		}
+	}
+	return nil
+}
+
+// childByOutbound finds a pair by the peer's inbound SPI.
+func (sa *SA) childByOutbound(proto suite.Protocol, spi uint32) *keyex.Child {
+	for _, c := range sa.children {
+		if c.Proto == proto && c.SPIOut == spi {
+			return c
+		}
+	}
+	return nil
+}
+
+// sameTraffic is the pair that serves the same selectors of a child, the newest
+// that is not replaced yet; nil: none.
+func (sa *SA) sameTraffic(cfg *keyex.ChildConfig, local, remote spd.TS) *keyex.Child {
+	for _, c := range slices.Backward(sa.children) {
+		if c.Config == cfg && c.Local[0] == local && c.Remote[0] == remote && book(c).successor == nil && book(c).announced {
+			return c
+		}
+	}
+	return nil
+}
+
+// made is the record of a negotiated pair.
+func (sa *SA) made(cfg *keyex.ChildConfig, t transform2, mode spd.Mode, local, remote spd.TS, spiIn, spiOut uint32) *keyex.Child {
+	c := &keyex.Child{
+		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: t.proposal.Protocol, Mode: mode,
+		SPIIn: spiIn, SPIOut: spiOut, ESN: t.proposal.ESN(), Local: []spd.TS{local}, Remote: []spd.TS{remote},
+		LocalAddr: sa.local, RemoteAddr: sa.remote, Encap: sa.nat.any(), NoTFC: true,
+	}
+	c.Encr, _ = t.proposal.First(suite.ENCR)
+	c.Integ, _ = t.proposal.First(suite.INTEG)
+	c.KE, _ = t.proposal.First(suite.KE)
+	return c
+}
+
+// childKeys makes the keys of both SAs (RFC 2409, Section 5.5): the key of each
+// direction comes from the SPI of who receives it.
+func (sa *SA) childKeys(c *keyex.Child, gqm secret.Bytes, ni, nr []byte) error {
+	var el, il int
+	var err error
+	if c.Proto == suite.ProtoAH {
+		il, _, err = integ.Lens(c.Integ.ID)
+	} else {
+		el, il, err = aead.KeyLens(c.Encr, c.Integ)
+	}
+	if err != nil {
+		return err
+	}
+	split := func(spi uint32) (encr, integrity secret.Bytes) {
+		all := kdf.IKEv1KEYMAT(sa.keys.prf, sa.keys.all.SKEYIDd, gqm, uint8(c.Proto), [4]byte(idOctets(spi)), ni, nr, el+il)
+		defer all.Destroy()
+		b := all.Reveal()
+		return secret.New(slices.Clone(b[:el])), secret.New(slices.Clone(b[el:]))
+	}
+	c.EncrIn, c.IntegIn = split(c.SPIIn)
+	c.EncrOut, c.IntegOut = split(c.SPIOut)
+	if c.Config.SHA256_96 && c.Integ.ID == suite.IntegHMACSHA256 {
+		c.Integ.ID = suite.IntegHMACSHA256_96
+	}
+	return nil
+}
+
+// installChild asks the backend for directions of a pair.
+func (sa *SA) installChild(f *keyex.Flow, c *keyex.Child, in, out bool, then func(now time.Time, err error)) {
+	b := book(c)
+	b.inUp, b.outUp = b.inUp || in, b.outUp || out
+	if in {
+		b.reserved = false
+	}
+	f.Ask(keyex.InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r keyex.Reply) {
+		d, _ := r.(keyex.DoneReply)
+		if d.Err != nil {
+			// The backend left nothing of it; the reservation of the SPI stands.
+			b.inUp, b.outUp, b.reserved = false, false, in
+		}
+		then(now, d.Err)
+	})
+}
+
+// removeChild takes directions out of the backend, as far as they are there.
+func (sa *SA) removeChild(c *keyex.Child, in, out bool) {
+	b := book(c)
+	if b.reserved && in {
+		b.reserved = false
+		sa.Tell(keyex.FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
+	}
+	in, out = in && b.inUp, out && b.outUp
+	if in || out {
+		b.inUp, b.outUp = b.inUp && !in, b.outUp && !out
+		sa.Tell(keyex.RemoveChild{Child: c, In: in, Out: out})
+	}
+}
+
+// childUp starts the life of a pair and tells of it: a new one, or the successor
+// of old.
+func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life childLife) {
+	c.State, c.Installed = keyex.ChildInstalled, now
+	if life.soft > 0 {
+		c.RekeyAt = now.Add(max(life.soft-keyex.Jitter(sa.env, c.Config.Time.Jitter), time.Second))
+	}
+	if life.hard > 0 {
+		c.ExpireAt = now.Add(life.hard)
+	}
+	b := book(c)
+	if c.Config.Inactivity > 0 {
+		b.inactiveAt = now.Add(c.Config.Inactivity)
+	}
+	b.announced = true
+	if old == nil || !slices.Contains(sa.children, old) {
+		sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
+			c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+		sa.Event(keyex.ChildUp{Child: c})
+		return
+	}
+	o := book(old)
+	o.successor, o.rekeying = c, false
+	old.State, old.RekeyAt = keyex.ChildRekeyed, time.Time{}
+	if c.Initiator {
+		o.deleteAt = now.Add(deleteAfter)
+	}
+	c.Replaces = old.UniqueID
+	sa.count("child-rekey", "")
+	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
+		c.Config.Name, old.UniqueID, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+	sa.Event(keyex.ChildReplaced{Old: old, New: c})
+}
+
+// dropChild ends a pair that both sides know to be over.
+func (sa *SA) dropChild(now time.Time, c *keyex.Child, peer bool) {
+	if i := slices.Index(sa.children, c); i >= 0 {
+		sa.children = slices.Delete(sa.children, i, i+1)
+	}
+	c.State = keyex.ChildDeleted
+	b := book(c)
+	if b.successor != nil && b.inUp {
+		sa.removeChild(c, false, true)
+		b.fadeAt = now.Add(fadeTime)
+		sa.fading = append(sa.fading, c)
+		return
+	}
+	sa.removeChild(c, true, true)
+	if b.announced && b.successor == nil {
+		sa.Event(keyex.ChildDown{Child: c, Peer: peer})
+	}
+}
+
+// childLife is the lifetime of a pair; 0: none.
+type childLife struct{ soft, hard time.Duration }
+
+// lifeOf is what a configuration and the peer agree on: the shorter one counts
+// (RFC 2407, Section 4.5.4). The soft limit stays in proportion.
+func lifeOf(cfg *keyex.ChildConfig, seconds uint64) childLife {
+	l := childLife{cfg.Time.Rekey, cfg.Time.Hard}
+	if peer := time.Duration(min(seconds, 1<<31)) * time.Second; seconds != 0 && (l.hard == 0 || peer < l.hard) {
+		l.soft, l.hard = min(nonZero(l.soft, peer), peer-peer/10), peer
+	}
+	return l
+}
+
+func nonZero(d, other time.Duration) time.Duration {
+	if d == 0 {
+		return other
+	}
+	return d
+}
+
+// lifeWords are the lifetimes that we offer.
+func lifeWords(cfg *keyex.ChildConfig) (seconds, kbytes uint64) {
+	return uint64(cfg.Time.Hard / time.Second), cfg.HardBytes / 1024
+}
+
+func installFault(cfg *keyex.ChildConfig, err error) string {
+	return fmt.Sprintf("CHILD_SA %s cannot be installed: %v", cfg.Name, err)
+}

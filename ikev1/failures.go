@@ -1,0 +1,100 @@
+package ikev1
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"iked/crypto/suite"
+	"iked/ikev1/message"
+	"iked/internal/keyex"
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// failure is a Failure with what this SA knows of itself.
+func (sa *SA) failure(now time.Time, stage trace.Stage, sentence, advice string, evidence ...string) *trace.Failure {
+	f := &trace.Failure{
+		At: now, Stage: stage, Local: sa.local.String(), Remote: sa.remote.String(), Initiator: sa.initiator,
+		Sentence: sentence, Advice: advice, Evidence: evidence,
+	}
+	if sa.cfg != nil {
+		f.Conn = sa.cfg.Name
+	}
+	if !sa.localID.IsAny() {
+		f.LocalID = sa.localID.String()
+	}
+	if !sa.remoteID.IsAny() {
+		f.RemoteID = sa.remoteID.String()
+	}
+	return f
+}
+
+// complete fills in what an outside failure does not know.
+func (sa *SA) complete(now time.Time, f *trace.Failure) *trace.Failure {
+	own := sa.failure(now, f.Stage, f.Sentence, f.Advice, f.Evidence...)
+	if f.RemoteID != "" {
+		own.RemoteID = f.RemoteID
+	}
+	return own
+}
+
+func (sa *SA) log(now time.Time, l trace.Level, warn bool, format string, args ...any) {
+	sa.record(trace.Record{At: now, Level: l, Group: trace.IKE, Warn: warn, Msg: fmt.Sprintf(format, args...)})
+}
+
+func (sa *SA) logChild(now time.Time, c *keyex.ChildConfig, warn bool, format string, args ...any) {
+	r := trace.Record{At: now, Level: trace.Control, Group: trace.CHD, Warn: warn, Msg: fmt.Sprintf(format, args...)}
+	if c != nil {
+		r.Child = c.Name
+	}
+	sa.record(r)
+}
+
+func (sa *SA) record(r trace.Record) {
+	if sa.cfg != nil {
+		r.Conn = sa.cfg.Name
+	}
+	r.UniqueID, r.SPIi, r.SPIr, r.Peer = sa.uniqueID, sa.ckyI.Uint64(), sa.ckyR.Uint64(), sa.remote.String()
+	sa.Event(keyex.Log{Record: r})
+}
+
+// failed reports the failure of a CHILD_SA; nil cfg: none was found.
+func (sa *SA) failed(now time.Time, cfg *keyex.ChildConfig, f *trace.Failure) {
+	if cfg != nil {
+		f.Child = cfg.Name
+	}
+	sa.logChild(now, cfg, true, "%s", f.Sentence)
+	sa.Event(keyex.Failed{Failure: f, Child: cfg})
+}
+
+// mismatch is the failure of a comparison of proposals.
+func (sa *SA) mismatch(now time.Time, stage trace.Stage, m *suite.Mismatch) *trace.Failure {
+	f := sa.failure(now, stage, m.String(), "make one proposal of both sides agree in every algorithm")
+	f.Evidence = append(f.Evidence, strings.Split(strings.TrimRight(m.Table(), "\n"), "\n")...)
+	return f
+}
+
+// refusedBy tells what an error notify of the peer means.
+func (sa *SA) refusedBy(now time.Time, n message.NotifyType, what string) *trace.Failure {
+	advice := map[message.NotifyType]string{
+		message.NoProposalChosen:       "compare proposals, authentication and mode of both sides; the peer's log names what it has. Quick Mode is refused so for a group (PFS) that differs, too",
+		message.AuthenticationFailed:   "compare identities and credentials of both sides: the peer does not accept ours; its log says why",
+		message.InvalidIDInformation:   "compare identities, and local_ts and remote_ts of both sides: IKEv1 narrows nothing, the peer must have the same selectors",
+		message.PayloadMalformed:       "the peer cannot read our message: with a pre-shared key the secrets differ, most likely",
+		message.InvalidHashInformation: "the pre-shared keys differ, most likely",
+	}[n]
+	if advice == "" {
+		advice = "see the peer's log"
+	}
+	return sa.failure(now, trace.StageRefused, fmt.Sprintf("the peer refused %s with %s", what, n.Name()), advice)
+}
+
+// selectors prints a list for people.
+func selectors(ts []spd.TS) string {
+	var out []string
+	for _, t := range ts {
+		out = append(out, t.String())
+	}
+	return strings.Join(out, " ")
+}

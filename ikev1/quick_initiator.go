@@ -1,0 +1,336 @@
+package ikev1
+
+import (
+	"crypto/hmac"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"iked/crypto/ke"
+	"iked/crypto/suite"
+	"iked/ikev1/message"
+	"iked/internal/keyex"
+	"iked/internal/secret"
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// quick is a Quick Mode of ours (RFC 2409, Section 5.5).
+//
+//	HDR*, HASH(1), SA, Ni [, KE ] [, IDci, IDcr ]  -->
+//	                      <--  HDR*, HASH(2), SA, Nr [, KE ] [, IDci, IDcr ]
+//	HDR*, HASH(3)                                  -->
+type quick struct {
+	sa   *SA
+	x    *exchange
+	flow keyex.Flow
+
+	cfg           *keyex.ChildConfig
+	local, remote spd.TS
+	old           *keyex.Child // the pair that this one replaces; nil: none
+
+	spi     uint32
+	proto   suite.Protocol
+	offered []message.Proposal
+	idci    *message.ID
+	idcr    *message.ID
+	group   uint16
+	pair    *ke.KeyPair
+	ni      []byte
+	made    *keyex.Child
+}
+
+// queueChild begins a Quick Mode for each pair of selectors of a child. A packet
+// that asked for it goes first.
+func (sa *SA) queueChild(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow) {
+	list := sa.pairs(cfg)
+	if len(list) == 0 {
+		sa.failed(now, cfg, sa.failure(now, trace.StageSelectors, "local_ts and remote_ts of "+cfg.Name+" have no address family and protocol in common", "make them of one family"))
+		return
+	}
+	if len(sa.children)+len(list) > maxChildren {
+		sa.failed(now, cfg, sa.failure(now, trace.StageChild, fmt.Sprintf("the IKE_SA has %d CHILD_SAs, no more are made", len(sa.children)), "close some"))
+		return
+	}
+	for _, p := range list {
+		q := &quick{sa: sa, cfg: cfg, local: p[0], remote: p[1], flow: keyex.Flow{Queue: &sa.Queue}}
+		if flow != nil && p[0].From.Compare(flow.Local) <= 0 && flow.Local.Compare(p[0].To) <= 0 && p[1].From.Compare(flow.Remote) <= 0 && flow.Remote.Compare(p[1].To) <= 0 {
+			sa.waiting = append([]*quick{q}, sa.waiting...)
+			continue
+		}
+		sa.waiting = append(sa.waiting, q)
+	}
+}
+
+// rekeyChild replaces a pair by a new one.
+func (sa *SA) rekeyChild(now time.Time, c *keyex.Child) {
+	c.RekeyAt = time.Time{}
+	if c.State != keyex.ChildInstalled || book(c).rekeying || book(c).successor != nil {
+		return
+	}
+	book(c).rekeying = true
+	c.State = keyex.ChildRekeying
+	sa.waiting = append(sa.waiting, &quick{sa: sa, cfg: c.Config, local: c.Local[0], remote: c.Remote[0], old: c, flow: keyex.Flow{Queue: &sa.Queue}})
+}
+
+func (q *quick) begin(now time.Time) {
+	sa := q.sa
+	q.x = sa.newExchange(message.ExchangeQuick, "QUICK_MODE")
+	q.x.quick = q
+	q.x.late, q.x.stop = q.late, func(now time.Time) { q.abandon() }
+	q.group = groupFor(q.cfg.Proposals)
+	q.proto = suite.ProtoESP
+	if len(q.cfg.Proposals) > 0 {
+		q.proto = q.cfg.Proposals[0].Protocol
+	}
+	q.flow.Run(now, q.reserve, q.generate, q.request)
+}
+
+// reserve asks for the inbound SPI.
+func (q *quick) reserve(now time.Time) {
+	q.flow.Ask(keyex.AllocSPI{Proto: q.proto, Local: q.sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
+		s, ok := r.(keyex.SPIReply)
+		if !ok || s.Err != nil {
+			q.fail(now, q.sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
+			return
+		}
+		q.spi = s.SPI
+	})
+}
+
+func (q *quick) generate(now time.Time) {
+	if q.group == 0 {
+		return
+	}
+	q.flow.Compute(now, keyex.Generate(q.sa.env, q.group), func(now time.Time, r keyex.KEResult, err error) {
+		if err != nil {
+			q.fail(now, q.sa.failure(now, trace.StageKE, "the key exchange failed: "+err.Error(), ""))
+			return
+		}
+		q.pair = r.Pair
+	})
+}
+
+// request sends the first message.
+func (q *quick) request(now time.Time) {
+	sa := q.sa
+	var err error
+	if q.idci, err = idOf(q.local); err == nil {
+		q.idcr, err = idOf(q.remote)
+	}
+	if err != nil {
+		q.fail(now, sa.failure(now, trace.StageSelectors, err.Error(), "use one port, or none, in local_ts and remote_ts of "+q.cfg.Name))
+		return
+	}
+	if q.cfg.Mode == spd.BEET || q.cfg.Mode == spd.Transport && sa.nat.any() {
+		q.fail(now, sa.failure(now, trace.StageConfig, fmt.Sprintf("mode %s", modeName(q.cfg.Mode))+" is not negotiated here by IKEv1, or not through a NAT", "use mode: tunnel, or version: 2"))
+		return
+	}
+	seconds, kbytes := lifeWords(q.cfg)
+	q.offered = offerPhase2(q.cfg.Proposals, q.spi, want2{encap: sa.encapOf(q.cfg.Mode), group: q.group, seconds: seconds, kbytes: kbytes})
+	if len(q.offered) == 0 {
+		q.fail(now, sa.failure(now, trace.StageConfig, "none of the proposals of "+q.cfg.Name+" can be said in IKEv1", "add a proposal such as aes256-sha256 or aes128gcm16"))
+		return
+	}
+	q.ni = sa.nonce()
+	list := []message.Payload{&message.SA{Proposals: q.offered}, &message.Opaque{Kind: message.TypeNonce, Data: q.ni}}
+	if q.pair != nil {
+		list = append(list, &message.Opaque{Kind: message.TypeKE, Data: q.pair.Public()})
+	}
+	q.x.next = q.answer
+	// HASH(1) = prf(SKEYID_a, M-ID | SA | Ni [ | KE ] [ | IDci | IDcr ]).
+	if err := sa.sendHashed(now, q.x, true, nil, append(list, q.idci, q.idcr)...); err != nil {
+		q.fail(now, sa.failure(now, trace.StageConfig, err.Error(), "offer fewer proposals"))
+	}
+}
+
+// answer takes the responder's choice.
+func (q *quick) answer(now time.Time, in *incoming) {
+	sa := q.sa
+	hash, rest, ok := in.AfterHash()
+	nr, okN := one[*message.Opaque](in.Message, message.TypeNonce)
+	choice, okSA := one[*message.SA](in.Message, message.TypeSA)
+	if !ok || !okN || !okSA {
+		sa.dropped(now, "missing-payload", "HASH, SA and NONCE are expected once each")
+		return
+	}
+	// HASH(2) = prf(SKEYID_a, M-ID | Ni_b | SA | Nr [ | KE ] [ | IDci | IDcr ]).
+	if !hmac.Equal(hash, sa.keys.hashOf(idOctets(q.x.id), q.ni, rest)) {
+		sa.dropped(now, "hash", "HASH(2) is wrong")
+		return
+	}
+	in.accept()
+	sa.follow(now, in.from)
+	t, mode, spiOut, life, f := q.take(now, in.Message, choice)
+	if f != nil {
+		sa.tellSPI(now, message.NoProposalChosen, q.proto, q.spi)
+		q.fail(now, f)
+		return
+	}
+	c := sa.made(q.cfg, t, mode, q.local, q.remote, q.spi, spiOut)
+	c.Initiator, book(c).reserved = true, true
+	q.made = c
+	var gqm secret.Bytes
+	q.flow.Run(now, func(now time.Time) {
+		if q.group == 0 {
+			return
+		}
+		public, ok := one[*message.Opaque](in.Message, message.TypeKE)
+		if !ok || len(public.Data) != ke.PublicLen(q.group) {
+			q.fail(now, sa.failure(now, trace.StageKE, "the peer's answer has no public value of the group", "this is a fault of the peer's implementation"))
+			return
+		}
+		q.flow.Compute(now, keyex.Agree(sa.env, q.group, q.pair, public.Data), func(now time.Time, r keyex.KEResult, err error) {
+			if err != nil {
+				q.fail(now, sa.failure(now, trace.StageKE, "the peer's public value is refused: "+err.Error(), ""))
+				return
+			}
+			gqm = r.Shared
+		})
+	}, func(now time.Time) {
+		if err := sa.childKeys(c, gqm, q.ni, nr.Data); err != nil {
+			q.fail(now, sa.failure(now, trace.StageInstall, err.Error(), ""))
+			return
+		}
+		gqm.Destroy()
+		sa.children = append(sa.children, c)
+		sa.installChild(&q.flow, c, true, true, func(now time.Time, err error) {
+			if err != nil {
+				q.fail(now, sa.failure(now, trace.StageInstall, installFault(q.cfg, err), "see the backend in `ikectl status`"))
+			}
+		})
+	}, func(now time.Time) {
+		// HASH(3) = prf(SKEYID_a, 0 | M-ID | Ni_b | Nr_b).
+		h := sa.keys.hashOf([]byte{0}, idOctets(q.x.id), q.ni, nr.Data)
+		if err := sa.send(now, q.x, true, false, &message.Opaque{Kind: message.TypeHash, Data: h}); err != nil {
+			q.fail(now, sa.failure(now, trace.StageConfig, err.Error(), ""))
+			return
+		}
+		sa.finish(now, q.x)
+		sa.childUp(now, c, q.old, life)
+	})
+}
+
+// take checks that the answer chooses one of our transforms, unchanged, and says
+// our selectors.
+func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t transform2, mode spd.Mode, spiOut uint32, life childLife, f *trace.Failure) {
+	sa := q.sa
+	bad := func(format string, args ...any) *trace.Failure {
+		return sa.failure(now, trace.StageChild, fmt.Sprintf(format, args...), "this is a fault of the peer's implementation")
+	}
+	if len(s.Proposals) != 1 || len(s.Proposals[0].Transforms) != 1 {
+		return t, 0, 0, life, bad("the peer chose %d proposals, expected one with one transform", len(s.Proposals))
+	}
+	p := &s.Proposals[0]
+	spiOut, ok := p.SPI32()
+	if !ok || spiOut < 256 {
+		return t, 0, 0, life, bad("the peer's SPI has %d octets, or is below 256", len(p.SPI))
+	}
+	found := false
+	for i := range q.offered {
+		for j := range q.offered[i].Transforms {
+			found = found || q.offered[i].Protocol == p.Protocol && sameTransform(&q.offered[i].Transforms[j], &p.Transforms[0])
+		}
+	}
+	if !found {
+		return t, 0, 0, life, bad("the peer chose a transform that was not offered")
+	}
+	t, why := readPhase2(p.Protocol, &p.Transforms[0])
+	if why != "" {
+		return t, 0, 0, life, bad("the peer's choice cannot be read: %s", why)
+	}
+	mode, _, _ = modeOf(t.encap)
+	// RFC 2409, Section 5.5: the same identities.
+	if ids := idPair(m); ids != nil {
+		l, errL := tsOf(ids[0])
+		r, errR := tsOf(ids[1])
+		if errL != nil || errR != nil || l != q.local || r != q.remote {
+			return t, 0, 0, life, bad("the peer's answer has other selectors than ours, and IKEv1 narrows nothing")
+		}
+	}
+	life = lifeOf(q.cfg, responderLifetime(m, t.seconds))
+	return t, mode, spiOut, life, nil
+}
+
+// idPair are IDci and IDcr; nil: there are none.
+func idPair(m *message.Message) []*message.ID {
+	var out []*message.ID
+	for _, p := range m.Payloads {
+		if id, ok := p.(*message.ID); ok {
+			out = append(out, id)
+		}
+	}
+	if len(out) != 2 {
+		return nil
+	}
+	return out
+}
+
+// responderLifetime is the lifetime in seconds that the responder tells to have
+// (RFC 2407, Section 4.6.3.1), else the one that was agreed on.
+func responderLifetime(m *message.Message, seconds uint64) uint64 {
+	for _, p := range m.Payloads {
+		n, ok := p.(*message.Notify)
+		if !ok || n.Kind != message.ResponderLifetime {
+			continue
+		}
+		list, err := message.ParseAttributes(n.Data)
+		if err != nil {
+			continue
+		}
+		life := uint64(0)
+		for _, a := range list {
+			v, ok := a.Uint()
+			switch {
+			case !ok:
+			case a.Type == message.P2LifeType:
+				life = v
+			case a.Type == message.P2LifeDuration && life == uint64(message.LifeSeconds) && v != 0:
+				seconds = v
+			}
+		}
+	}
+	return seconds
+}
+
+// fail ends the Quick Mode; what it made goes.
+func (q *quick) fail(now time.Time, f *trace.Failure) {
+	q.abandon()
+	if q.x != nil {
+		q.sa.finish(now, q.x)
+	}
+	q.sa.failed(now, q.cfg, f)
+	if q.old != nil {
+		q.sa.rekeyLater(now, q.old)
+	}
+}
+
+// abandon gives back what the Quick Mode holds.
+func (q *quick) abandon() {
+	q.flow.Stop()
+	if q.pair != nil {
+		q.pair.Destroy()
+	}
+	if c := q.made; c != nil && !book(c).announced {
+		q.sa.unlist(c)
+		q.sa.removeChild(c, true, true)
+		return
+	}
+	if q.made == nil && q.spi != 0 {
+		q.sa.Tell(keyex.FreeSPI{Proto: q.proto, Local: q.sa.local.Addr(), SPI: q.spi})
+		q.spi = 0
+	}
+}
+
+func (q *quick) late(now time.Time) {
+	q.fail(now, q.sa.failure(now, trace.StageReach, "the peer does not answer Quick Mode for "+q.cfg.Name, "see the peer's log: it may have forgotten the IKE_SA"))
+	q.sa.areYouThere(now)
+}
+
+// spiOf is the SPI in a notify about AH or ESP.
+func spiOf(n *message.Notify) (uint32, bool) {
+	if n.Protocol != message.ProtoAH && n.Protocol != message.ProtoESP || len(n.SPI) != 4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(n.SPI), true
+}

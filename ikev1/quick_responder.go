@@ -1,0 +1,318 @@
+package ikev1
+
+import (
+	"crypto/hmac"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	"iked/crypto/ke"
+	"iked/crypto/suite"
+	"iked/ikev1/message"
+	"iked/internal/keyex"
+	"iked/internal/secret"
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// quickResponder is a Quick Mode of the peer; the drawing stands in
+// quick_initiator.go.
+type quickResponder struct {
+	sa   *SA
+	x    *exchange
+	flow keyex.Flow
+
+	cfg           *keyex.ChildConfig
+	local, remote spd.TS
+	idci, idcr    *message.ID // as they came; nil: none did
+	proposal      *message.Proposal
+	chosen        transform2
+	mode          spd.Mode
+	ni, nr        []byte
+	public        []byte // the peer's
+	pair          *ke.KeyPair
+	spi           uint32
+	made          *keyex.Child
+	life          childLife
+}
+
+// request takes the first message.
+func (q *quickResponder) request(now time.Time, in *incoming) {
+	sa := q.sa
+	hash, rest, ok := in.AfterHash()
+	if !ok || !hmac.Equal(hash, sa.keys.hashOf(idOctets(q.x.id), rest)) {
+		// HASH(1) = prf(SKEYID_a, M-ID | SA | Ni [ | KE ] [ | IDci | IDcr ]).
+		sa.dropped(now, "hash", "HASH(1) of Quick Mode is wrong or missing")
+		return
+	}
+	in.accept()
+	sa.keep(q.x)
+	sa.follow(now, in.from)
+	q.x.stop = func(time.Time) { q.abandon() }
+	offer, okSA := one[*message.SA](in.Message, message.TypeSA)
+	ni, okN := one[*message.Opaque](in.Message, message.TypeNonce)
+	if !okSA || !okN {
+		q.refuse(now, message.PayloadMalformed, sa.failure(now, trace.StageChild, "the peer's Quick Mode lacks SA or NONCE", "this is a fault of the peer's implementation"))
+		return
+	}
+	if len(sa.children) >= maxChildren {
+		q.refuse(now, message.NoProposalChosen, sa.failure(now, trace.StageChild, fmt.Sprintf("the IKE_SA has %d CHILD_SAs, no more are made", len(sa.children)), "close some"))
+		return
+	}
+	q.ni = ni.Data
+	if n, f := q.findChild(now, in.Message); f != nil {
+		q.refuse(now, n, f)
+		return
+	}
+	if f := q.choose(now, offer); f != nil {
+		q.refuse(now, message.NoProposalChosen, f)
+		return
+	}
+	if f := q.takeKE(now, in.Message); f != nil {
+		q.refuse(now, message.InvalidKeyInformation, f)
+		return
+	}
+	q.flow.Run(now, q.reserve, q.agree, q.install, q.reply)
+}
+
+// findChild finds the configured child for the peer's selectors. IKEv1 narrows
+// nothing: they must lie within the policy (RFC 2409, Section 5.5). Without
+// identities they are the peers' own addresses.
+func (q *quickResponder) findChild(now time.Time, m *message.Message) (message.NotifyType, *trace.Failure) {
+	sa := q.sa
+	q.local, q.remote = spd.Host(sa.local.Addr()), spd.Host(sa.remote.Addr())
+	if ids := idPair(m); ids != nil {
+		q.idci, q.idcr = ids[0], ids[1]
+		var errL, errR error
+		q.remote, errR = tsOf(ids[0])
+		q.local, errL = tsOf(ids[1])
+		if errL != nil || errR != nil {
+			return message.InvalidIDInformation, sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer's selectors cannot be used: %v %v", errL, errR), "use addresses, subnets or ranges")
+		}
+	}
+	// One that has the same selectors before one that covers them.
+	for _, exact := range [...]bool{true, false} {
+		for _, cfg := range sa.cfg.Children {
+			l, r := sa.localTS(cfg), sa.remoteTS(cfg)
+			fits := spd.Subset([]spd.TS{q.local}, l) && spd.Subset([]spd.TS{q.remote}, r)
+			if exact {
+				fits = slices.Contains(l, q.local) && slices.Contains(r, q.remote)
+			}
+			if fits {
+				q.cfg = cfg
+				return 0, nil
+			}
+		}
+	}
+	f := sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer wants %v === %v, which no child of %s has", q.local, q.remote, sa.cfg.Name),
+		"make local_ts and remote_ts of both sides the same, turned round: IKEv1 narrows nothing")
+	for _, cfg := range sa.cfg.Children {
+		f.Evidence = append(f.Evidence, fmt.Sprintf("%s has %s === %s", cfg.Name, selectors(sa.localTS(cfg)), selectors(sa.remoteTS(cfg))))
+	}
+	return message.InvalidIDInformation, f
+}
+
+// choose takes the first proposal and transform that fit; a proposal that is to
+// be combined with another one (AH and ESP, IPCOMP) is passed over.
+func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure {
+	sa := q.sa
+	var list []suite.Proposal
+	var read []transform2
+	var modes []spd.Mode
+	var where [][2]int
+	why := "the peer offers nothing"
+	for i := range offer.Proposals {
+		p := &offer.Proposals[i]
+		if slices.ContainsFunc(offer.Proposals, func(o message.Proposal) bool { return o.Number == p.Number && o.Protocol != p.Protocol }) {
+			why = "the peer offers protocols that belong together, as AH and ESP, which is not supported by this version"
+			continue
+		}
+		if spi, ok := p.SPI32(); !ok || spi < 256 {
+			why = "the SPI of the peer's proposal has not four octets, or is below 256"
+			continue
+		}
+		for j := range p.Transforms {
+			t, no := readPhase2(p.Protocol, &p.Transforms[j])
+			mode, udp, ok := modeOf(t.encap)
+			switch {
+			case no != "":
+				why = no
+			case !ok || mode != q.cfg.Mode && (mode != spd.Tunnel || q.cfg.ModeRequired):
+				why = fmt.Sprintf("the peer offers encapsulation mode %d, and %s has mode %s", t.encap, q.cfg.Name, modeName(q.cfg.Mode))
+			case udp != sa.nat.any():
+				why = fmt.Sprintf("the peer offers encapsulation mode %d, and NAT detection found otherwise", t.encap)
+			case mode == spd.Transport && sa.nat.any():
+				why = "transport mode through a NAT is not negotiated here by IKEv1; use mode: tunnel, or version: 2"
+			default:
+				list, read, modes, where = append(list, t.proposal), append(read, t), append(modes, mode), append(where, [2]int{i, j})
+			}
+		}
+	}
+	if len(list) == 0 {
+		return sa.failure(now, trace.StageChild, "none of the peer's transforms for "+q.cfg.Name+" can be used: "+why, "make mode and esp_proposals of both sides agree")
+	}
+	c, m := suite.Select(q.cfg.Proposals, list, suite.Options{})
+	if m != nil {
+		return sa.mismatch(now, trace.StageChild, m)
+	}
+	at := where[c.TheirIndex]
+	q.chosen, q.mode = read[c.TheirIndex], modes[c.TheirIndex]
+	p := offer.Proposals[at[0]]
+	p.Transforms = p.Transforms[at[1] : at[1]+1]
+	q.proposal = &p
+	return nil
+}
+
+// takeKE holds the public value against the group that was chosen.
+func (q *quickResponder) takeKE(now time.Time, m *message.Message) *trace.Failure {
+	k, ok := one[*message.Opaque](m, message.TypeKE)
+	if q.chosen.group == 0 {
+		return nil
+	}
+	if !ok || len(k.Data) != ke.PublicLen(q.chosen.group) {
+		return q.sa.failure(now, trace.StageKE, fmt.Sprintf("the peer's Quick Mode names group %d and has no public value of it", q.chosen.group), "this is a fault of the peer's implementation")
+	}
+	q.public = k.Data
+	return nil
+}
+
+func (q *quickResponder) reserve(now time.Time) {
+	q.flow.Ask(keyex.AllocSPI{Proto: q.chosen.proposal.Protocol, Local: q.sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
+		s, ok := r.(keyex.SPIReply)
+		if !ok || s.Err != nil {
+			q.refuse(now, message.NoProposalChosen, q.sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
+			return
+		}
+		q.spi = s.SPI
+	})
+}
+
+// agree makes the record with its keys.
+func (q *quickResponder) agree(now time.Time) {
+	sa := q.sa
+	q.nr = sa.nonce()
+	derive := func(now time.Time, gqm secret.Bytes) {
+		spiOut := binary.BigEndian.Uint32(q.proposal.SPI)
+		c := sa.made(q.cfg, q.chosen, q.mode, q.local, q.remote, q.spi, spiOut)
+		book(c).reserved = true
+		q.made = c
+		if err := sa.childKeys(c, gqm, q.ni, q.nr); err != nil {
+			q.refuse(now, message.NoProposalChosen, sa.failure(now, trace.StageInstall, err.Error(), ""))
+			return
+		}
+		gqm.Destroy()
+		sa.children = append(sa.children, c)
+	}
+	if q.public == nil {
+		derive(now, secret.Bytes{})
+		return
+	}
+	q.flow.Compute(now, keyex.Agree(sa.env, q.chosen.group, nil, q.public), func(now time.Time, r keyex.KEResult, err error) {
+		if err != nil {
+			q.refuse(now, message.InvalidKeyInformation, sa.failure(now, trace.StageKE, "the peer's public value is refused: "+err.Error(), ""))
+			return
+		}
+		q.pair = r.Pair
+		derive(now, r.Shared)
+	})
+}
+
+// install puts the inbound half in force before the peer can send.
+func (q *quickResponder) install(now time.Time) {
+	q.sa.installChild(&q.flow, q.made, true, false, func(now time.Time, err error) {
+		if err != nil {
+			q.refuse(now, message.NoProposalChosen, q.sa.failure(now, trace.StageInstall, installFault(q.cfg, err), "see the backend in `ikectl status`"))
+		}
+	})
+}
+
+// reply sends the second message. It is repeated: the peer's address is proven,
+// and the third message has no other sign of its loss.
+func (q *quickResponder) reply(now time.Time) {
+	sa := q.sa
+	p := *q.proposal
+	p.SPI = binary.BigEndian.AppendUint32(nil, q.spi)
+	list := []message.Payload{&message.SA{Proposals: []message.Proposal{p}}, &message.Opaque{Kind: message.TypeNonce, Data: q.nr}}
+	if q.pair != nil {
+		list = append(list, &message.Opaque{Kind: message.TypeKE, Data: q.pair.Public()})
+	}
+	if q.idci != nil {
+		list = append(list, q.idci, q.idcr)
+	}
+	q.life = lifeOf(q.cfg, q.chosen.seconds)
+	if own, _ := lifeWords(q.cfg); own != 0 && (q.chosen.seconds == 0 || own < q.chosen.seconds) {
+		list = append(list, sa.responderLifetime(q.chosen.proposal.Protocol, q.spi, own))
+	}
+	q.x.next, q.x.late = q.confirm, q.late
+	if err := sa.sendHashed(now, q.x, true, q.ni, list...); err != nil {
+		q.refuse(now, message.NoProposalChosen, sa.failure(now, trace.StageConfig, err.Error(), ""))
+	}
+}
+
+// responderLifetime tells that our lifetime is the shorter one (RFC 2407, Section
+// 4.6.3.1).
+func (sa *SA) responderLifetime(proto suite.Protocol, spi uint32, seconds uint64) message.Payload {
+	attrs := message.AppendAttributes(nil, message.Basic(message.P2LifeType, message.LifeSeconds), message.Duration(message.P2LifeDuration, seconds))
+	return &message.Notify{DOI: message.DOIIPsec, Protocol: message.Protocol(proto), SPI: binary.BigEndian.AppendUint32(nil, spi), Kind: message.ResponderLifetime, Data: attrs}
+}
+
+// confirm takes the third message; from now on we send.
+func (q *quickResponder) confirm(now time.Time, in *incoming) {
+	sa := q.sa
+	hash, _, ok := in.AfterHash()
+	// HASH(3) = prf(SKEYID_a, 0 | M-ID | Ni_b | Nr_b).
+	if !ok || !hmac.Equal(hash, sa.keys.hashOf([]byte{0}, idOctets(q.x.id), q.ni, q.nr)) {
+		sa.dropped(now, "hash", "HASH(3) of Quick Mode is wrong or missing")
+		return
+	}
+	in.accept()
+	sa.finish(now, q.x)
+	old := sa.sameTraffic(q.cfg, q.local, q.remote)
+	q.flow = keyex.Flow{Queue: &sa.Queue}
+	q.flow.Run(now, func(now time.Time) {
+		sa.installChild(&q.flow, q.made, false, true, func(now time.Time, err error) {
+			if err != nil {
+				sa.tellDelete(now, q.made)
+				q.abandon()
+				sa.failed(now, q.cfg, sa.failure(now, trace.StageInstall, installFault(q.cfg, err), "see the backend in `ikectl status`"))
+			}
+		})
+	}, func(now time.Time) { sa.childUp(now, q.made, old, q.life) })
+}
+
+// refuse tells the peer, with the SPI that it proposed, and ends the exchange.
+func (q *quickResponder) refuse(now time.Time, n message.NotifyType, f *trace.Failure) {
+	sa := q.sa
+	q.abandon()
+	sa.finish(now, q.x)
+	sa.failed(now, q.cfg, f)
+	proto, spi := suite.ProtoESP, uint32(0)
+	if q.proposal != nil {
+		proto = suite.Protocol(q.proposal.Protocol)
+		spi, _ = q.proposal.SPI32()
+	}
+	sa.tellSPI(now, n, proto, spi)
+}
+
+// abandon gives back what the Quick Mode holds.
+func (q *quickResponder) abandon() {
+	q.flow.Stop()
+	if q.pair != nil {
+		q.pair.Destroy()
+	}
+	switch c := q.made; {
+	case c != nil && !book(c).announced:
+		q.sa.unlist(c)
+		q.sa.removeChild(c, true, true)
+	case c == nil && q.spi != 0:
+		q.sa.Tell(keyex.FreeSPI{Proto: q.chosen.proposal.Protocol, Local: q.sa.local.Addr(), SPI: q.spi})
+		q.spi = 0
+	}
+}
+
+func (q *quickResponder) late(now time.Time) {
+	q.abandon()
+	q.sa.finish(now, q.x)
+	q.sa.failed(now, q.cfg, q.sa.failure(now, trace.StageReach, "the peer never confirmed Quick Mode for "+q.cfg.Name, "see the peer's log"))
+}
