@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"iked/crypto/suite"
@@ -46,6 +47,7 @@ type endpoint struct {
 	// a second one of that host.
 	wan, lan, site, site2 map[int]netip.Addr
 	net                   map[int]netip.Prefix
+	open                  atomic.Int32 // TCP connections that servers have
 }
 
 // pair is two gateways on one link with a backend each. Cells come and go on it.
@@ -107,10 +109,10 @@ func newPair(t *testing.T, a, b Side) *pair {
 			t.Fatalf("backend %q describes itself as %q", e.side.Name, name)
 		}
 		for _, family := range []int{4, 6} {
-			serve(t, e.gw, e.wan[family], e.lan[family])
-			serve(t, e.host, e.site[family])
+			e.serve(t, e.gw, e.wan[family], e.lan[family])
+			e.serve(t, e.host, e.site[family])
 			if e.site2 != nil {
-				serve(t, e.host, e.site2[family])
+				e.serve(t, e.host, e.site2[family])
 			}
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"iked/internal/testnet"
 )
 
@@ -25,7 +27,7 @@ const (
 const patience = 5 * time.Second
 
 // serve answers what comes to the addresses, each from itself, until the test ends.
-func serve(t *testing.T, ns *testnet.Namespace, addrs ...netip.Addr) {
+func (e *endpoint) serve(t *testing.T, ns *testnet.Namespace, addrs ...netip.Addr) {
 	t.Helper()
 	for _, a := range addrs {
 		l, err := ns.Listen("tcp", netip.AddrPortFrom(a, echoPort).String())
@@ -37,7 +39,11 @@ func serve(t *testing.T, ns *testnet.Namespace, addrs ...netip.Addr) {
 				if err != nil {
 					return
 				}
-				go echo(c)
+				e.open.Add(1)
+				go func() {
+					defer e.open.Add(-1)
+					echo(c.(*net.TCPConn))
+				}()
 			}
 		}()
 		for _, port := range []uint16{echoPort, holePort, wallPort} {
@@ -61,11 +67,26 @@ func serve(t *testing.T, ns *testnet.Namespace, addrs ...netip.Addr) {
 	}
 }
 
-// echo sends back what came until the other side has ended its half.
-func echo(c net.Conn) {
+// echo sends back what came until the other side has ended its half. It returns
+// when its own end was acknowledged too: nothing of the connection is sent later,
+// when other SAs are there, or none.
+func echo(c *net.TCPConn) {
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(4 * patience))
-	_, _ = io.Copy(c, c)
+	end := time.Now().Add(4 * patience)
+	_ = c.SetDeadline(end)
+	if _, err := io.Copy(c, c); err != nil || c.CloseWrite() != nil {
+		return
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	for closed := false; !closed && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		_ = raw.Control(func(fd uintptr) {
+			info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+			closed = err != nil || info.State == unix.BPF_TCP_CLOSE
+		})
+	}
 }
 
 // exchange sends what applications send, both ways: echo requests, a TCP transfer,
@@ -150,6 +171,11 @@ func transfer(from, to *half, size int) error {
 	}
 	if !bytes.Equal(got.Bytes(), data) {
 		return fmt.Errorf("%d octets came back changed", got.Len())
+	}
+	for end := time.Now().Add(patience); to.open.Load() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return errors.New("the connection did not end")
+		}
 	}
 	return nil
 }
