@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"iked/crypto/suite"
@@ -47,7 +46,7 @@ type endpoint struct {
 	// a second one of that host.
 	wan, lan, site, site2 map[int]netip.Addr
 	net                   map[int]netip.Prefix
-	open                  atomic.Int32 // TCP connections that servers have
+	nodes                 map[netip.Addr]Node
 }
 
 // pair is two gateways on one link with a backend each. Cells come and go on it.
@@ -108,11 +107,15 @@ func newPair(t *testing.T, a, b Side) *pair {
 		if name := e.b.Describe().Name; name != e.side.Name {
 			t.Fatalf("backend %q describes itself as %q", e.side.Name, name)
 		}
+		e.nodes = map[netip.Addr]Node{}
 		for _, family := range []int{4, 6} {
-			e.serve(t, e.gw, e.wan[family], e.lan[family])
-			e.serve(t, e.host, e.site[family])
-			if e.site2 != nil {
-				e.serve(t, e.host, e.site2[family])
+			for _, a := range []netip.Addr{e.wan[family], e.lan[family]} {
+				e.nodes[a] = Serve(t, e.gw, a)
+			}
+			for _, a := range []netip.Addr{e.site[family], e.site2[family]} {
+				if a.IsValid() {
+					e.nodes[a] = Serve(t, e.host, a)
+				}
 			}
 		}
 	}
@@ -158,9 +161,7 @@ type half struct {
 	*endpoint
 	in, out *sad.SA
 	policy  spd.Policy
-	// node sends and receives the packets, with this address.
-	node *testnet.Namespace
-	addr netip.Addr
+	Node    // that sends and receives the packets
 }
 
 // setup is a cell with its SAs and policies, not installed yet.
@@ -176,30 +177,25 @@ func (p *pair) setup(t *testing.T, c Cell) *setup {
 	p.next += 2
 	n := p.next
 	s := &setup{cell: c, a: half{endpoint: p.a}, b: half{endpoint: p.b}}
-	nA, lA := p.a.place(c)
-	nB, lB := p.b.place(c)
-	s.a.node, s.a.addr, s.b.node, s.b.addr = nA, lA.addr, nB, lB.addr
-	s.a.in, s.a.out, s.a.policy = half1(t, c, n, p.a.wan[c.Outer], p.b.wan[c.Outer], lA.ts, lB.ts, n, n+1)
-	s.b.in, s.b.out, s.b.policy = half1(t, c, n, p.b.wan[c.Outer], p.a.wan[c.Outer], lB.ts, lA.ts, n+1, n)
+	atA, tsA := p.a.place(c)
+	atB, tsB := p.b.place(c)
+	s.a.Node, s.b.Node = atA, atB
+	s.a.in, s.a.out, s.a.policy = half1(t, c, n, p.a.wan[c.Outer], p.b.wan[c.Outer], tsA, tsB, n, n+1)
+	s.b.in, s.b.out, s.b.policy = half1(t, c, n, p.b.wan[c.Outer], p.a.wan[c.Outer], tsB, tsA, n+1, n)
 	return s
-}
-
-type inside struct {
-	addr netip.Addr
-	ts   spd.TS
 }
 
 // place is who talks in a cell: the host behind the gateway in tunnel mode, the
 // gateway itself in the others, with its inner address in BEET mode
 // (draft-nikander-esp-beet-mode-09, Section 5: inner addresses are fixed).
-func (e *endpoint) place(c Cell) (*testnet.Namespace, inside) {
+func (e *endpoint) place(c Cell) (Node, spd.TS) {
 	switch c.Mode {
 	case spd.Transport:
-		return e.gw, inside{e.wan[c.Inner], spd.Host(e.wan[c.Inner])}
+		return e.nodes[e.wan[c.Inner]], spd.Host(e.wan[c.Inner])
 	case spd.BEET:
-		return e.gw, inside{e.lan[c.Inner], spd.Host(e.lan[c.Inner])}
+		return e.nodes[e.lan[c.Inner]], spd.Host(e.lan[c.Inner])
 	}
-	return e.host, inside{e.site[c.Inner], spd.FromPrefix(e.net[c.Inner])}
+	return e.nodes[e.site[c.Inner]], spd.FromPrefix(e.net[c.Inner])
 }
 
 // half1 is a side's SAs and policy, as that side sees them.
@@ -252,7 +248,7 @@ func (p *pair) neighbours() spd.Policy {
 // policies are what a side of the cell has in its SPD.
 func (p *pair) policies(h *half) []spd.Policy {
 	list := []spd.Policy{h.policy}
-	if h.policy.Mode == spd.Transport && h.addr.Is6() {
+	if h.policy.Mode == spd.Transport && h.Addr.Is6() {
 		list = append(list, p.neighbours())
 	}
 	return list

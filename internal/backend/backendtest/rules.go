@@ -185,7 +185,7 @@ func (p *pair) expires(t *testing.T, s *setup, h *half, sa *sad.SA, why string) 
 				return
 			default:
 				// What is lost is the point.
-				_, _ = s.a.node.Ping(s.b.addr, testnet.PingOptions{From: s.a.addr, Size: 600, Timeout: 10 * time.Millisecond})
+				_, _ = s.a.NS.Ping(s.b.Addr, testnet.PingOptions{From: s.a.Addr, Size: 600, Timeout: 10 * time.Millisecond})
 			}
 		}
 	}()
@@ -205,7 +205,7 @@ func (p *pair) expires(t *testing.T, s *setup, h *half, sa *sad.SA, why string) 
 	if most := int(sa.Limits.HardPackets); sa.Dir == sad.Out && most > 0 && n > most {
 		t.Errorf("%d packets left by an SA that ends after %d", n, most)
 	}
-	r, err := s.a.node.Ping(s.b.addr, testnet.PingOptions{From: s.a.addr, Timeout: 50 * time.Millisecond})
+	r, err := s.a.NS.Ping(s.b.Addr, testnet.PingOptions{From: s.a.Addr, Timeout: 50 * time.Millisecond})
 	if err != nil || r.Received != 0 {
 		t.Errorf("an SA that has ended carries: %v, %v", r, err)
 	}

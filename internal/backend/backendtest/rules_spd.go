@@ -45,10 +45,10 @@ func precedence(t *testing.T, p *pair, c Cell) {
 	must(t, s.a.b.ApplyPolicies(nil, []spd.Policy{shunt(2, spd.Bypass, &s.a, false, holePort), shunt(3, spd.Discard, &s.a, false, wallPort)}))
 	must(t, s.b.b.ApplyPolicies(nil, []spd.Policy{shunt(2, spd.Bypass, &s.b, true, holePort)}))
 	ping(t, s)
-	if err := datagram(&s.a, &s.b, holePort, 100); err != nil {
+	if err := datagram(s.a.Node, s.b.Node, holePort, 100); err != nil {
 		t.Errorf("through the hole: %v", err)
 	}
-	if err := datagramWithin(&s.a, &s.b, wallPort, 100, 100*time.Millisecond); err == nil {
+	if err := datagramWithin(s.a.Node, s.b.Node, wallPort, 100, 100*time.Millisecond); err == nil {
 		t.Error("a discarded datagram was answered")
 	}
 	wire.Stop()
@@ -75,13 +75,13 @@ func clearText(t *testing.T, p *pair, c Cell) {
 	// A's packets leave in clear: only B has the policy.
 	must(t, s.b.b.ApplyPolicies(nil, p.policies(&s.b)))
 	t.Cleanup(func() { p.unprotect(t, s) })
-	inside, err := s.b.node.Capture(map[bool]string{true: "eth0", false: "lo"}[s.b.node == p.HostB])
+	inside, err := s.b.NS.Capture(map[bool]string{true: "eth0", false: "lo"}[s.b.NS == p.HostB])
 	must(t, err)
-	r, err := s.a.node.Ping(s.b.addr, testnet.PingOptions{From: s.a.addr, Count: 3, Timeout: 100 * time.Millisecond})
+	r, err := s.a.NS.Ping(s.b.Addr, testnet.PingOptions{From: s.a.Addr, Count: 3, Timeout: 100 * time.Millisecond})
 	if err != nil || r.Received != 0 {
 		t.Errorf("clear text was answered: %v, %v", r, err)
 	}
-	if err := datagramWithin(&s.a, &s.b, echoPort, 100, 100*time.Millisecond); err == nil {
+	if err := datagramWithin(s.a.Node, s.b.Node, echoPort, 100, 100*time.Millisecond); err == nil {
 		t.Error("a datagram in clear was answered")
 	}
 	wire.Stop()
@@ -90,7 +90,7 @@ func clearText(t *testing.T, p *pair, c Cell) {
 		t.Errorf("the clear text did not reach B, and nothing was tested: %v", wire)
 	}
 	for _, x := range inside.Packets() {
-		if x.Src == s.a.addr {
+		if x.Src == s.a.Addr {
 			t.Errorf("clear text got in: %v", x)
 		}
 	}
@@ -107,9 +107,9 @@ func acquire(t *testing.T, p *pair, c Cell) {
 	t.Cleanup(func() { p.unprotect(t, s) })
 	p.protect(t, s)
 	done := make(chan error, 1)
-	go func() { done <- transfer(&s.a, &s.b, 10_000) }()
+	go func() { done <- transfer(s.a.Node, s.b.Node, 10_000) }()
 	e := waitEvent(t, s.a.events, "an Acquire", func(e backend.Acquire) bool { return e.Policy == s.a.policy.ID }, patience)
-	if e.ReqID != s.a.policy.ReqID || e.Flow.Local != s.a.addr || e.Flow.Remote != s.b.addr || e.Flow.Proto != 6 ||
+	if e.ReqID != s.a.policy.ReqID || e.Flow.Local != s.a.Addr || e.Flow.Remote != s.b.Addr || e.Flow.Proto != 6 ||
 		!e.Flow.HasPorts || e.Flow.RemotePort != echoPort || e.Flow.LocalPort == 0 {
 		t.Errorf("event %+v", e)
 	}
@@ -140,7 +140,7 @@ func populate(t *testing.T, p *pair, c Cell) {
 	ping(t, second)
 	for _, s := range []*setup{first, second} {
 		if n := len(protectedFrames(wire, s.b.in.SPI)); n < 3 {
-			t.Errorf("%d packets to %v by its SA: %v", n, s.b.addr, wire)
+			t.Errorf("%d packets to %v by its SA: %v", n, s.b.Addr, wire)
 		}
 	}
 	p.noClearText(t, wire)
@@ -151,7 +151,7 @@ func populate(t *testing.T, p *pair, c Cell) {
 func (p *pair) narrow(t *testing.T, c Cell, wide *setup, dst netip.Addr) *setup {
 	t.Helper()
 	s := p.setup(t, c)
-	s.b.addr = dst
+	s.b.Node = p.b.nodes[dst]
 	host := []spd.TS{spd.Host(dst)}
 	s.a.policy.Remote, s.b.policy.Local = host, host
 	s.a.policy.Priority, s.b.policy.Priority = 50, 50
@@ -161,11 +161,11 @@ func (p *pair) narrow(t *testing.T, c Cell, wide *setup, dst netip.Addr) *setup 
 	for _, sa := range []*sad.SA{s.b.in, s.b.out} {
 		sa.Local = host
 	}
-	if r, err := s.a.node.Ping(dst, testnet.PingOptions{From: s.a.addr, Timeout: 20 * time.Millisecond}); err != nil || r.Received != 0 {
+	if r, err := s.a.NS.Ping(dst, testnet.PingOptions{From: s.a.Addr, Timeout: 20 * time.Millisecond}); err != nil || r.Received != 0 {
 		t.Errorf("answered without an SA: %v, %v", r, err)
 	}
 	e := waitEvent(t, p.a.events, "an Acquire for "+dst.String(), func(e backend.Acquire) bool { return e.Flow.Remote == dst }, patience)
-	if e.Policy != wide.a.policy.ID || e.Flow.Local != s.a.addr {
+	if e.Policy != wide.a.policy.ID || e.Flow.Local != s.a.Addr {
 		t.Errorf("event %+v, want one of policy %d", e, wide.a.policy.ID)
 	}
 	p.up(t, s)
@@ -196,7 +196,7 @@ func moved(t *testing.T, p *pair, c Cell) {
 				return
 			default:
 			}
-			r, err := s.a.node.Ping(s.b.addr, testnet.PingOptions{From: s.a.addr, Timeout: 50 * time.Millisecond})
+			r, err := s.a.NS.Ping(s.b.Addr, testnet.PingOptions{From: s.a.Addr, Timeout: 50 * time.Millisecond})
 			if err == nil {
 				n += r.Lost()
 			}

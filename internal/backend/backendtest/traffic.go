@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,45 +27,53 @@ const (
 // patience is how long an answer may take. Guests and machines under load are slow.
 const patience = 5 * time.Second
 
-// serve answers what comes to the addresses, each from itself, until the test ends.
-func (e *endpoint) serve(t *testing.T, ns *testnet.Namespace, addrs ...netip.Addr) {
+// Node is who sends and receives packets, with an address.
+type Node struct {
+	NS   *testnet.Namespace
+	Addr netip.Addr
+	// open counts TCP connections that the server has.
+	open *atomic.Int32
+}
+
+// Serve answers what comes to an address until the test ends.
+func Serve(t *testing.T, ns *testnet.Namespace, a netip.Addr) Node {
 	t.Helper()
-	for _, a := range addrs {
-		l, err := ns.Listen("tcp", netip.AddrPortFrom(a, echoPort).String())
-		must(t, err)
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				e.open.Add(1)
-				go func() {
-					defer e.open.Add(-1)
-					echo(c.(*net.TCPConn))
-				}()
+	node := Node{NS: ns, Addr: a, open: new(atomic.Int32)}
+	l, err := ns.Listen("tcp", netip.AddrPortFrom(a, echoPort).String())
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
 			}
-		}()
-		for _, port := range []uint16{echoPort, holePort, wallPort} {
-			c, err := ns.ListenPacket("udp", netip.AddrPortFrom(a, port).String())
-			must(t, err)
-			t.Cleanup(func() { c.Close() })
+			node.open.Add(1)
 			go func() {
-				buf := make([]byte, 65536)
-				for {
-					n, from, err := c.ReadFrom(buf)
-					if errors.Is(err, net.ErrClosed) {
-						return
-					}
-					if err == nil {
-						// A lost answer shows at the client.
-						_, _ = c.WriteTo(buf[:n], from)
-					}
-				}
+				defer node.open.Add(-1)
+				echo(c.(*net.TCPConn))
 			}()
 		}
+	}()
+	for _, port := range []uint16{echoPort, holePort, wallPort} {
+		c, err := ns.ListenPacket("udp", netip.AddrPortFrom(a, port).String())
+		must(t, err)
+		t.Cleanup(func() { c.Close() })
+		go func() {
+			buf := make([]byte, 65536)
+			for {
+				n, from, err := c.ReadFrom(buf)
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				if err == nil {
+					// A lost answer shows at the client.
+					_, _ = c.WriteTo(buf[:n], from)
+				}
+			}
+		}()
 	}
+	return node
 }
 
 // echo sends back what came until the other side has ended its half. It returns
@@ -89,33 +98,52 @@ func echo(c *net.TCPConn) {
 	}
 }
 
-// exchange sends what applications send, both ways: echo requests, a TCP transfer,
+// Exchange sends what applications send, both ways: echo requests, a TCP transfer,
 // datagrams, and one that must be fragmented.
-func exchange(t *testing.T, s *setup) {
+func Exchange(t *testing.T, a, b Node) {
 	t.Helper()
-	ping(t, s)
+	Ping(t, a, b)
 	if t.Failed() {
 		return // the rest would wait in vain
 	}
-	if err := transfer(&s.a, &s.b, 100_000); err != nil {
+	if err := transfer(a, b, 100_000); err != nil {
 		t.Errorf("TCP: %v", err)
 	}
 	for _, size := range []int{1, 512, 1300, 3000} {
-		if err := datagram(&s.b, &s.a, echoPort, size); err != nil {
+		if err := datagram(b, a, echoPort, size); err != nil {
 			t.Errorf("datagram of %d octets: %v", size, err)
 		}
 	}
 }
 
-// ping wants answers both ways.
+// Ping wants answers both ways.
+func Ping(t *testing.T, a, b Node) {
+	t.Helper()
+	for _, d := range [][2]Node{{a, b}, {b, a}} {
+		r, err := d[0].NS.Ping(d[1].Addr, testnet.PingOptions{From: d[0].Addr, Count: 3, Size: 600, Interval: time.Millisecond, Timeout: patience})
+		if err != nil || r.Lost() != 0 {
+			t.Errorf("ping from %v to %v: %v, %v", d[0].Addr, d[1].Addr, r, err)
+		}
+	}
+}
+
+func exchange(t *testing.T, s *setup) {
+	t.Helper()
+	Exchange(t, s.a.Node, s.b.Node)
+	s.counters(t)
+}
+
 func ping(t *testing.T, s *setup) {
 	t.Helper()
-	for _, d := range [][2]*half{{&s.a, &s.b}, {&s.b, &s.a}} {
-		r, err := d[0].node.Ping(d[1].addr, testnet.PingOptions{From: d[0].addr, Count: 3, Size: 600, Interval: time.Millisecond, Timeout: patience})
-		if err != nil || r.Lost() != 0 {
-			t.Errorf("ping from %v to %v: %v, %v\n%s %v\n%s %v", d[0].addr, d[1].addr, r, err,
-				s.a.side.Name, nonZero(s.a.b.Counters()), s.b.side.Name, nonZero(s.b.b.Counters()))
-		}
+	Ping(t, s.a.Node, s.b.Node)
+	s.counters(t)
+}
+
+// counters shows those of both sides when the test has failed.
+func (s *setup) counters(t *testing.T) {
+	t.Helper()
+	if t.Failed() {
+		t.Logf("%s %v\n%s %v", s.a.side.Name, nonZero(s.a.b.Counters()), s.b.side.Name, nonZero(s.b.b.Counters()))
 	}
 }
 
@@ -129,12 +157,12 @@ func nonZero(m map[string]uint64) map[string]uint64 {
 }
 
 // dial connects from one half's address to a port of the other's.
-func dial(from, to *half, network string, port uint16) (c net.Conn, err error) {
-	dst := netip.AddrPortFrom(to.addr, port).String()
-	err = from.node.Do(func() error {
-		var local net.Addr = &net.TCPAddr{IP: from.addr.AsSlice()}
+func dial(from, to Node, network string, port uint16) (c net.Conn, err error) {
+	dst := netip.AddrPortFrom(to.Addr, port).String()
+	err = from.NS.Do(func() error {
+		var local net.Addr = &net.TCPAddr{IP: from.Addr.AsSlice()}
 		if network == "udp" {
-			local = &net.UDPAddr{IP: from.addr.AsSlice()}
+			local = &net.UDPAddr{IP: from.Addr.AsSlice()}
 		}
 		d := net.Dialer{LocalAddr: local, Timeout: patience}
 		c, err = d.Dial(network, dst)
@@ -144,7 +172,7 @@ func dial(from, to *half, network string, port uint16) (c net.Conn, err error) {
 }
 
 // transfer sends octets over TCP and wants them back.
-func transfer(from, to *half, size int) error {
+func transfer(from, to Node, size int) error {
 	c, err := dial(from, to, "tcp", echoPort)
 	if err != nil {
 		return err
@@ -181,11 +209,11 @@ func transfer(from, to *half, size int) error {
 }
 
 // datagram sends one over UDP and wants it back.
-func datagram(from, to *half, port uint16, size int) error {
+func datagram(from, to Node, port uint16, size int) error {
 	return datagramWithin(from, to, port, size, patience)
 }
 
-func datagramWithin(from, to *half, port uint16, size int, within time.Duration) error {
+func datagramWithin(from, to Node, port uint16, size int, within time.Duration) error {
 	c, err := dial(from, to, "udp", port)
 	if err != nil {
 		return err
@@ -220,13 +248,13 @@ func pattern(n int) []byte {
 // silent checks that nothing is answered; what leaves is the capture's to say.
 func silent(t *testing.T, s *setup) {
 	t.Helper()
-	for _, d := range [][2]*half{{&s.a, &s.b}, {&s.b, &s.a}} {
-		r, err := d[0].node.Ping(d[1].addr, testnet.PingOptions{From: d[0].addr, Timeout: 20 * time.Millisecond})
+	for _, d := range [][2]Node{{s.a.Node, s.b.Node}, {s.b.Node, s.a.Node}} {
+		r, err := d[0].NS.Ping(d[1].Addr, testnet.PingOptions{From: d[0].Addr, Timeout: 20 * time.Millisecond})
 		if err != nil {
 			t.Error(err)
 		}
 		if r.Received != 0 {
-			t.Errorf("without its SAs %v was answered by %v", d[0].addr, d[1].addr)
+			t.Errorf("without its SAs %v was answered by %v", d[0].Addr, d[1].Addr)
 		}
 	}
 }
