@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"iked/internal/doccheck"
 )
 
 var (
@@ -91,7 +93,7 @@ func (r *results) write() error {
 	if substitute() {
 		return fmt.Errorf("matrix: not written to docs: iked took no part")
 	}
-	return os.WriteFile(filepath.Join("..", "docs", "interop.md"), []byte(text), 0o644)
+	return doccheck.WriteSection(filepath.Join("..", "docs", "interop.md"), "userspace", text)
 }
 
 func (r *results) markdown() string {
@@ -106,17 +108,7 @@ func (r *results) markdown() string {
 		peer = strings.TrimSpace(string(out))
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `# Interoperability
-
-Written by a test run: `+"`IKED_WRITE_MATRIX=1 go test ./interop`"+`, as root. Peer: Debian's %s
-with kernel-libipsec, its userspace ESP, in network namespaces; iked with its userspace datapath.
-
-Each case runs with iked as initiator and as responder. It passes when both sides list the same IKE SA and CHILD SA
-(SPIs and algorithms), packets pass from host to host both ways, nothing but IKE and ESP crosses the wire, and after
-termination no SA is left on either side; and when what its name says happened.
-
-kernel-libipsec carries tunnel mode in UDP encapsulation only, without extended sequence numbers. So transport mode,
-protocol 50, ESN, AH and BEET are not in this table.
+	fmt.Fprintf(&b, `Peer: Debian's %s with kernel-libipsec, in network namespaces.
 
 | case | iked is | IKE SA | CHILD SA | result |
 |---|---|---|---|---|
