@@ -126,10 +126,10 @@ func New(o Options) (*Datapath, error) {
 	}
 	io.Router = r
 	undo = append(undo, r.Close)
-	if g, err := guard.New(dev.Name(), ikePorts(o)); err != nil {
+	if g, err := guard.New(dev.Name(), ikePorts(o), o.Mark); err != nil {
 		warn(fmt.Sprintf("clear text that arrives where protection is demanded is not dropped: %v; a kernel with nf_tables and nft_fib can", err))
 	} else {
-		io.Router = &guarded{Router: r, guard: g, mark: o.Mark, warn: warn}
+		io.Router = &guarded{Router: r, guard: g, warn: warn}
 	}
 	d := NewIO(o, io)
 	if n := r.Adopted(); n > 0 {

@@ -116,11 +116,27 @@ func TestMulticast(t *testing.T) {
 		}
 		// A sender that names another interface sends nothing in clear.
 		before := a.Counters()["out_drop_clear_group"]
-		if err := clearSend(topo.GwA, c.from, group); err == nil {
+		if err := clearSend(topo.GwA, "wan0", c.from, group); err == nil {
 			t.Errorf("%s: sent in clear by another interface", c.name)
 		}
 		if n := a.Counters()["out_drop_clear_group"] - before; n != 1 {
 			t.Errorf("%s: %d packets in clear were dropped, expected 1", c.name, n)
+		}
+		// What arrives in clear is not heard, though the host is a member.
+		stranger := topo.HostB4
+		if !group.Is4() {
+			stranger = topo.HostB6
+		}
+		before = b.Counters()["in_drop_clear_text"]
+		if err := clearSend(topo.HostB, "eth0", stranger, group); err != nil {
+			t.Fatal(err)
+		}
+		server.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if m, _, err := server.ReadFrom(got); err == nil {
+			t.Errorf("%s: %d octets arrived in clear", c.name, m)
+		}
+		if n := b.Counters()["in_drop_clear_text"] - before; n != 1 {
+			t.Errorf("%s: %d packets that arrived in clear were dropped, expected 1", c.name, n)
 		}
 		// Without its SA, and with one for another sender, nothing passes.
 		if err := b.DeleteSA(in.ID); err != nil {
@@ -190,10 +206,10 @@ func groupSender(t *testing.T, ns *testnet.Namespace, from, group netip.Addr) ne
 	return conn
 }
 
-// clearSend sends to a group by the interface that has an address.
-func clearSend(ns *testnet.Namespace, from, group netip.Addr) error {
+// clearSend sends to a group in clear, by the interface that has the address.
+func clearSend(ns *testnet.Namespace, ifname string, from, group netip.Addr) error {
 	return ns.Do(func() error {
-		wan, err := net.InterfaceByName("wan0")
+		dev, err := net.InterfaceByName(ifname)
 		if err != nil {
 			return err
 		}
@@ -209,7 +225,7 @@ func clearSend(ns *testnet.Namespace, from, group netip.Addr) error {
 			}
 			var set error
 			if err := rc.Control(func(fd uintptr) {
-				set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, wan.Index)
+				set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, dev.Index)
 			}); err != nil || set != nil {
 				return errors.Join(err, set)
 			}

@@ -30,6 +30,12 @@ type grouper interface {
 	Zone(local netip.Addr) string
 }
 
+// deliverer is a Router that can drop what arrives in clear for a group.
+type deliverer interface {
+	AddDelivered(group netip.Addr) error
+	RemoveDelivered(group netip.Addr) error
+}
+
 // join is called for every inbound SA, with d.mu held.
 func (d *Datapath) join(group netip.Addr) error {
 	if !group.IsMulticast() {
@@ -40,7 +46,14 @@ func (d *Datapath) join(group netip.Addr) error {
 		return fmt.Errorf("group %v: no socket that can be a member: %w", group, backend.ErrUnsupported)
 	}
 	if d.groups[group] == 0 {
+		// Nothing is heard in clear before the rule against it is there.
+		if g, ok := d.io.Router.(deliverer); ok {
+			if err := g.AddDelivered(group); err != nil {
+				d.warn("%v", err)
+			}
+		}
 		if err := r.Join(group); err != nil {
+			d.undeliver(group)
 			return err
 		}
 	}
@@ -48,7 +61,7 @@ func (d *Datapath) join(group netip.Addr) error {
 	return nil
 }
 
-// leave takes back one join.
+// leaveGroup takes back one join.
 func (d *Datapath) leaveGroup(group netip.Addr) {
 	if d.groups[group] == 0 {
 		return
@@ -56,6 +69,15 @@ func (d *Datapath) leaveGroup(group netip.Addr) {
 	if d.groups[group]--; d.groups[group] == 0 {
 		delete(d.groups, group)
 		d.io.Raw.(grouper).Leave(group)
+		d.undeliver(group)
+	}
+}
+
+func (d *Datapath) undeliver(group netip.Addr) {
+	if g, ok := d.io.Router.(deliverer); ok {
+		if err := g.RemoveDelivered(group); err != nil {
+			d.warn("%v", err)
+		}
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 type guarded struct {
 	Router
 	guard *guard.Guard
-	mark  uint32 // of the daemon's own packets
 	warn  func(string)
 }
 
@@ -29,7 +28,7 @@ func (r *guarded) Add(remote []netip.Prefix, local []spd.TS, open bool) error {
 	if err := r.guard.Add(local); err != nil {
 		r.warn(err.Error())
 	}
-	if err := r.guard.AddGroups(remote, r.mark); err != nil {
+	if err := r.guard.AddGroups(remote); err != nil {
 		r.warn(err.Error())
 	}
 	return r.Router.Add(remote, local, open)
@@ -42,6 +41,12 @@ func (r *guarded) Remove(remote []netip.Prefix, local []spd.TS, open bool) error
 	}
 	return errors.Join(err, r.guard.Remove(local), r.guard.RemoveGroups(remote))
 }
+
+// AddDelivered drops what arrives in clear for a group.
+func (r *guarded) AddDelivered(group netip.Addr) error { return r.guard.AddDelivered(group) }
+
+// RemoveDelivered takes that back.
+func (r *guarded) RemoveDelivered(group netip.Addr) error { return r.guard.RemoveDelivered(group) }
 
 // SetPasses lets through what policies let pass in clear.
 func (r *guarded) SetPasses(list []guard.Pass) {

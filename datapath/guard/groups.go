@@ -19,67 +19,90 @@ import (
 //
 //	to a protected group, not by the device, not protected, not marked as the
 //	daemon's own: drop
+//
+// And what arrives in clear for a group of which there is an SA:
+//
+//	to a group of an SA, not out of the device: drop
 
-// groups are what New does not need unless there is a policy with a group.
+// groups are what New does not need unless there is a policy or an SA with a group.
 type groups struct {
-	chain *nftables.Chain
-	sets  [2]*nftables.Set // IPv4, IPv6
-	held  map[netip.Prefix]int
+	chain     *nftables.Chain
+	sent      groupSet // protected on their way out
+	delivered groupSet // of inbound SAs
 }
 
-// AddGroups guards the groups among the remote selectors of a policy; mark is that
-// of the daemon's own packets, 0 none. Each AddGroups needs a RemoveGroups.
-func (g *Guard) AddGroups(remote []netip.Prefix, mark uint32) error {
-	return g.changeGroups(remote, mark, 1)
+// groupSet are prefixes with how often they were added.
+type groupSet struct {
+	sets [2]*nftables.Set // IPv4, IPv6
+	held map[netip.Prefix]int
+}
+
+// AddGroups guards the groups among the remote selectors of a policy. Each
+// AddGroups needs a RemoveGroups.
+func (g *Guard) AddGroups(remote []netip.Prefix) error {
+	return g.changeGroups(&g.groups.sent, g.buildSent, remote, 1)
 }
 
 // RemoveGroups takes back one AddGroups of the same selectors.
-func (g *Guard) RemoveGroups(remote []netip.Prefix) error { return g.changeGroups(remote, 0, -1) }
+func (g *Guard) RemoveGroups(remote []netip.Prefix) error {
+	return g.changeGroups(&g.groups.sent, g.buildSent, remote, -1)
+}
 
-func (g *Guard) changeGroups(remote []netip.Prefix, mark uint32, n int) error {
+// AddDelivered drops what arrives in clear for a group of which there is an SA, and
+// not out of the device. Each AddDelivered needs a RemoveDelivered.
+func (g *Guard) AddDelivered(group netip.Addr) error {
+	return g.changeGroups(&g.groups.delivered, g.buildDelivered, []netip.Prefix{netip.PrefixFrom(group, group.BitLen())}, 1)
+}
+
+// RemoveDelivered takes back one AddDelivered.
+func (g *Guard) RemoveDelivered(group netip.Addr) error {
+	return g.changeGroups(&g.groups.delivered, g.buildDelivered, []netip.Prefix{netip.PrefixFrom(group, group.BitLen())}, -1)
+}
+
+func (g *Guard) changeGroups(x *groupSet, build func() error, list []netip.Prefix, n int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil
 	}
 	var changed [2]bool
-	for _, p := range remote {
+	for _, p := range list {
 		if !p.Addr().IsMulticast() {
 			continue
 		}
-		if g.groups.chain == nil {
+		if x.held == nil {
 			if n < 0 {
 				return nil
 			}
-			if err := g.buildGroups(mark); err != nil {
-				return fmt.Errorf("groups in clear are not guarded: %w", err)
+			if err := build(); err != nil {
+				return fmt.Errorf("groups in clear are not guarded: netfilter table %s: %w", g.table.Name, err)
 			}
 		}
-		before := g.groups.held[p]
+		before := x.held[p]
 		if before+n > 0 {
-			g.groups.held[p] = before + n
+			x.held[p] = before + n
 		} else {
-			delete(g.groups.held, p)
+			delete(x.held, p)
 		}
 		changed[index(p)] = changed[index(p)] || (before == 0) != (before+n <= 0)
+	}
+	if changed == [2]bool{} {
+		return nil
 	}
 	for i, c := range changed {
 		if !c {
 			continue
 		}
-		g.conn.FlushSet(g.groups.sets[i])
+		g.conn.FlushSet(x.sets[i])
 		var list []spd.TS
-		for p := range g.groups.held {
+		for p := range x.held {
 			if index(p) == i {
 				list = append(list, spd.FromPrefix(p))
 			}
 		}
-		if err := g.conn.SetAddElements(g.groups.sets[i], elements(list)); err != nil {
+		if err := g.conn.SetAddElements(x.sets[i], elements(list)); err != nil {
 			return err
 		}
-	}
-	if changed == [2]bool{} {
-		return nil
 	}
 	if err := g.conn.Flush(); err != nil {
 		return fmt.Errorf("netfilter table %s: %w", g.table.Name, err)
@@ -87,49 +110,75 @@ func (g *Guard) changeGroups(remote []netip.Prefix, mark uint32, n int) error {
 	return nil
 }
 
-func (g *Guard) buildGroups(mark uint32) error {
-	x := groups{held: map[netip.Prefix]int{}}
+func (g *Guard) groupSet(name string) (x groupSet, err error) {
+	x.held = map[netip.Prefix]int{}
 	for i, kt := range []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeIP6Addr} {
-		x.sets[i] = &nftables.Set{Table: g.table, Name: []string{"group4", "group6"}[i], KeyType: kt, Interval: true}
+		x.sets[i] = &nftables.Set{Table: g.table, Name: name + []string{"4", "6"}[i], KeyType: kt, Interval: true}
 		if err := g.conn.AddSet(x.sets[i], nil); err != nil {
-			return err
+			return x, err
 		}
+	}
+	return x, nil
+}
+
+// toGroup matches packets of family i to a group of a set by another interface than
+// the device, key being that of the name of the interface; memberships are told to
+// the group itself (RFC 2236, Section 3; RFC 2710, Section 5) and do not count.
+func (g *Guard) toGroup(x *groupSet, i int, key expr.MetaKey) []expr.Any {
+	offset, length := []uint32{16, 24}[i], []uint32{4, 16}[i]
+	return append(g.family(i),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{[]byte{unix.IPPROTO_IGMP, unix.IPPROTO_ICMPV6}[i]}},
+		&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: ifname(g.device)},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Lookup{SourceRegister: 1, SetName: x.sets[i].Name, SetID: x.sets[i].ID},
+		&expr.Counter{})
+}
+
+// buildSent makes the chain for what leaves. It stands in the way of shortcuts
+// beside the IP stack, so that it is there only when it is needed.
+func (g *Guard) buildSent() error {
+	x, err := g.groupSet("sent")
+	if err != nil {
+		return err
 	}
 	accept := nftables.ChainPolicyAccept
-	x.chain = g.conn.AddChain(&nftables.Chain{Name: "output", Table: g.table, Type: nftables.ChainTypeFilter,
+	chain := g.conn.AddChain(&nftables.Chain{Name: "output", Table: g.table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter, Policy: &accept})
-	rule := func(parts ...[]expr.Any) {
-		var all []expr.Any
-		for _, p := range parts {
-			all = append(all, p...)
-		}
-		g.conn.AddRule(&nftables.Rule{Table: g.table, Chain: x.chain, Exprs: all})
+	rule := func(match []expr.Any, k expr.VerdictKind) {
+		g.conn.AddRule(&nftables.Rule{Table: g.table, Chain: chain, Exprs: append(match, verdict(k)...)})
 	}
-	// Protected already; and memberships are told to the group itself (RFC 2236,
-	// Section 3; RFC 2710, Section 5).
-	for _, proto := range []byte{unix.IPPROTO_ESP, unix.IPPROTO_AH, unix.IPPROTO_IGMP, unix.IPPROTO_ICMPV6} {
-		rule(protocol(proto), verdict(expr.VerdictAccept))
+	for _, proto := range []byte{unix.IPPROTO_ESP, unix.IPPROTO_AH} {
+		rule(protocol(proto), expr.VerdictAccept)
 	}
 	for _, ah := range [][]expr.Any{extensionAH(), laterFragmentAH()} {
-		rule(g.family(1), ah, verdict(expr.VerdictAccept))
+		rule(append(g.family(1), ah...), expr.VerdictAccept)
 	}
-	if mark != 0 {
-		rule([]expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, equal(binaryutil.NativeEndian.PutUint32(mark))}, verdict(expr.VerdictAccept))
+	if g.mark != 0 {
+		rule([]expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, equal(binaryutil.NativeEndian.PutUint32(g.mark))}, expr.VerdictAccept)
 	}
 	for i := range x.sets {
-		offset, length := []uint32{16, 24}[i], []uint32{4, 16}[i]
-		rule(g.family(i),
-			[]expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: ifname(g.device)}},
-			[]expr.Any{
-				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
-				&expr.Lookup{SourceRegister: 1, SetName: x.sets[i].Name, SetID: x.sets[i].ID},
-				&expr.Counter{},
-			}, verdict(expr.VerdictDrop))
+		rule(g.toGroup(&x, i, expr.MetaKeyOIFNAME), expr.VerdictDrop)
 	}
 	if err := g.conn.Flush(); err != nil {
-		return fmt.Errorf("netfilter table %s: %w", g.table.Name, err)
+		return err
 	}
-	g.groups = x
+	g.groups.sent, g.groups.chain = x, chain
+	return nil
+}
+
+func (g *Guard) buildDelivered() error {
+	x, err := g.groupSet("delivered")
+	if err != nil {
+		return err
+	}
+	for i := range x.sets {
+		g.rule(g.toGroup(&x, i, expr.MetaKeyIIFNAME), verdict(expr.VerdictDrop))
+	}
+	if err := g.conn.Flush(); err != nil {
+		return err
+	}
+	g.groups.delivered = x
 	return nil
 }
 

@@ -42,17 +42,19 @@ type Guard struct {
 	locals map[netip.Prefix]int
 	closed bool
 	device string
+	mark   uint32 // of the daemon's own packets, 0 none
 	groups groups
 }
 
 // New makes the table in the network namespace of the calling thread; one that a
-// crashed process left is replaced. ports are the UDP ports of IKE.
-func New(device string, ports []uint16) (*Guard, error) {
+// crashed process left is replaced. ports are the UDP ports of IKE, mark is that of
+// the daemon's own packets, 0 none.
+func New(device string, ports []uint16, mark uint32) (*Guard, error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("netfilter: %w", err)
 	}
-	g := &Guard{conn: conn, device: device, locals: map[netip.Prefix]int{}}
+	g := &Guard{conn: conn, device: device, mark: mark, locals: map[netip.Prefix]int{}}
 	if err := g.build(device, ports); err != nil {
 		conn.CloseLasting()
 		return nil, fmt.Errorf("netfilter table for %s: %w", device, err)

@@ -78,7 +78,7 @@ func TestClearTextDropped(t *testing.T) {
 		Dst: &net.IPNet{IP: net.IPv4(10, 2, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}}))
 
 	var g *Guard
-	must(gw.Do(func() (err error) { g, err = New("ipsec0", []uint16{500, 4500}); return err }))
+	must(gw.Do(func() (err error) { g, err = New("ipsec0", []uint16{500, 4500}, 0); return err }))
 	defer g.Close()
 
 	var server net.PacketConn
@@ -142,7 +142,7 @@ func TestClearTextDropped(t *testing.T) {
 	// A second start takes over what a crash left.
 	must(g.Add(local))
 	var again *Guard
-	must(gw.Do(func() (err error) { again, err = New("ipsec0", nil); return err }))
+	must(gw.Do(func() (err error) { again, err = New("ipsec0", nil, 0); return err }))
 	if !arrives(server, "10.2.0.2", "10.1.0.1:7000") {
 		t.Error("the selectors of the crashed daemon are still in force")
 	}
