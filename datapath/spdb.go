@@ -41,6 +41,9 @@ func (d *Datapath) applyPolicies(remove []uint64, add []spd.Policy) error {
 		if err := checkBundle(&add[i]); err != nil {
 			return err
 		}
+		if add[i].Dirs == spd.Inbound {
+			return fmt.Errorf("policy %s: the userspace datapath sees clear packets on their way out only; an entry for the other way needs the kernel backend or a firewall: %w", add[i].Name, backend.ErrUnsupported)
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -36,7 +36,7 @@ type cached[V any] struct {
 }
 
 // flowKey is a flow without the pointers of its addresses. tail has the
-// protocol, the ports and the families.
+// protocol, the ports, the direction and the families.
 type flowKey struct {
 	local, remote wide
 	tail          uint64
@@ -114,6 +114,9 @@ func (k *flowKey) set(f *Flow) bool {
 	k.tail = uint64(f.LocalPort)<<32 | uint64(f.RemotePort)<<16 | uint64(f.Proto)<<8
 	if f.HasPorts {
 		k.tail |= 1
+	}
+	if f.Inbound {
+		k.tail |= 1 << 6
 	}
 	if f.Local.Is4() && f.Remote.Is4() {
 		// Four octets are taken out of an address much faster than sixteen.

@@ -132,6 +132,7 @@ func TestCacheKeys(t *testing.T) {
 		with(func(f *Flow) { f.Local = a4.Next() }),
 		with(func(f *Flow) { f.Remote = a4.Next() }),
 		with(func(f *Flow) { f.Proto = 17 }),
+		with(func(f *Flow) { f.Inbound = true }),
 		with(func(f *Flow) { f.LocalPort, f.RemotePort = 2, 1 }),
 		with(func(f *Flow) { f.LocalPort, f.RemotePort = 0, 0 }),
 		with(func(f *Flow) { f.LocalPort, f.RemotePort, f.HasPorts = 0, 0, false }),

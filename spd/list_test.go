@@ -131,7 +131,7 @@ func TestAlgebraAgreesWithMatch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := genTS(t, "a"), genTS(t, "b")
 		f := genFlow(t)
-		in := func(ts TS) bool { return ts.match(f.Remote, f.Proto, f.RemotePort, f.HasPorts) }
+		in := func(ts TS) bool { return f.MatchRemote([]TS{ts}) }
 		i, ok := Intersect(a, b)
 		if both := in(a) && in(b); both != (ok && in(i)) {
 			t.Fatalf("flow %+v: in both %v, in intersection %v of %v and %v: %v", f, both, ok && in(i), a, b, i)

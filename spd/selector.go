@@ -26,8 +26,14 @@ type TS struct {
 type Flow struct {
 	Local, Remote netip.Addr
 	Proto         uint8
+	// Inbound tells that the packet comes from Remote. It is looked up in SPD-I and
+	// not in SPD-O (RFC 4301, Section 4.4.1).
+	Inbound bool
 	// LocalPort and RemotePort hold the ports; for ICMP both hold
-	// type<<8|code, for the mobility header type<<8.
+	// type<<8|code, for the mobility header type<<8. The type of a mobility header
+	// belongs to the selector of its sender, the local one on the way out (RFC
+	// 4301, Section 4.4.1.1); the other one is about the other direction, as RFC
+	// 4877, Section 5.2 writes entries (local_mh_type, remote_mh_type).
 	LocalPort, RemotePort uint16
 	// HasPorts is false for a non-initial fragment and for a protocol without
 	// ports: such a flow matches only ANY and OPAQUE (RFC 4301, Section 4.4.1.1).

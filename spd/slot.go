@@ -106,9 +106,9 @@ func pair(e *entry, remote, local netip.Prefix) slot {
 }
 
 // plain tells whether the policy is about one prefix on each side, both of one
-// family, and nothing else.
+// family, in both directions, and nothing else.
 func (e *entry) plain() bool {
-	return len(e.pol.Remote) == 1 && len(e.pol.Local) == 1 && e.pol.Remote[0].whole() && e.pol.Local[0].whole() &&
+	return e.pol.Dirs == Both && len(e.pol.Remote) == 1 && len(e.pol.Local) == 1 && e.pol.Remote[0].whole() && e.pol.Local[0].whole() &&
 		e.pol.Remote[0].Is4() == e.pol.Local[0].Is4()
 }
 
@@ -208,9 +208,18 @@ func (m *match) first(list []*entry, f *Flow) {
 }
 
 func (e *entry) matches(f *Flow) bool {
+	if !e.pol.Dirs.has(f) {
+		return false
+	}
 	if len(e.pol.Remote) == 1 && len(e.pol.Local) == 1 {
-		return e.ts[0].match(f.Remote, f.Proto, f.RemotePort, f.HasPorts) &&
-			e.ts[1].match(f.Local, f.Proto, f.LocalPort, f.HasPorts)
+		local, remote := f.sides()
+		return e.ts[0].match(f.Remote, f.Proto, f.RemotePort, remote) &&
+			e.ts[1].match(f.Local, f.Proto, f.LocalPort, local)
 	}
 	return f.Match(e.pol.Local, e.pol.Remote)
+}
+
+// has tells whether packets of that direction are looked up here.
+func (d Dirs) has(f *Flow) bool {
+	return d == Both || f.Inbound && d&Inbound != 0 || !f.Inbound && d&Outbound != 0
 }

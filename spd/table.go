@@ -108,7 +108,9 @@ func (t *Table) Policies() []Policy {
 	return out
 }
 
-// Lookup is the first policy, by priority and then age, that matches f. It is
+// Lookup is the first policy, by priority and then age, that matches f and is for
+// its direction: of SPD-S and SPD-O for an outbound flow, of SPD-S and SPD-I for
+// an inbound one (RFC 4301, Section 4.4.1). It is
 // never nil: the last one is the default entry, with ID 0. The policy must not
 // be changed. Lookup does not allocate.
 func (t *Table) Lookup(f *Flow) *Policy {
@@ -166,6 +168,10 @@ func (p *Policy) check() error {
 	}
 	if len(p.Local) == 0 || len(p.Remote) == 0 {
 		return fmt.Errorf("policy %q (ID %d): has %d local and %d remote selectors, expected at least one of each", p.Name, p.ID, len(p.Local), len(p.Remote))
+	}
+	if p.Dirs > Outbound|Inbound || p.Dirs != Both && p.Action == Protect {
+		// RFC 4301, Section 4.4.1: SPD-S is for both directions.
+		return fmt.Errorf("policy %q (ID %d): directions %d, expected in or out or both, and both for an entry that protects", p.Name, p.ID, p.Dirs)
 	}
 	for _, list := range [...][]TS{p.Local, p.Remote} {
 		for _, ts := range list {

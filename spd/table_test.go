@@ -19,7 +19,7 @@ type slow struct{ entries []*entry }
 func (s *slow) lookup(f *Flow) uint64 {
 	var best *entry
 	for _, e := range s.entries {
-		if f.Match(e.pol.Local, e.pol.Remote) && (best == nil || e.before(best)) {
+		if e.pol.Dirs.has(f) && f.Match(e.pol.Local, e.pol.Remote) && (best == nil || e.before(best)) {
 			best = e
 		}
 	}
@@ -40,6 +40,7 @@ func genFlow(t *rapid.T) Flow {
 	}
 	f := Flow{Local: addr("flow.local"), Remote: addr("flow.remote")}
 	f.Proto = rapid.SampledFrom([]uint8{6, 17, 1, 58, 135, 47}).Draw(t, "flow.proto")
+	f.Inbound = rapid.Bool().Draw(t, "flow.inbound")
 	if f.HasPorts = f.Proto != 47 && rapid.Bool().Draw(t, "flow.ports"); f.HasPorts {
 		f.LocalPort = rapid.Uint16Range(0, 700).Draw(t, "flow.lport")
 		f.RemotePort = rapid.Uint16Range(0, 700).Draw(t, "flow.rport")
@@ -63,7 +64,8 @@ func TestTableAgreesWithList(t *testing.T) {
 			}
 			var add []Policy
 			for i := range rapid.IntRange(0, 24).Draw(t, "additions") {
-				p := Policy{ID: rapid.Uint64Range(1, 60).Draw(t, "id"), Priority: rapid.Uint32Range(0, 3).Draw(t, "prio")}
+				p := Policy{ID: rapid.Uint64Range(1, 60).Draw(t, "id"), Priority: rapid.Uint32Range(0, 3).Draw(t, "prio"),
+					Dirs: rapid.SampledFrom([]Dirs{Both, Both, Outbound, Inbound, Outbound | Inbound}).Draw(t, "dirs")}
 				for range rapid.IntRange(1, 3).Draw(t, "locals") {
 					p.Local = append(p.Local, genTS(t, fmt.Sprint("l", step, i)))
 				}
@@ -139,6 +141,8 @@ func TestTableDefaultAndFaults(t *testing.T) {
 		{ID: 2, Local: good.Local},
 		{ID: 2, Local: good.Local, Remote: []TS{{}}},
 		{ID: 2, Local: good.Local, Remote: []TS{{From: f.Remote, To: f.Local}}},
+		{ID: 2, Local: good.Local, Remote: good.Remote, Action: Protect, Dirs: Inbound},
+		{ID: 2, Local: good.Local, Remote: good.Remote, Action: Bypass, Dirs: 4},
 	} {
 		g := tab.Generation()
 		if err := tab.Apply(nil, []Policy{good, bad}); err == nil || tab.Generation() != g || tab.Len() != 0 {

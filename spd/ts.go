@@ -121,18 +121,46 @@ func Intersect(t, u TS) (TS, bool) {
 	return r, true
 }
 
+// value says what a packet has for a selector of ports.
+type value uint8
+
+const (
+	unavailable value = iota // a fragment, or a protocol without ports
+	available
+	foreign // the selector is about packets of the other direction
+)
+
+// sides is what the packet has for the local and the remote selector.
+func (f *Flow) sides() (local, remote value) {
+	if f.HasPorts {
+		local, remote = available, available
+	}
+	if f.Proto == protoMH {
+		// RFC 4301, Section 4.4.1.1.
+		if f.Inbound {
+			local = foreign
+		} else {
+			remote = foreign
+		}
+	}
+	return local, remote
+}
+
 // match tells whether one side of a flow is selected.
-func (t *TS) match(a netip.Addr, proto uint8, port uint16, hasPort bool) bool {
+func (t *TS) match(a netip.Addr, proto uint8, port uint16, v value) bool {
 	if t.Proto != 0 && t.Proto != proto {
 		return false
 	}
 	if t.PortFrom != 0 || t.PortTo != 65535 {
 		switch {
 		case t.PortFrom == OpaqueStart && t.PortTo == OpaqueEnd:
-			if hasPort {
+			if v == available {
 				return false
 			}
-		case !hasPort || port < t.PortFrom || port > t.PortTo || t.Proto == 0 && typed(proto):
+		case t.Proto == 0 && typed(proto):
+			return false
+		case v == foreign:
+		case v == unavailable || port < t.PortFrom || port > t.PortTo:
 			return false
 		}
 	}
@@ -142,8 +170,9 @@ func (t *TS) match(a netip.Addr, proto uint8, port uint16, hasPort bool) bool {
 // MatchLocal and MatchRemote tell whether one selector of a list has that side
 // of the flow.
 func (f *Flow) MatchLocal(list []TS) bool {
+	v, _ := f.sides()
 	for i := range list {
-		if list[i].match(f.Local, f.Proto, f.LocalPort, f.HasPorts) {
+		if list[i].match(f.Local, f.Proto, f.LocalPort, v) {
 			return true
 		}
 	}
@@ -152,8 +181,9 @@ func (f *Flow) MatchLocal(list []TS) bool {
 
 // MatchRemote is MatchLocal for the other side.
 func (f *Flow) MatchRemote(list []TS) bool {
+	_, v := f.sides()
 	for i := range list {
-		if list[i].match(f.Remote, f.Proto, f.RemotePort, f.HasPorts) {
+		if list[i].match(f.Remote, f.Proto, f.RemotePort, v) {
 			return true
 		}
 	}
@@ -166,17 +196,23 @@ func (f *Flow) Match(local, remote []TS) bool {
 }
 
 // LocalTS and RemoteTS are the selectors of exactly this packet, the very
-// specific first ones of RFC 7296, Section 2.9. A packet without ports gives
-// ports ANY.
-func (f *Flow) LocalTS() TS { return f.side(f.Local, f.LocalPort) }
+// specific first ones of RFC 7296, Section 2.9. What the packet does not have
+// gives ports ANY.
+func (f *Flow) LocalTS() TS {
+	v, _ := f.sides()
+	return f.side(f.Local, f.LocalPort, v)
+}
 
 // RemoteTS is LocalTS for the other side.
-func (f *Flow) RemoteTS() TS { return f.side(f.Remote, f.RemotePort) }
+func (f *Flow) RemoteTS() TS {
+	_, v := f.sides()
+	return f.side(f.Remote, f.RemotePort, v)
+}
 
-func (f *Flow) side(a netip.Addr, port uint16) TS {
+func (f *Flow) side(a netip.Addr, port uint16, v value) TS {
 	t := Host(a)
 	t.Proto = f.Proto
-	if f.HasPorts {
+	if v == available {
 		t.PortFrom, t.PortTo = port, port
 	}
 	return t

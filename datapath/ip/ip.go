@@ -278,5 +278,5 @@ func (i *Info) Outbound() spd.Flow {
 
 // Inbound is the flow of a packet that arrives: its destination is local.
 func (i *Info) Inbound() spd.Flow {
-	return spd.Flow{Local: i.Dst, Remote: i.Src, Proto: i.Proto, LocalPort: i.DstPort, RemotePort: i.SrcPort, HasPorts: i.HasPorts}
+	return spd.Flow{Local: i.Dst, Remote: i.Src, Proto: i.Proto, Inbound: true, LocalPort: i.DstPort, RemotePort: i.SrcPort, HasPorts: i.HasPorts}
 }
