@@ -129,6 +129,9 @@ func New(o Options) (*Datapath, error) {
 	if g, err := guard.New(dev.Name(), ikePorts(o), o.Mark); err != nil {
 		warn(fmt.Sprintf("clear text that arrives where protection is demanded is not dropped: %v; a kernel with nf_tables and nft_fib can", err))
 	} else {
+		if g.Incomplete != nil {
+			warn(g.Incomplete.Error())
+		}
 		io.Router = &guarded{Router: r, guard: g, warn: warn}
 	}
 	d := NewIO(o, io)

@@ -58,9 +58,10 @@ func (r *guarded) SetPasses(list []guard.Pass) {
 // passer is a Router that drops clear text and can be told what passes.
 type passer interface{ SetPasses([]guard.Pass) }
 
-// passes tells the guard which clear text is to arrive: that of Bypass policies
-// which no other comes before. touched are the policies that came or went; most of
-// them change nothing about it.
+// passes tells the guard which clear text is to arrive, and which is not, in the
+// order of the policies: that of Bypass policies which none comes before whose
+// selectors are not told themselves, and that which is protected between hosts.
+// touched are the policies that came or went; most of them change nothing about it.
 func (d *Datapath) passes(touched ...[]spd.Policy) {
 	r, ok := d.io.Router.(passer)
 	if !ok {
@@ -72,29 +73,58 @@ func (d *Datapath) passes(touched ...[]spd.Policy) {
 	}
 	for _, list := range touched {
 		for i := range list {
-			changed = changed || list[i].Action == spd.Bypass || list[i].Priority <= top && len(d.bypasses) > 0
+			changed = changed || list[i].Action == spd.Bypass || told(&list[i]) || list[i].Priority <= top && len(d.bypasses) > 0
 		}
 	}
 	if !changed {
 		return
 	}
-	var list []guard.Pass
-	for _, p := range d.bypasses {
+	var list []ordered
+	take := func(p *spd.Policy, drop bool) {
 		if p.Dirs == spd.Outbound {
-			continue
+			return
 		}
 		for _, remote := range p.Remote {
 			for _, local := range p.Local {
-				if local.Is4() == remote.Is4() && d.firstFor(&p, []spd.TS{local}, remote) {
-					list = append(list, guard.Pass{Local: local, Remote: remote})
+				if local.Is4() == remote.Is4() && (drop || d.firstFor(p, []spd.TS{local}, remote, told)) {
+					list = append(list, ordered{p.Priority, guard.Pass{Local: local, Remote: remote, Drop: drop}})
 				}
 			}
 		}
 	}
-	slices.SortFunc(list, func(a, b guard.Pass) int {
-		return cmp.Or(a.Local.From.Compare(b.Local.From), a.Remote.From.Compare(b.Remote.From), cmp.Compare(a.Local.Proto, b.Local.Proto), cmp.Compare(a.Local.PortFrom, b.Local.PortFrom))
-	})
-	r.SetPasses(list)
+	for _, p := range d.bypasses {
+		take(&p, false)
+	}
+	for _, p := range d.policies {
+		if told(&p) && !p.FailOpen {
+			take(&p, true)
+		}
+	}
+	slices.SortFunc(list, ordered.compare)
+	passes := make([]guard.Pass, len(list))
+	for i := range list {
+		passes[i] = list[i].Pass
+	}
+	r.SetPasses(passes)
+}
+
+// ordered is a Pass with the priority of its policy.
+type ordered struct {
+	priority uint32
+	guard.Pass
+}
+
+// compare orders them as their policies are; among equals what is dropped comes
+// first.
+func (a ordered) compare(b ordered) int {
+	if a.priority == b.priority && a.Drop != b.Drop {
+		if a.Drop {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.priority, b.priority), a.Local.From.Compare(b.Local.From), a.Remote.From.Compare(b.Remote.From),
+		cmp.Compare(a.Local.Proto, b.Local.Proto), cmp.Compare(a.Local.PortFrom, b.Local.PortFrom), cmp.Compare(a.Remote.PortFrom, b.Remote.PortFrom))
 }
 
 func (r *guarded) Close() error { return errors.Join(r.Router.Close(), r.guard.Close()) }

@@ -83,6 +83,8 @@ type Router interface {
 	Adopted() int
 	AddAddress(p netip.Prefix) error
 	RemoveAddress(p netip.Prefix) error
+	AddHost(a netip.Addr) error
+	RemoveHost(a netip.Addr) error
 	Close() error
 }
 

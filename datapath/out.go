@@ -391,9 +391,7 @@ func (w *outWorker) clear() {
 	}
 	if w.split.Max() > w.size {
 		// Only a packet that was put together is that long: cut it again.
-		mtu := w.d.pathMTU(w.info.Dst)
-		w.fragTo, w.fragBuf = batch.Packet{Remote: netip.AddrPortFrom(w.info.Dst, 0)}, make([]byte, mtu)
-		if !w.whole || !ip.Fragment4(w.pkt, &w.info, min(mtu, w.size), w.fragBuf, w.emitOut) {
+		if !w.whole || !w.clearFragments() {
 			w.c.n[outOversize].Add(1)
 		}
 		return
@@ -407,6 +405,17 @@ func (w *outWorker) clear() {
 		w.n++
 		w.raw = append(w.raw, batch.Packet{Data: buf[:n], Remote: netip.AddrPortFrom(w.info.Dst, 0)})
 	}
+}
+
+// clearFragments cuts the packet of w.pkt again, as its sender did.
+func (w *outWorker) clearFragments() bool {
+	mtu := min(w.d.pathMTU(w.info.Dst), w.size)
+	w.fragTo, w.fragBuf = batch.Packet{Remote: netip.AddrPortFrom(w.info.Dst, 0)}, make([]byte, mtu)
+	if w.info.Version == 4 {
+		return ip.Fragment4(w.pkt, &w.info, mtu, w.fragBuf, w.emitOut)
+	}
+	w.fragID++
+	return ip.Fragment6(w.pkt[:w.info.TotalLen], w.fragID, mtu, w.fragBuf, w.emitOut)
 }
 
 // String names the worker in logs.

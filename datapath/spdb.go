@@ -56,7 +56,8 @@ func (d *Datapath) applyPolicies(remove []uint64, add []spd.Policy) error {
 			return fmt.Errorf("policy %s: %w", add[i].Name, errors.Join(err, undo))
 		}
 	}
-	if err := d.table.Apply(remove, add); err != nil {
+	gone, all := d.withRest(remove, add)
+	if err := d.table.Apply(gone, all); err != nil {
 		for i := range add {
 			err = errors.Join(err, d.removeRoutes(&add[i]))
 		}
@@ -103,14 +104,24 @@ func (d *Datapath) addRoutes(p *spd.Policy) error {
 	if p.Action == spd.Bypass || d.io.Router == nil {
 		return nil
 	}
-	return d.io.Router.Add(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
+	// The address first: a route prefers it as the source.
+	for _, a := range ownInner(p) {
+		if err := d.io.Router.AddHost(a); err != nil {
+			return err
+		}
+	}
+	return d.router(p).Add(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
 }
 
 func (d *Datapath) removeRoutes(p *spd.Policy) error {
 	if p.Action == spd.Bypass || d.io.Router == nil {
 		return nil
 	}
-	return d.io.Router.Remove(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
+	err := d.router(p).Remove(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
+	for _, a := range ownInner(p) {
+		err = errors.Join(err, d.io.Router.RemoveHost(a))
+	}
+	return err
 }
 
 // throws lets the kernel route what a Bypass policy lets pass as a whole. A
@@ -127,7 +138,7 @@ func (d *Datapath) throws() error {
 			continue
 		}
 		for _, ts := range p.Remote {
-			if ts.Proto == 0 && ts.AnyPort() && d.firstFor(&p, p.Local, ts) {
+			if ts.Proto == 0 && ts.AnyPort() && d.firstFor(&p, p.Local, ts, nil) {
 				list = ts.AppendPrefixes(list)
 			}
 		}
@@ -148,10 +159,10 @@ func wide(list []spd.TS) bool {
 }
 
 // firstFor tells whether no other policy comes before p for traffic between one of
-// local and remote.
-func (d *Datapath) firstFor(p *spd.Policy, local []spd.TS, remote spd.TS) bool {
+// local and remote, apart from those that except names.
+func (d *Datapath) firstFor(p *spd.Policy, local []spd.TS, remote spd.TS, except func(*spd.Policy) bool) bool {
 	for _, o := range d.policies {
-		if o.ID == p.ID || o.Action == spd.Bypass || o.Priority > p.Priority {
+		if o.ID == p.ID || o.Action == spd.Bypass || o.Priority > p.Priority || except != nil && except(&o) {
 			continue
 		}
 		if meet(o.Remote, remote) && slices.ContainsFunc(local, func(l spd.TS) bool { return meet(o.Local, l) }) {

@@ -173,7 +173,7 @@ func (g *Guard) buildDelivered() error {
 		return err
 	}
 	for i := range x.sets {
-		g.rule(g.toGroup(&x, i, expr.MetaKeyIIFNAME), verdict(expr.VerdictDrop))
+		g.rule(g.heard, g.toGroup(&x, i, expr.MetaKeyIIFNAME), goTo(g.refuse))
 	}
 	if err := g.conn.Flush(); err != nil {
 		return err

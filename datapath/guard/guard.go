@@ -8,7 +8,13 @@
 //
 // The routes to the device are the remote selectors, so nothing else needs to be
 // kept in step. IKE and IPsec themselves pass, and what a policy lets pass that
-// comes before the others.
+// comes before the others. What a policy protects between two hosts is told by
+// its selectors, ports included: the rest of what they say to each other passes.
+//
+// Strict rp_filter would drop what comes from a peer whose own address is routed
+// into the device. What arrives for this host, and is not dropped, is marked as the
+// daemon's own packets are, so that the kernel looks for the way back where they
+// go (src_valid_mark).
 package guard
 
 import (
@@ -37,13 +43,18 @@ type Guard struct {
 	table  *nftables.Table
 	chain  *nftables.Chain
 	pass   *nftables.Chain // what other policies let through
+	refuse *nftables.Chain // counts and drops
+	heard  *nftables.Chain // what is dropped of groups
 	passes []Pass
+	arp    *nftables.Table  // nil: none
 	sets   [2]*nftables.Set // IPv4, IPv6
 	locals map[netip.Prefix]int
 	closed bool
 	device string
 	mark   uint32 // of the daemon's own packets, 0 none
 	groups groups
+	// Incomplete is what could not be set and is not vital; or nil.
+	Incomplete error
 }
 
 // New makes the table in the network namespace of the calling thread; one that a
@@ -55,15 +66,20 @@ func New(device string, ports []uint16, mark uint32) (*Guard, error) {
 		return nil, fmt.Errorf("netfilter: %w", err)
 	}
 	g := &Guard{conn: conn, device: device, mark: mark, locals: map[netip.Prefix]int{}}
-	if err := g.build(device, ports); err != nil {
+	if err := g.build(ports); err != nil {
 		conn.CloseLasting()
 		return nil, fmt.Errorf("netfilter table for %s: %w", device, err)
+	}
+	if mark != 0 {
+		if err := g.neighbours(); err != nil {
+			g.Incomplete = fmt.Errorf("netfilter table of ARP for %s: with strict rp_filter a neighbour whose own address is behind the tunnel gets no answer: %w", device, err)
+		}
 	}
 	return g, nil
 }
 
-func (g *Guard) build(device string, ports []uint16) error {
-	g.table = &nftables.Table{Family: nftables.TableFamilyINet, Name: "iked_" + device}
+func (g *Guard) build(ports []uint16) error {
+	g.table = &nftables.Table{Family: nftables.TableFamilyINet, Name: "iked_" + g.device}
 	// Adding first makes the deletion succeed whether or not it was there.
 	g.conn.AddTable(g.table)
 	g.conn.DelTable(g.table)
@@ -74,36 +90,78 @@ func (g *Guard) build(device string, ports []uint16) error {
 			return err
 		}
 	}
-	accept := nftables.ChainPolicyAccept
+	policy := nftables.ChainPolicyAccept
 	g.chain = g.conn.AddChain(&nftables.Chain{Name: "prerouting", Table: g.table, Type: nftables.ChainTypeFilter,
 		// Behind the translation of destinations, which decides whom a packet is for.
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(-90), Policy: &accept})
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(-90), Policy: &policy})
+	accepted := g.conn.AddChain(&nftables.Chain{Name: "accepted", Table: g.table})
+	g.refuse = g.conn.AddChain(&nftables.Chain{Name: "refused", Table: g.table})
+	g.pass = g.conn.AddChain(&nftables.Chain{Name: "pass", Table: g.table})
+	g.heard = g.conn.AddChain(&nftables.Chain{Name: "groups", Table: g.table})
+	if g.mark != 0 {
+		g.rule(accepted, toThisHost(), sourceDevice(g.device), setMark(g.mark))
+	}
+	g.rule(accepted, verdict(expr.VerdictAccept))
+	g.rule(g.refuse, []expr.Any{&expr.Counter{}}, verdict(expr.VerdictDrop))
+
+	g.rule(g.chain, from(g.device), verdict(expr.VerdictAccept))
+	accept := goTo(accepted)
 	for _, proto := range []byte{unix.IPPROTO_ESP, unix.IPPROTO_AH} {
-		g.rule(protocol(proto), verdict(expr.VerdictAccept))
+		g.rule(g.chain, protocol(proto), accept)
 	}
 	for _, ah := range [][]expr.Any{extensionAH(), laterFragmentAH()} {
-		g.rule(g.family(1), ah, verdict(expr.VerdictAccept))
+		g.rule(g.chain, g.family(1), ah, accept)
 	}
 	for _, p := range ports {
-		g.rule(protocol(unix.IPPROTO_UDP), destinationPort(p), verdict(expr.VerdictAccept))
+		g.rule(g.chain, protocol(unix.IPPROTO_UDP), destinationPort(p), accept)
 	}
-	g.pass = g.conn.AddChain(&nftables.Chain{Name: "pass", Table: g.table})
-	g.rule([]expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: g.pass.Name}})
+	for i := range g.sets {
+		g.rule(g.chain, g.family(i), laterFragment(i), toThisHost(), accept)
+	}
+	for _, about := range tooBig(ports) {
+		g.rule(g.chain, about, accept)
+	}
+	g.rule(g.chain, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: g.pass.Name}})
 	for i := range g.sets {
 		// The device, or no route at all: the device of a crashed process is gone.
-		for _, from := range [][]expr.Any{sourceDevice(device), sourceUnrouted()} {
-			g.rule(g.family(i), notFrom(device), g.toLocal(i), from, []expr.Any{&expr.Counter{}}, verdict(expr.VerdictDrop))
+		for _, source := range [][]expr.Any{sourceDevice(g.device), sourceUnrouted()} {
+			g.rule(g.chain, g.family(i), g.toLocal(i), source, goTo(g.refuse))
 		}
 	}
+	g.rule(g.chain, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: g.heard.Name}})
+	g.rule(g.chain, accept)
 	return g.conn.Flush()
 }
 
-func (g *Guard) rule(parts ...[]expr.Any) {
+// neighbours marks the ARP requests that arrive, for strict rp_filter holds their
+// sender against the routes as well.
+func (g *Guard) neighbours() error {
+	const in = 0 // NF_ARP_IN
+	t := &nftables.Table{Family: nftables.TableFamilyARP, Name: g.table.Name}
+	g.conn.AddTable(t)
+	g.conn.DelTable(t)
+	g.conn.AddTable(t)
+	policy := nftables.ChainPolicyAccept
+	c := g.conn.AddChain(&nftables.Chain{Name: "input", Table: t, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookRef(in), Priority: nftables.ChainPriorityFilter, Policy: &policy})
+	g.conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: setMark(g.mark)})
+	if err := g.conn.Flush(); err != nil {
+		return err
+	}
+	g.arp = t
+	return nil
+}
+
+func (g *Guard) rule(chain *nftables.Chain, parts ...[]expr.Any) {
 	var all []expr.Any
 	for _, p := range parts {
 		all = append(all, p...)
 	}
-	g.conn.AddRule(&nftables.Rule{Table: g.table, Chain: g.chain, Exprs: all})
+	g.conn.AddRule(&nftables.Rule{Table: g.table, Chain: chain, Exprs: all})
+}
+
+func goTo(c *nftables.Chain) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: c.Name}}
 }
 
 func verdict(k expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k}} }
@@ -132,6 +190,22 @@ func laterFragmentAH() []expr.Any {
 	}
 }
 
+// laterFragment is a fragment without the header that has the ports, as of ESP in
+// UDP. For this host it is nothing without the first one, which is looked at.
+func laterFragment(i int) []expr.Any {
+	get := expr.Any(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2})
+	mask := []byte{0x1f, 0xff}
+	if i == 1 {
+		get = &expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}
+		mask = []byte{0xff, 0xf8}
+	}
+	return []expr.Any{
+		get,
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: mask, Xor: []byte{0, 0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0}},
+	}
+}
+
 func destinationPort(p uint16) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
@@ -151,9 +225,21 @@ func ifname(device string) []byte {
 	return b
 }
 
-func notFrom(device string) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: ifname(device)}}
+func from(device string) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, equal(ifname(device))}
+}
+
+// toThisHost is what is delivered here and not forwarded: a forwarded packet with
+// the mark would pass the tunnel by.
+func toThisHost() []expr.Any {
+	return []expr.Any{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, equal(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL))}
+}
+
+func setMark(mark uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+	}
 }
 
 func (g *Guard) toLocal(i int) []expr.Any {
@@ -255,7 +341,7 @@ func (g *Guard) Dropped() (uint64, error) {
 	if g.closed {
 		return 0, nil
 	}
-	return g.count(g.chain)
+	return g.count(g.refuse)
 }
 
 // count is the sum of a chain's counters; the caller holds g.mu.
@@ -284,5 +370,8 @@ func (g *Guard) Close() error {
 	}
 	g.closed = true
 	g.conn.DelTable(g.table)
+	if g.arp != nil {
+		g.conn.DelTable(g.arp)
+	}
 	return errors.Join(g.conn.Flush(), g.conn.CloseLasting())
 }

@@ -78,7 +78,7 @@ func TestClearTextDropped(t *testing.T) {
 		Dst: &net.IPNet{IP: net.IPv4(10, 2, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}}))
 
 	var g *Guard
-	must(gw.Do(func() (err error) { g, err = New("ipsec0", []uint16{500, 4500}, 0); return err }))
+	must(gw.Do(func() (err error) { g, err = New("ipsec0", []uint16{500, 4500}, 0x1ced); return err }))
 	defer g.Close()
 
 	var server net.PacketConn

@@ -5,21 +5,24 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"iked/spd"
 )
 
-// Pass is traffic that a policy lets pass in clear: from Remote to Local.
-type Pass struct{ Local, Remote spd.TS }
+// Pass is traffic from Remote to Local that a policy lets pass in clear or, with
+// Drop, that only an SA may carry.
+type Pass struct {
+	Local, Remote spd.TS
+	Drop          bool
+}
 
 // maxPasses bounds the rules that packets run through.
 const maxPasses = 1024
 
-// SetPasses replaces what is let through though the selectors of other policies
-// have it.
+// SetPasses replaces what is let through, or dropped, before the selectors of
+// tunnels are looked at. The first that has a packet decides.
 func (g *Guard) SetPasses(list []Pass) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -28,13 +31,17 @@ func (g *Guard) SetPasses(list []Pass) error {
 	}
 	var cut error
 	if len(list) > maxPasses {
-		cut = fmt.Errorf("more than %d pairs of selectors pass in clear: what arrives for %d of them is dropped", maxPasses, len(list)-maxPasses)
+		cut = fmt.Errorf("more than %d pairs of selectors with protocols or ports, or between hosts: clear text that arrives for %d of them is not told apart", maxPasses, len(list)-maxPasses)
 		list = list[:maxPasses]
 	}
 	g.conn.FlushChain(g.pass)
 	for _, p := range list {
-		if e := match(p); e != nil {
-			g.conn.AddRule(&nftables.Rule{Table: g.table, Chain: g.pass, Exprs: append(e, &expr.Verdict{Kind: expr.VerdictAccept})})
+		if p.Drop {
+			for _, q := range refusals(p) {
+				g.rule(g.pass, match(q), goTo(g.refuse))
+			}
+		} else if e := match(p); e != nil {
+			g.rule(g.pass, e, []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: "accepted"}})
 		}
 	}
 	if err := g.conn.Flush(); err != nil {
@@ -42,6 +49,78 @@ func (g *Guard) SetPasses(list []Pass) error {
 	}
 	g.passes = slices.Clone(list)
 	return cut
+}
+
+// refusals are what match can tell of traffic that must not pass, and no less
+// than it: ports of any protocol are those of each that has some, a type of the
+// mobility header is all of them. OPAQUE selects packets without ports, which
+// have no header to look at.
+func refusals(p Pass) (out []Pass) {
+	if p.Local.Is4() != p.Remote.Is4() {
+		return nil
+	}
+	proto := p.Local.Proto
+	if proto == 0 {
+		proto = p.Remote.Proto
+	}
+	widen := func(ts *spd.TS) {
+		if ts.Opaque() || proto == unix.IPPROTO_MH {
+			ts.PortFrom, ts.PortTo = 0, 65535
+		}
+	}
+	if (p.Local.Opaque() || p.Remote.Opaque()) && (proto == 0 || slices.Contains(withPorts, proto)) {
+		return nil // whole packets of these have ports
+	}
+	widen(&p.Local)
+	widen(&p.Remote)
+	protos := []byte{proto}
+	if proto == 0 && (!p.Local.AnyPort() || !p.Remote.AnyPort()) {
+		protos = withPorts
+	}
+	for _, n := range protos {
+		q := p
+		if n != 0 {
+			q.Local.Proto = n
+		}
+		if match(q) != nil {
+			out = append(out, q)
+		}
+	}
+	return out
+}
+
+// withPorts are the protocols whose ports are selectors.
+var withPorts = []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_DCCP, unix.IPPROTO_SCTP, unix.IPPROTO_UDPLITE}
+
+// tooBig are ICMP messages that ask for smaller packets and quote one of this
+// daemon: any router on the way may send them, also one whose address is behind
+// the tunnel. The kernel holds them against its own packets (RFC 4301, Section
+// 8.2.1).
+func tooBig(ports []uint16) (rules [][]expr.Any) {
+	for i, icmp := range []struct {
+		proto byte
+		kind  []byte
+		next  uint32 // where the quoted header names what follows
+		size  uint32 // of the quoted header without options
+	}{
+		{unix.IPPROTO_ICMP, []byte{3, 4}, 9, 20},
+		{unix.IPPROTO_ICMPV6, []byte{2, 0}, 6, 40},
+	} {
+		head := append(protocol(icmp.proto), []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal([]byte{[]byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6}[i]}),
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2}, equal(icmp.kind),
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 8 + icmp.next, Len: 1},
+		}...)
+		for _, proto := range []byte{unix.IPPROTO_ESP, unix.IPPROTO_AH} {
+			rules = append(rules, append(slices.Clone(head), equal([]byte{proto})))
+		}
+		for _, p := range ports {
+			rules = append(rules, append(slices.Clone(head), equal([]byte{unix.IPPROTO_UDP}),
+				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 8 + icmp.size, Len: 2},
+				equal(binary.BigEndian.AppendUint16(nil, p))))
+		}
+	}
+	return rules
 }
 
 // match is the packets from p.Remote to p.Local; nil when no packet can be told by

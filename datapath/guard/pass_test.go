@@ -63,8 +63,8 @@ func icmp6(src, dst, typ byte) []byte {
 // direction of its arrival; what headers cannot tell is not let through.
 func TestMatch(t *testing.T) {
 	one := func(s string) spd.TS { return selectors(t, s)[0] }
-	dhcp := Pass{one("10.0.0.1/32[udp/68]"), one("0.0.0.0/0[udp/67]")}
-	nd := Pass{one("fe80::1/128[ipv6-icmp/133-137]"), one("::/0[ipv6-icmp/133-137]")}
+	dhcp := Pass{Local: one("10.0.0.1/32[udp/68]"), Remote: one("0.0.0.0/0[udp/67]")}
+	nd := Pass{Local: one("fe80::1/128[ipv6-icmp/133-137]"), Remote: one("::/0[ipv6-icmp/133-137]")}
 	nd.Local.PortTo, nd.Remote.PortTo = 137<<8|255, 137<<8|255
 	for _, x := range []struct {
 		name string
@@ -83,7 +83,7 @@ func TestMatch(t *testing.T) {
 		{"echo request", nd, icmp6(2, 1, 128), false},
 		{"type 138", nd, icmp6(2, 1, 138), false},
 		{"advertisement to another", nd, icmp6(2, 3, 136), false},
-		{"any protocol", Pass{one("10.0.0.1/32"), one("10.0.0.0/24")}, udp4(9, 1, 1, 2), true},
+		{"any protocol", Pass{Local: one("10.0.0.1/32"), Remote: one("10.0.0.0/24")}, udp4(9, 1, 1, 2), true},
 	} {
 		rule := match(x.pass)
 		if rule == nil {
@@ -94,8 +94,8 @@ func TestMatch(t *testing.T) {
 		}
 	}
 	opaque := one("10.0.0.1/32[udp/opaque]")
-	for _, p := range []Pass{{opaque, one("0.0.0.0/0")}, {one("10.0.0.1/32"), one("::/0")}, {one("10.0.0.1/32[udp]"), one("0.0.0.0/0[tcp]")},
-		{spd.TS{From: opaque.From, To: opaque.To, Proto: 135, PortFrom: 256, PortTo: 511}, one("0.0.0.0/0")}} {
+	for _, p := range []Pass{{Local: opaque, Remote: one("0.0.0.0/0")}, {Local: one("10.0.0.1/32"), Remote: one("::/0")}, {Local: one("10.0.0.1/32[udp]"), Remote: one("0.0.0.0/0[tcp]")},
+		{Local: spd.TS{From: opaque.From, To: opaque.To, Proto: 135, PortFrom: 256, PortTo: 511}, Remote: one("0.0.0.0/0")}} {
 		if match(p) != nil {
 			t.Errorf("%+v is let through", p)
 		}

@@ -57,10 +57,14 @@ type Manager struct {
 	throws map[netip.Prefix]bool
 	locals map[netip.Prefix]int
 	addrs  map[netip.Prefix]int
+	hostMu sync.Mutex
+	hosts  map[netip.Addr]*hostAddr // guarded by hostMu
 	// orphans are unreachable routes of a process that crashed, unclaimed so far.
 	orphans map[netip.Prefix]bool
-	noV6    bool
-	closed  bool
+	// validMark is src_valid_mark when it was set here, to be taken back; or nil.
+	validMark *os.File
+	noV6      bool
+	closed    bool
 }
 
 type held struct {
@@ -82,7 +86,7 @@ func New(o Options) (*Manager, error) {
 		return nil, fmt.Errorf("routes: netlink socket: %w", err)
 	}
 	m := &Manager{opt: o, h: h, routes: map[netip.Prefix]*held{}, throws: map[netip.Prefix]bool{}, locals: map[netip.Prefix]int{},
-		addrs: map[netip.Prefix]int{}, orphans: map[netip.Prefix]bool{}}
+		addrs: map[netip.Prefix]int{}, hosts: map[netip.Addr]*hostAddr{}, orphans: map[netip.Prefix]bool{}}
 	if err := m.setup(); err != nil {
 		h.Close()
 		return nil, err
@@ -98,6 +102,7 @@ func (m *Manager) setup() error {
 	m.link = link
 	// No link-local address, so no router solicitations into the tunnel.
 	m.sysctl("ipv6/conf", "addr_gen_mode", "1")
+	m.markedWayBack()
 	if err := m.h.LinkSetMTU(link, m.opt.MTU); err != nil {
 		return fmt.Errorf("device %s: set MTU %d: %w", m.opt.Device, m.opt.MTU, err)
 	}
@@ -449,7 +454,7 @@ func (m *Manager) RemoveAddress(p netip.Prefix) error {
 
 // Close removes all routes, addresses and rules.
 func (m *Manager) Close() error {
-	err := errors.Join(m.SetThrows(nil), m.DropOrphans())
+	err := errors.Join(m.SetThrows(nil), m.DropOrphans(), m.unmarkedWayBack())
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
