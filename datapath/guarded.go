@@ -28,10 +28,7 @@ func (r *guarded) Add(remote []netip.Prefix, local []spd.TS, open bool) error {
 	if err := r.guard.Add(local); err != nil {
 		r.warn(err.Error())
 	}
-	if err := r.guard.AddGroups(remote); err != nil {
-		r.warn(err.Error())
-	}
-	return r.Router.Add(remote, local, open)
+	return toldOne{r}.Add(remote, local, open)
 }
 
 func (r *guarded) Remove(remote []netip.Prefix, local []spd.TS, open bool) error {
@@ -40,6 +37,27 @@ func (r *guarded) Remove(remote []netip.Prefix, local []spd.TS, open bool) error
 		return err
 	}
 	return errors.Join(err, r.guard.Remove(local), r.guard.RemoveGroups(remote))
+}
+
+// toldOne is for policies whose selectors are told one by one (SetPasses): what
+// comes from behind the tunnel to their local addresses is not dropped as a whole.
+type toldOne struct{ *guarded }
+
+func (r toldOne) Add(remote []netip.Prefix, local []spd.TS, open bool) error {
+	if !open {
+		if err := r.guard.AddGroups(remote); err != nil {
+			r.warn(err.Error())
+		}
+	}
+	return r.Router.Add(remote, local, open)
+}
+
+func (r toldOne) Remove(remote []netip.Prefix, local []spd.TS, open bool) error {
+	err := r.Router.Remove(remote, local, open)
+	if open {
+		return err
+	}
+	return errors.Join(err, r.guard.RemoveGroups(remote))
 }
 
 // AddDelivered drops what arrives in clear for a group.

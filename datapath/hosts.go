@@ -31,7 +31,7 @@ func told(p *spd.Policy) bool {
 // router is who is told of the routes of a policy.
 func (d *Datapath) router(p *spd.Policy) Router {
 	if g, ok := d.io.Router.(*guarded); ok && told(p) {
-		return g.Router
+		return toldOne{g}
 	}
 	return d.io.Router
 }
