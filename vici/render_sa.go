@@ -85,6 +85,12 @@ func childSection(c *engine.ChildInfo, now time.Time) wire.Message {
 		if c.MTU > 0 {
 			m.SetInt("mtu", int64(c.MTU))
 		}
+		if c.Replayed > 0 {
+			m.SetUint("replayed-in", c.Replayed)
+		}
+		if c.BadICV > 0 {
+			m.SetUint("bad-icv-in", c.BadICV)
+		}
 	}
 	selectors(&m, "local-ts", c.Local)
 	selectors(&m, "remote-ts", c.Remote)

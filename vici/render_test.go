@@ -119,6 +119,7 @@ func TestListSABindings(t *testing.T) {
 		{engine.ChildInfo{Mode: spd.Tunnel, Proto: suite.ProtoESP, IfID: 42}, "spi-out=00001002 if-id-in=0000002a if-id-out=0000002a bytes-in"},
 		{engine.ChildInfo{Mode: spd.Tunnel, Proto: suite.ProtoESP, MarkIn: spd.Mark{Value: 1, Mask: all}, MarkOut: spd.Mark{Value: 0x20, Mask: 0xf0}},
 			"spi-out=00001002 mark-in=00000001 mark-out=00000020 mark-mask-out=000000f0 bytes-in"},
+		{engine.ChildInfo{Mode: spd.Tunnel, Proto: suite.ProtoESP, Replayed: 3, BadICV: 1}, "install-time=0 replayed-in=3 bad-icv-in=1 local-ts"},
 	} {
 		x.child.State, x.child.SPIIn, x.child.SPIOut, x.child.Installed = ikev2.ChildInstalled, 0x1001, 0x1002, now
 		if got := raw(childSection(&x.child, now)); !strings.Contains(got, x.want) {

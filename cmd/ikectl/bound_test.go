@@ -20,6 +20,9 @@ func TestBoundIsShown(t *testing.T) {
 	if want := ", TRANSPORT, AH:, if_id 0x0000002a, mark in 0x00000001, mark out 0x00000020/0x000000f0\n"; !strings.Contains(b.String(), want) {
 		t.Errorf("got %q, expected it to contain %q", b.String(), want)
 	}
+	if s := (trafView{Bytes: 1, Packets: 2, Replayed: 3, BadICV: 4}).String(); !strings.HasSuffix(s, ", 3 replayed, 4 not authentic") {
+		t.Errorf("what was refused: %q", s)
+	}
 	if s := bound("", "", ""); s != "" {
 		t.Errorf("bound to nothing: %q", s)
 	}

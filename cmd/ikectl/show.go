@@ -216,6 +216,12 @@ func (v trafView) String() string {
 	if v.LastUse != nil {
 		s += fmt.Sprintf(", %s ago", span(*v.LastUse))
 	}
+	if v.Replayed > 0 {
+		s += fmt.Sprintf(", %d replayed", v.Replayed)
+	}
+	if v.BadICV > 0 {
+		s += fmt.Sprintf(", %d not authentic", v.BadICV)
+	}
 	return s
 }
 

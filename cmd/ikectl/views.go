@@ -76,6 +76,9 @@ type trafView struct {
 	Bytes   uint64 `json:"bytes"`
 	Packets uint64 `json:"packets"`
 	LastUse *int64 `json:"last_use_seconds_ago"`
+	// Refused by the replay window and by the integrity check; inbound only.
+	Replayed uint64 `json:"replayed,omitempty"`
+	BadICV   uint64 `json:"bad_icv,omitempty"`
 }
 
 type connView struct {
@@ -207,8 +210,8 @@ func childOf(c wire.Message) childView {
 		MarkIn:     markText(c, "in"),
 		MarkOut:    markText(c, "out"),
 		Algorithms: algorithms(c),
-		In:         trafView{number(c, "bytes-in"), number(c, "packets-in"), maybe(c, "use-in")},
-		Out:        trafView{number(c, "bytes-out"), number(c, "packets-out"), maybe(c, "use-out")},
+		In:         trafView{number(c, "bytes-in"), number(c, "packets-in"), maybe(c, "use-in"), number(c, "replayed-in"), number(c, "bad-icv-in")},
+		Out:        trafView{number(c, "bytes-out"), number(c, "packets-out"), maybe(c, "use-out"), 0, 0},
 		MTU:        maybe(c, "mtu"),
 		RekeyIn:    maybe(c, "rekey-time"),
 		ExpiresIn:  maybe(c, "life-time"),

@@ -59,6 +59,9 @@ type ChildInfo struct {
 	Initiator bool
 	// MTU is the largest inner packet that fits without fragmentation; 0 unknown.
 	MTU int
+	// Replayed and BadICV count what of the peer was refused by the replay window
+	// and by the integrity check.
+	Replayed, BadICV uint64
 	// IfID, MarkIn and MarkOut are what its SAs are bound to; 0: none.
 	IfID            uint32
 	MarkIn, MarkOut spd.Mark
@@ -107,6 +110,7 @@ func (s *shard) childInfo(c *childSA) ChildInfo {
 	if c.in {
 		if u, err := s.e.opt.Backend.QuerySA(c.inID); err == nil {
 			info.In = Traffic{u.Bytes, u.Packets, u.LastUsed}
+			info.Replayed, info.BadICV = u.Replayed, u.BadICV
 		}
 	}
 	if c.out {
