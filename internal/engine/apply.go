@@ -95,7 +95,7 @@ func (p *supervisor) children(c *connState, n *connProgram, d *conf.ConnChange, 
 		}
 		k := &kidState{conf: ch, ike: cfg, live: make(map[uint32]*liveChild)}
 		c.kids[ch.Name] = k
-		p.useDevice(c, ch)
+		p.useDevice(c, k)
 		k.always = ch.Start == conf.StartAlways && cfg != nil
 		if cfg != nil && !k.always && startAction(ch)&conf.ActionStart != 0 {
 			k.tries = keyingTries(n.conf)

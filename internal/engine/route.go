@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"iked/conf"
 	"iked/internal/trace"
@@ -76,14 +77,33 @@ func (d *devices) use(conn *conf.Connection, c *conf.Child) error {
 		}
 		dev = &device{ifID: c.IfIDOut, users: users}
 		d.open[c.Interface] = dev
-		if d.via == nil {
-			dev.err = fmt.Errorf("interface %s: this backend makes no interfaces", c.Interface)
-		} else {
-			dev.bind.ifID, dev.bind.mark, dev.err = d.via.Open(c.Interface, c.IfIDOut, onlyAddr(conn.LocalAddrs), onlyAddr(conn.RemoteAddrs))
-			dev.bind.markIn = dev.bind.mark
-		}
+		d.make(dev, conn, c)
 	}
 	dev.users++
+	return dev.err
+}
+
+// make asks for the device. The caller holds mu.
+func (d *devices) make(dev *device, conn *conf.Connection, c *conf.Child) {
+	if d.via == nil {
+		dev.err = fmt.Errorf("interface %s: this backend makes no interfaces", c.Interface)
+		return
+	}
+	dev.bind.ifID, dev.bind.mark, dev.err = d.via.Open(c.Interface, c.IfIDOut, onlyAddr(conn.LocalAddrs), onlyAddr(conn.RemoteAddrs))
+	dev.bind.markIn = dev.bind.mark
+}
+
+// again tries to make the device of a child that uses it, if it is not there.
+func (d *devices) again(conn *conf.Connection, c *conf.Child) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dev := d.open[c.Interface]
+	if dev == nil {
+		return fmt.Errorf("interface %s is gone", c.Interface)
+	}
+	if dev.err != nil {
+		d.make(dev, conn, c)
+	}
 	return dev.err
 }
 
@@ -147,12 +167,29 @@ func (d *devices) binding(c *conf.Child) (binding, error) {
 	return dev.bind, nil
 }
 
-// useDevice makes the device of a child; that it cannot be made is told, and
-// leaves the child without SAs.
-func (p *supervisor) useDevice(c *connState, ch *conf.Child) {
-	if err := p.e.devices.use(c.prog.conf, ch); err != nil {
-		p.e.log(trace.Record{Level: trace.Control, Group: trace.KNL, Conn: c.name, Child: ch.Name, Warn: true, Msg: err.Error()})
+// useDevice makes the device of a child. That it cannot be made is told once, leaves
+// the child without SAs, and is tried again.
+func (p *supervisor) useDevice(c *connState, k *kidState) {
+	if err := p.e.devices.use(c.prog.conf, k.conf); err != nil {
+		p.e.log(trace.Record{Level: trace.Control, Group: trace.KNL, Conn: c.name, Child: k.conf.Name, Warn: true, Msg: err.Error()})
+		p.deviceLater(c, k)
 	}
+}
+
+func (p *supervisor) deviceLater(c *connState, k *kidState) {
+	time.AfterFunc(vary(trapRetry), func() {
+		p.post(func() {
+			if p.stopped || p.conns[c.name] != c || c.kids[k.conf.Name] != k {
+				return
+			}
+			if p.e.devices.again(c.prog.conf, k.conf) != nil {
+				p.deviceLater(c, k)
+				return
+			}
+			p.e.log(trace.Record{Level: trace.Control, Group: trace.KNL, Conn: c.name, Child: k.conf.Name, Msg: "interface " + k.conf.Interface + " is there now"})
+			p.stand(c, k)
+		})
+	})
 }
 
 // bindSA ties an SA to the device or the marks of its child, and to the network
