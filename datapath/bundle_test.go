@@ -14,6 +14,7 @@ import (
 	"iked/internal/backend"
 	"iked/internal/backend/backendtest"
 	"iked/internal/secret"
+	"iked/internal/transport/batch"
 	"iked/sad"
 	"iked/spd"
 )
@@ -259,6 +260,43 @@ func TestBundleMTU(t *testing.T) {
 		a.dev.Inject(0, tun.Header{}, packet(src, dst, mtu-27))
 		if answer := receive(t, a); int(binary.BigEndian.Uint16(answer[26:])) != mtu {
 			t.Errorf("%s: one octet more: %x", c.name, answer[:28])
+		}
+	}
+}
+
+// RFC 4302, Section 3.4.2: what is no AH packet of an SA is dropped and counted by
+// its reason, whatever the socket gave.
+func TestAHGarbageIsCounted(t *testing.T) {
+	a, b := pair(t, Options{}, 1500)
+	pa, pb := nest(t, a, b, out4A, out4B, net4A, net4B, []layer{ahTunnel})
+	apply(t, a, pa)
+	apply(t, b, pb)
+	a.dev.Inject(0, tun.Header{}, packet(host(net4A, 1), host(net4B, 1), 100))
+	receive(t, b)
+	good := a.raw.seen[0].Data
+	feed := func(data []byte) {
+		b.raw.ah <- []batch.Packet{{Data: data, Remote: netip.AddrPortFrom(out4A, 0), Local: netip.AddrPortFrom(out4B, 0)}}
+	}
+	for i, c := range []struct {
+		counter string
+		change  func(p []byte) []byte
+	}{
+		{"in_runt", func([]byte) []byte { return nil }},
+		{"in_runt", func(p []byte) []byte { return p[:10] }},
+		{"in_runt", func(p []byte) []byte { p[0] = 0x41; return p }},
+		{"in_runt", func(p []byte) []byte { p[9] = ip.ProtoESP; return p }},
+		{"in_runt", func(p []byte) []byte { p = p[:26]; p[3] = 26; p[2] = 0; return p }},
+		{"in_no_sa", func(p []byte) []byte { p[24] ^= 1; return p }},
+		{"in_drop_ah_bad_length", func(p []byte) []byte { p[21] += 3; return p }},
+		{"in_drop_bad_icv", func(p []byte) []byte { p[31] ^= 2; return p }},
+		{"in_drop_replay_duplicate", func(p []byte) []byte { return p }},
+		{"in_drop_outer_fragment", func(p []byte) []byte { p[6] |= 0x20; p[3] = 172; return p[:172] }},
+	} {
+		before := b.Counters()[c.counter]
+		feed(c.change(bytes.Clone(good)))
+		wait(t, b, c.counter, before+1)
+		if n := b.Counters()["in_packets"]; n != 1 {
+			t.Fatalf("case %d passed", i)
 		}
 	}
 }
