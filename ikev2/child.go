@@ -94,13 +94,13 @@ func resolve(list []Selector, addrs []netip.Addr) []spd.TS {
 }
 
 func (sa *SA) localTS(c *ChildConfig) []spd.TS {
-	return resolve(c.Local, dynamic(sa.vipLocal, sa.local.Addr()))
+	return hostTraffic(c, resolve(c.Local, dynamic(sa.vipLocal, sa.local.Addr())), sa.local.Addr())
 }
 
 // A peer's own address is the one that it began with: it cannot claim another by
 // sending from there, because nothing shows that it receives there.
 func (sa *SA) remoteTS(c *ChildConfig) []spd.TS {
-	return resolve(c.Remote, dynamic(sa.vipRemote, sa.host))
+	return hostTraffic(c, resolve(c.Remote, dynamic(sa.vipRemote, sa.host)), sa.host)
 }
 
 func toWire(ts []spd.TS, responder bool) *message.TrafficSelectors {
@@ -125,17 +125,6 @@ func fromWire(p *message.TrafficSelectors) []spd.TS {
 		}
 	}
 	return ts
-}
-
-// modeNotify asks for a mode other than tunnel (RFC 7296, Section 1.3.1).
-func modeNotify(m spd.Mode) message.NotifyType {
-	switch m {
-	case spd.Transport:
-		return message.UseTransportMode
-	case spd.BEET:
-		return message.UseBEETMode
-	}
-	return message.NoNotify
 }
 
 // withoutKE leaves out key exchange methods: IKE_AUTH does none (RFC 7296,

@@ -19,6 +19,8 @@ type childOffer struct {
 	flow   *spd.Flow
 	first  bool // in IKE_AUTH
 	single bool // one pair of selectors only
+	only   *tsPair
+	rest   []tsPair // what is asked for after it
 	old    *Child
 
 	proposals []suite.Proposal
@@ -69,13 +71,16 @@ func (o *childOffer) prepare(now time.Time) *trace.Failure {
 	if o.first {
 		o.proposals = withoutKE(cfg.Proposals)
 	}
-	if cfg.Mode != spd.Tunnel && sa.nat.any() && cfg.ModeRequired {
-		return fault("transport and BEET mode do not work through a NAT here (RFC 7296, Section 2.23.1)")
+	if f := sa.ahThroughNAT(now, cfg, o.proto); f != nil {
+		return f
 	}
 	switch {
 	case o.old != nil:
 		// RFC 7296, Section 2.9.2: what is in force stays.
 		o.tsi, o.tsr = o.old.Local, o.old.Remote
+		return nil
+	case o.only != nil:
+		o.tsi, o.tsr = []spd.TS{o.only.local}, []spd.TS{o.only.remote}
 		return nil
 	case len(sa.cfg.VIPs) > 0 && o.first:
 		// RFC 7296, Section 2.19: the responder narrows this to the address that it
@@ -85,17 +90,15 @@ func (o *childOffer) prepare(now time.Time) *trace.Failure {
 		o.tsi = sa.localTS(cfg)
 	}
 	o.tsr = sa.remoteTS(cfg)
-	if f := o.flow; f != nil {
-		// RFC 7296, Section 2.9: the packet first.
-		l, r := f.LocalTS(), f.RemoteTS()
-		if o.single {
-			o.tsi, o.tsr = []spd.TS{l}, []spd.TS{r}
-		} else if spd.Subset([]spd.TS{l}, o.tsi) && spd.Subset([]spd.TS{r}, o.tsr) {
-			o.tsi = append([]spd.TS{l}, o.tsi...)
-			o.tsr = append([]spd.TS{r}, o.tsr...)
+	if len(o.tsi) == 0 || len(o.tsr) == 0 {
+		if cfg.Mode == spd.Transport {
+			return fault("its selectors %s === %s leave out the addresses of the two hosts, %v and %v, and transport mode is for their traffic (RFC 4301, Section 4.1)",
+				selectors(resolve(cfg.Local, nil)), selectors(resolve(cfg.Remote, nil)), sa.local.Addr(), sa.host)
 		}
-	} else if o.single && len(o.tsi) > 0 && len(o.tsr) > 0 {
-		o.tsi, o.tsr = o.tsi[:1], o.tsr[:1]
+		return fault("there is no traffic selector on one side")
+	}
+	if f := o.packetFirst(now); f != nil {
+		return f
 	}
 	if len(o.tsi) == 0 || len(o.tsr) == 0 {
 		return fault("there is no traffic selector on one side")
@@ -130,16 +133,46 @@ func resolveAnything(list []Selector, vips []netip.Addr) []spd.TS {
 	return spd.Minimize(out)
 }
 
-// singlePair tells whether a narrower offer than the last one can be made.
-func (o *childOffer) singlePair() bool { return !o.single && o.old == nil }
+// packetFirst puts the selectors of the packet before the others (RFC 7296,
+// Section 2.9), and its values in place of what is flagged in the others (RFC 4301,
+// Section 4.4.1.2).
+func (o *childOffer) packetFirst(now time.Time) *trace.Failure {
+	f, cfg := o.flow, o.cfg
+	fault := func(sentence, advice string) *trace.Failure {
+		return o.sa.failure(now, trace.StageSelectors, fmt.Sprintf("child %s: %s", cfg.Name, sentence), advice,
+			"configured: "+selectors(o.tsi)+" === "+selectors(o.tsr))
+	}
+	if f == nil {
+		if cfg.PFP != 0 {
+			return fault("its SAs take their selectors from packets, and no packet asks for this one", "send traffic; set start: on-demand")
+		}
+		return nil
+	}
+	l, r := f.LocalTS(), f.RemoteTS()
+	fits := spd.Subset([]spd.TS{l}, o.tsi) && spd.Subset([]spd.TS{r}, o.tsr)
+	switch {
+	case cfg.PFP != 0 && !fits:
+		return fault(fmt.Sprintf("the packet from %s to %s is none of its traffic", selectors([]spd.TS{l}), selectors([]spd.TS{r})),
+			"compare local_ts and remote_ts with the addresses of this system")
+	case o.single:
+		o.tsi, o.tsr = []spd.TS{l}, []spd.TS{r}
+	case fits:
+		first := func(p spd.TS, list []spd.TS) []spd.TS {
+			if len(list) == 1 && list[0] == p {
+				return list
+			}
+			return append([]spd.TS{p}, list...)
+		}
+		o.tsi = first(l, localPFP(cfg.PFP).populate(o.tsi, l))
+		o.tsr = first(r, remotePFP(cfg.PFP).populate(o.tsr, r))
+	}
+	return nil
+}
 
-// mode is what is asked for; behind a NAT only tunnel mode.
+// mode is what is asked for.
 func (o *childOffer) mode() spd.Mode {
 	if o.old != nil {
 		return o.old.Mode
-	}
-	if o.sa.nat.any() {
-		return spd.Tunnel
 	}
 	return o.cfg.Mode
 }
@@ -196,6 +229,19 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 		return nil, sa.failure(now, trace.StageChild, "the peer gave no SPI", "this is a fault of the peer")
 	}
 	local, remote := fromWire(a.tsi), fromWire(a.tsr)
+	mode := spd.Tunnel
+	if n := modeNotify(o.mode()); n != message.NoNotify && a.notifies.Has(n) {
+		mode = o.mode()
+	}
+	var natLocal, natRemote netip.Addr
+	if mode == spd.Transport {
+		l, r, ofLocal, ofRemote, ok := sa.natSelectors(local, remote)
+		if !ok {
+			return nil, sa.failure(now, trace.StageSelectors, "the peer takes transport mode with more than one address on a side", "this is a fault of the peer (RFC 7296, Section 2.23.1)",
+				"answered: "+selectors(local)+" === "+selectors(remote))
+		}
+		local, remote, natLocal, natRemote = l, r, ofLocal, ofRemote
+	}
 	if o.first && o.old == nil && len(sa.cfg.VIPs) > 0 {
 		// RFC 7296, Section 2.19: what was offered stood for the address that the
 		// responder assigns. It cannot choose more than that.
@@ -210,22 +256,24 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 		return nil, sa.failure(now, trace.StageSelectors, "the peer's traffic selectors are not part of what was offered", "this is a fault of the peer",
 			"offered:  "+selectors(o.tsi)+" === "+selectors(o.tsr), "answered: "+selectors(local)+" === "+selectors(remote))
 	}
-	mode := spd.Tunnel
-	if n := modeNotify(o.mode()); n != message.NoNotify {
-		switch {
-		case a.notifies.Has(n):
-			mode = o.mode()
-		case o.cfg.ModeRequired:
-			return nil, sa.failure(now, trace.StageChild, fmt.Sprintf("the peer insists on tunnel mode for %s", o.cfg.Name), "set the same mode on both sides")
-		}
+	switch {
+	case mode != o.mode() && (o.cfg.ModeRequired || o.old != nil):
+		// RFC 7296, Section 1.3.1. What is in force stays when it is rekeyed.
+		return nil, sa.failure(now, trace.StageChild, fmt.Sprintf("the peer insists on tunnel mode for %s, which has %s mode", o.cfg.Name, modeName(o.mode())), "set the same mode on both sides")
+	case mode == spd.BEET && !fitsMode(mode, local, remote):
+		return nil, sa.failure(now, trace.StageSelectors, "the peer takes BEET mode with more than one pair of addresses", "this is a fault of the peer",
+			"answered: "+selectors(local)+" === "+selectors(remote))
+	case mode != o.mode():
+		sa.logChild(now, o.cfg, true, "the peer does not take %s mode for %s: tunnel mode it is", modeName(o.mode()), o.cfg.Name)
 	}
 	c := &Child{
 		UniqueID: sa.env.NextChildID(), Config: o.cfg, Mode: mode, SPIIn: o.spi, SPIOut: spi,
-		Local: local, Remote: remote, NoTFC: a.notifies.Has(message.ESPTFCPaddingNotSupported), Initiator: true,
+		Local: local, Remote: remote, NATLocal: natLocal, NATRemote: natRemote, Flow: o.flow,
+		NoTFC: a.notifies.Has(message.ESPTFCPaddingNotSupported), Initiator: true,
 	}
 	book(c).reserved = true
 	if o.old != nil {
-		c.Replaces = o.old.UniqueID
+		c.Replaces, c.Flow = o.old.UniqueID, o.old.Flow
 	}
 	if err := sa.newChild(c, chosen, a.gir, a.ni, a.nr); err != nil {
 		return nil, sa.failure(now, trace.StageChild, err.Error(), "")
@@ -239,8 +287,8 @@ func (o *childOffer) accept(now time.Time, x *flow, a childAnswer, then func(tim
 	sa := o.sa
 	c, f := o.build(now, a)
 	if f != nil {
-		sa.failed(now, o.cfg, f)
 		sa.refuseGiven(now, o, &a.sa.Proposals[0])
+		o.failed(now, f)
 		then(now, nil)
 		return
 	}
@@ -251,17 +299,18 @@ func (o *childOffer) accept(now time.Time, x *flow, a childAnswer, then func(tim
 			return
 		}
 		if c.State == ChildDeleted {
-			sa.failed(now, c.Config, sa.failure(now, trace.StageRefused, "the peer closed CHILD_SA "+c.Config.Name+" at once", "see the peer's log"))
+			sa.failedFor(now, c.Config, c.Flow, sa.failure(now, trace.StageRefused, "the peer closed CHILD_SA "+c.Config.Name+" at once", "see the peer's log"))
 			then(now, nil)
 			return
 		}
+		o.askForRest(now, c, a.notifies.Has(message.AdditionalTSPossible))
 		then(now, c)
 	})
 }
 
 // installFailed gives up a child of ours that the backend refused.
 func (sa *SA) installFailed(now time.Time, c *Child, err error) {
-	sa.failed(now, c.Config, sa.failure(now, trace.StageInstall, fmt.Sprintf("%s cannot be installed: %v", c.Config.Name, err), "see the kernel's or the datapath's message"))
+	sa.failedFor(now, c.Config, c.Flow, sa.failure(now, trace.StageInstall, fmt.Sprintf("%s cannot be installed: %v", c.Config.Name, err), "see the kernel's or the datapath's message"))
 	book(c).silent = true
 	if c.State == ChildDeleted {
 		return

@@ -2,6 +2,7 @@ package ikev2
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"iked/crypto/ke"
@@ -41,6 +42,9 @@ type childChoice struct {
 	proposal      suite.Proposal
 	local, remote []spd.TS
 	mode          spd.Mode
+	natLocal      netip.Addr
+	natRemote     netip.Addr
+	whole         bool // the whole offer is taken
 	more          bool // ADDITIONAL_TS_POSSIBLE
 }
 
@@ -79,7 +83,6 @@ func (q *childRequest) choose(now time.Time) {
 	if q.old != nil {
 		candidates = []*ChildConfig{q.old.Config}
 	}
-	tsi, tsr := fromWire(q.tsi), fromWire(q.tsr)
 	var best *childChoice
 	var bestScore int
 	var notify *message.Notify
@@ -87,39 +90,31 @@ func (q *childRequest) choose(now time.Time) {
 	var failed *ChildConfig
 	var evidence []string
 	for _, cfg := range candidates {
-		c := childChoice{cfg: cfg}
-		local, remote := sa.localTS(cfg), sa.remoteTS(cfg)
-		if q.old != nil {
-			// RFC 7296, Section 2.9.2: never narrower than what is rekeyed.
-			local, remote = append(q.old.Local[:len(q.old.Local):len(q.old.Local)], local...), append(q.old.Remote[:len(q.old.Remote):len(q.old.Remote)], remote...)
-		}
-		if n := q.narrow(&c, local, remote, tsi, tsr); n != nil {
-			evidence = append(evidence, fmt.Sprintf("%s: ours %s === %s", cfg.Name, selectors(local), selectors(remote)),
-				fmt.Sprintf("%s: intersection %s === %s", cfg.Name, selectors(spd.IntersectLists(local, tsr)), selectors(spd.IntersectLists(remote, tsi))))
-			if notify == nil {
+		c, n, f := q.consider(now, cfg, &evidence)
+		switch {
+		case n != nil && f == nil:
+			if notify == nil || n.Kind == message.SinglePairRequired {
 				notify = n
 			}
 			continue
-		}
-		f := q.propose(now, &c)
-		if f == nil {
-			f = q.chooseMode(now, &c)
-		}
-		if f != nil {
+		case f != nil:
 			if fail == nil {
 				fail, failed = f, cfg
+				if n != nil {
+					notify = n
+				}
 			}
 			continue
 		}
 		score := 1
-		if spd.Subset(tsi, c.remote) && spd.Subset(tsr, c.local) {
+		if c.whole {
 			score += 2
 		}
 		if c.mode == q.wanted() {
 			score++
 		}
 		if score > bestScore {
-			best, bestScore = &c, score
+			best, bestScore = c, score
 		}
 	}
 	switch {
@@ -127,15 +122,57 @@ func (q *childRequest) choose(now time.Time) {
 		q.choice = *best
 	case fail != nil:
 		q.choice.cfg = failed
-		q.refuse(now, message.NewNotify(message.NoProposalChosen, nil), fail)
+		n := message.NewNotify(message.NoProposalChosen, nil)
+		if notify != nil && notify.Kind == message.NoAdditionalSAs {
+			n = notify
+		}
+		q.refuse(now, n, fail)
 	case notify != nil && notify.Kind == message.SinglePairRequired:
-		q.refuse(now, notify, sa.failure(now, trace.StageSelectors, "the peer offers more than one pair of addresses, this child takes single pairs", "offer the addresses of a packet", evidence...))
+		q.refuse(now, notify, sa.failure(now, trace.StageSelectors, "the peer offers no single values where the SAs of this child take those of a packet (pfp)", "let the peer ask with the selectors of a packet: on demand", evidence...))
 	default:
-		evidence = append([]string{"offered: " + selectors(tsr) + " === " + selectors(tsi)}, evidence...)
+		evidence = append([]string{"offered: " + selectors(fromWire(q.tsr)) + " === " + selectors(fromWire(q.tsi))}, evidence...)
 		q.refuse(now, message.NewNotify(message.TSUnacceptable, nil), sa.failure(now, trace.StageSelectors,
-			fmt.Sprintf("the peer's traffic selectors %s === %s have nothing in common with any child of %s", selectors(tsr), selectors(tsi), sa.cfg.Name),
+			fmt.Sprintf("the peer's traffic selectors %s === %s have nothing in common with any child of %s", selectors(fromWire(q.tsr)), selectors(fromWire(q.tsi)), sa.cfg.Name),
 			"make local_ts and remote_ts of both sides mirror each other", evidence...))
 	}
+}
+
+// consider looks what a configuration makes of the offer. A notify alone: the
+// selectors do not fit; a failure: something else.
+func (q *childRequest) consider(now time.Time, cfg *ChildConfig, evidence *[]string) (*childChoice, *message.Notify, *trace.Failure) {
+	sa := q.sa
+	if n := sa.countOf(cfg); cfg.Limit > 0 && n >= cfg.Limit && q.old == nil {
+		return nil, message.NewNotify(message.NoAdditionalSAs, nil), sa.failure(now, trace.StageChild,
+			fmt.Sprintf("the peer wants more than %d CHILD_SAs of %s", cfg.Limit, cfg.Name), "raise pfp_limit, or lower inactivity")
+	}
+	local, remote := sa.localTS(cfg), sa.remoteTS(cfg)
+	if q.old != nil {
+		// RFC 7296, Section 2.9.2: never narrower than what is rekeyed.
+		local, remote = append(q.old.Local[:len(q.old.Local):len(q.old.Local)], local...), append(q.old.Remote[:len(q.old.Remote):len(q.old.Remote)], remote...)
+	}
+	c, n := q.choices(cfg, local, remote)
+	if n != nil {
+		offeredL, offeredR := fromWire(q.tsr), fromWire(q.tsi)
+		*evidence = append(*evidence, fmt.Sprintf("%s: ours %s === %s", cfg.Name, selectors(local), selectors(remote)),
+			fmt.Sprintf("%s: intersection %s === %s", cfg.Name, selectors(spd.IntersectLists(local, offeredL)), selectors(spd.IntersectLists(remote, offeredR))))
+		return nil, n, nil
+	}
+	f := q.propose(now, c)
+	if f == nil {
+		f = q.checkMode(now, c)
+	}
+	return c, nil, f
+}
+
+// countOf is how many CHILD_SAs a configuration has in this IKE SA; one that is
+// being replaced does not count.
+func (sa *SA) countOf(cfg *ChildConfig) (n int) {
+	for _, c := range sa.children {
+		if c.Config == cfg && c.State != ChildRekeyed && c.State != ChildDeleting {
+			n++
+		}
+	}
+	return n
 }
 
 // wanted is the mode that the peer asks for.
@@ -149,25 +186,56 @@ func (q *childRequest) wanted() spd.Mode {
 	return spd.Tunnel
 }
 
-// narrow chooses the selectors (RFC 7296, Section 2.9); nil: done.
-func (q *childRequest) narrow(c *childChoice, local, remote, tsi, tsr []spd.TS) *message.Notify {
+// choices chooses mode and selectors: the mode that both want if the selectors
+// allow it, else tunnel mode (RFC 7296, Section 1.3.1).
+func (q *childRequest) choices(cfg *ChildConfig, local, remote []spd.TS) (*childChoice, *message.Notify) {
+	tsl, tsr := fromWire(q.tsr), fromWire(q.tsi)
+	mode := q.wanted()
+	configured := cfg.Mode
+	if q.old != nil {
+		configured = q.old.Mode
+	}
+	if mode != spd.Tunnel && mode == configured {
+		c := &childChoice{cfg: cfg, mode: mode}
+		l, r, ok := tsl, tsr, true
+		if mode == spd.Transport {
+			// RFC 7296, Section 2.23.1: substituted before the SPD is looked at.
+			l, r, c.natLocal, c.natRemote, ok = q.sa.natSelectors(tsl, tsr)
+		}
+		if ok {
+			if n := q.narrow(c, local, remote, l, r); n == nil && fitsMode(mode, c.local, c.remote) {
+				return c, nil
+			} else if n != nil && n.Kind == message.SinglePairRequired {
+				return nil, n
+			}
+		}
+	}
+	// RFC 7296, Section 2.23.1: the substitution is undone for tunnel mode.
+	c := &childChoice{cfg: cfg, mode: spd.Tunnel}
+	return c, q.narrow(c, local, remote, tsl, tsr)
+}
+
+// narrow chooses the selectors (RFC 7296, Section 2.9) of what the peer offers for
+// this side and its own; nil: done.
+func (q *childRequest) narrow(c *childChoice, local, remote, ofLocal, ofRemote []spd.TS) *message.Notify {
+	if len(ofLocal) == 0 || len(ofRemote) == 0 {
+		return message.NewNotify(message.TSUnacceptable, nil)
+	}
+	allL, allR := spd.Narrow(local, ofLocal), spd.Narrow(remote, ofRemote)
+	c.local, c.remote = allL, allR
 	if c.cfg.PFP != 0 && q.old == nil {
-		l, okL, ok1 := spd.NarrowFirst(local, tsr)
-		r, okR, ok2 := spd.NarrowFirst(remote, tsi)
-		switch {
-		case !ok1 || !ok2:
-			return message.NewNotify(message.TSUnacceptable, nil)
-		case !okL || !okR:
+		// RFC 4301, Section 4.4.1.2: the packet's values, which are the first ones.
+		l, r := localPFP(c.cfg.PFP), remotePFP(c.cfg.PFP)
+		if len(allL) > 0 && len(allR) > 0 && (!l.specific(ofLocal[0]) || !r.specific(ofRemote[0])) {
 			return message.NewNotify(message.SinglePairRequired, nil)
 		}
-		c.local, c.remote = []spd.TS{l}, []spd.TS{r}
-		c.more = len(spd.Narrow(local, tsr)) > 0 && len(tsr)+len(tsi) > 2
-		return nil
+		c.local, c.remote = l.populate(allL, ofLocal[0]), r.populate(allR, ofRemote[0])
+		c.more = !spd.Subset(allL, c.local) || !spd.Subset(allR, c.remote)
 	}
-	c.local, c.remote = spd.Narrow(local, tsr), spd.Narrow(remote, tsi)
 	if len(c.local) == 0 || len(c.remote) == 0 || len(c.local) > 255 || len(c.remote) > 255 {
 		return message.NewNotify(message.TSUnacceptable, nil)
 	}
+	c.whole = spd.Subset(ofLocal, c.local) && spd.Subset(ofRemote, c.remote)
 	return nil
 }
 
@@ -191,21 +259,24 @@ func (q *childRequest) propose(now time.Time, c *childChoice) *trace.Failure {
 	return nil
 }
 
-// chooseMode decides on the mode (RFC 7296, Section 1.3.1).
-func (q *childRequest) chooseMode(now time.Time, c *childChoice) *trace.Failure {
-	want := q.wanted()
-	if q.old != nil {
-		want = q.old.Mode
+// checkMode refuses what the mode and the protocol that were chosen do not allow.
+func (q *childRequest) checkMode(now time.Time, c *childChoice) *trace.Failure {
+	if f := q.sa.ahThroughNAT(now, c.cfg, c.proposal.Protocol); f != nil {
+		return f
 	}
-	if want != spd.Tunnel && want == c.cfg.Mode && !q.sa.nat.any() &&
-		(want != spd.Transport || spd.AllHosts(c.local) && spd.AllHosts(c.remote)) {
-		c.mode = want
+	configured := c.cfg.Mode
+	if q.old != nil {
+		configured = q.old.Mode
+	}
+	if c.mode == configured || !c.cfg.ModeRequired && q.old == nil {
 		return nil
 	}
-	if c.cfg.Mode != spd.Tunnel && c.cfg.ModeRequired {
-		return q.sa.failure(now, trace.StageChild, fmt.Sprintf("child %s demands another mode than tunnel, which the peer or a NAT does not allow", c.cfg.Name), "set the same mode on both sides")
+	why := "the peer asks for " + modeName(q.wanted()) + " mode"
+	if q.wanted() == configured {
+		why = "the selectors do not allow it"
 	}
-	return nil
+	return q.sa.failure(now, trace.StageChild, fmt.Sprintf("child %s demands %s mode, and %s", c.cfg.Name, modeName(configured), why), "set the same mode on both sides",
+		"offered: "+selectors(fromWire(q.tsr))+" === "+selectors(fromWire(q.tsi)))
 }
 
 // reserve gets an SPI.
@@ -263,11 +334,11 @@ func (q *childRequest) install(now time.Time, out bool) {
 	sa, ch := q.sa, &q.choice
 	c := &Child{
 		UniqueID: sa.env.NextChildID(), Config: ch.cfg, Mode: ch.mode, SPIIn: q.spi, SPIOut: ch.spiOut,
-		Local: ch.local, Remote: ch.remote, NoTFC: q.notifies.Has(message.ESPTFCPaddingNotSupported),
+		Local: ch.local, Remote: ch.remote, NATLocal: ch.natLocal, NATRemote: ch.natRemote, NoTFC: q.notifies.Has(message.ESPTFCPaddingNotSupported),
 	}
 	book(c).reserved = true
 	if q.old != nil {
-		c.Replaces = q.old.UniqueID
+		c.Replaces, c.Flow = q.old.UniqueID, q.old.Flow
 	}
 	err := sa.newChild(c, ch.proposal, q.gir, q.ni, q.nr)
 	q.gir.Destroy()

@@ -24,7 +24,9 @@ type createChild struct {
 	cfg    *ChildConfig
 	flow   *spd.Flow
 	single bool
-	old    *Child // what is rekeyed
+	only   *tsPair  // this pair alone, and rest after it
+	rest   []tsPair //
+	old    *Child   // what is rekeyed
 
 	offer   *childOffer
 	group   uint16
@@ -76,7 +78,7 @@ func (x *createChild) begin(now time.Time) {
 		o.State, book(o).own = ChildRekeying, x
 		x.sa.logChild(now, o.Config, false, "rekeying CHILD_SA %s{%d}", o.Config.Name, o.UniqueID)
 	}
-	x.offer = &childOffer{sa: x.sa, cfg: x.cfg, flow: x.flow, single: x.single, old: x.old}
+	x.offer = &childOffer{sa: x.sa, cfg: x.cfg, flow: x.flow, single: x.single, only: x.only, rest: x.rest, old: x.old}
 	if x.group == suite.KENone {
 		x.group = childGroup(x.cfg.Proposals, x.old)
 	}
@@ -228,7 +230,7 @@ func (x *createChild) done() {
 // failed ends it without a CHILD_SA.
 func (x *createChild) failed(now time.Time, f *trace.Failure) {
 	x.offer.free()
-	x.sa.failed(now, x.cfg, f)
+	x.offer.failed(now, f)
 	if x.old != nil {
 		x.settleFailed(now)
 		return
@@ -264,14 +266,14 @@ func (x *createChild) refused(now time.Time, n *message.Notify) {
 		if x.retries < maxTemporary {
 			x.retries++
 			x.done()
-			sa.later(now.Add(sa.retryDelay()), &createChild{sa: sa, cfg: x.cfg, flow: x.flow, single: x.single, retries: x.retries})
+			sa.later(now.Add(sa.retryDelay()), &createChild{sa: sa, cfg: x.cfg, flow: x.flow, single: x.single, only: x.only, rest: x.rest, retries: x.retries})
 			return
 		}
 	case message.SinglePairRequired:
-		if x.offer.singlePair() {
+		if next := x.offer.singlePair(); next != nil {
 			x.offer.free()
 			x.done()
-			sa.enqueueFirst(&createChild{sa: sa, cfg: x.cfg, flow: x.flow, single: true})
+			sa.enqueueFirst(next)
 			return
 		}
 	case message.ChildSANotFound:

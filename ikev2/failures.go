@@ -52,11 +52,16 @@ func (sa *SA) record(r trace.Record) {
 
 // failed reports the failure of a CHILD_SA; nil cfg: none was found.
 func (sa *SA) failed(now time.Time, cfg *ChildConfig, f *trace.Failure) {
+	sa.failedFor(now, cfg, nil, f)
+}
+
+// failedFor is failed for a CHILD_SA that a packet asked for.
+func (sa *SA) failedFor(now time.Time, cfg *ChildConfig, flow *spd.Flow, f *trace.Failure) {
 	if cfg != nil {
 		f.Child = cfg.Name
 	}
 	sa.logChild(now, cfg, true, "%s", f.Sentence)
-	sa.event(Failed{Failure: f, Child: cfg})
+	sa.event(Failed{Failure: f, Child: cfg, Flow: flow})
 }
 
 // mismatch is the failure of a comparison of proposals.

@@ -406,7 +406,7 @@ func TestNarrowing(t *testing.T) {
 // initiator comes again with the packet's.
 func TestSinglePair(t *testing.T) {
 	p := newPair(t, 1)
-	p.chb.PFP = spd.PFPLocalAddr | spd.PFPRemoteAddr
+	p.chb.PFP = allFlags
 	sa := ikev2.NewInitiator(p.a, p.ca, netip.AddrPortFrom(addrA, 500), netip.AddrPortFrom(addrB, 500))
 	p.a.SAs = append(p.a.SAs, sa)
 	p.a.Start(sa, ikev2.StartInit{Child: p.cha})

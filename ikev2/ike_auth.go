@@ -71,7 +71,7 @@ func (x *authInitiator) reserveSPI(now time.Time) {
 	}
 	x.offer.reserve(now, &x.flow, func(now time.Time, f *trace.Failure) {
 		if f != nil {
-			x.sa.failed(now, x.offer.cfg, f)
+			x.offer.failed(now, f)
 			x.offer = nil
 		}
 	})
@@ -170,7 +170,7 @@ func (x *authInitiator) establish(now time.Time) { x.sa.establish(now, false) }
 
 func (x *authInitiator) takeAddresses(now time.Time) {
 	if f := x.sa.takeAddresses(now, x.v.CP); f != nil && x.offer != nil {
-		x.sa.failed(now, x.offer.cfg, f)
+		x.offer.failed(now, f)
 		if x.v.SA != nil {
 			x.sa.refuseGiven(now, x.offer, &x.v.SA.Proposals[0])
 		}
@@ -188,16 +188,18 @@ func (x *authInitiator) takeChild(now time.Time) {
 		n := v.Notifies.Error()
 		o.free()
 		x.offer = nil
-		if n != nil && n.Kind == message.SinglePairRequired && o.singlePair() {
-			x.sa.enqueue(&createChild{sa: x.sa, cfg: o.cfg, flow: o.flow, single: true})
-			return
+		if n != nil && n.Kind == message.SinglePairRequired {
+			if next := o.singlePair(); next != nil {
+				x.sa.enqueue(next)
+				return
+			}
 		}
 		f := x.sa.failure(now, trace.StageRefused, "the peer answered without a CHILD_SA and without a reason", "see the peer's log")
 		if n != nil {
 			f = x.sa.refusedBy(now, n, "CHILD_SA "+o.cfg.Name)
 			f.Evidence = o.evidence()
 		}
-		x.sa.failed(now, o.cfg, f)
+		o.failed(now, f)
 	default:
 		x.offer = nil
 		o.accept(now, &x.flow, childAnswer{v.SA, v.TSi, v.TSr, v.Notifies, secret.Bytes{}, x.ni, x.nr}, func(now time.Time, c *Child) {

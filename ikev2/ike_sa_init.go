@@ -136,6 +136,7 @@ func (x *ikeInit) send(now time.Time) {
 	m.Payloads = append(m.Payloads, offerSA(sa.cfg.Proposals, nil), &message.KE{Group: hs.group, Data: hs.pair.Public()}, &message.Nonce{Data: hs.ni})
 	m.Payloads = append(m.Payloads, sa.natNotifies(sa.cfg, sa.local, sa.remote)...)
 	m.Payloads = append(m.Payloads, sa.abilities(sa.cfg, true)...)
+	m.Payloads = append(m.Payloads, vendorIDs(sa.cfg)...)
 	b, err := m.Append(nil)
 	if err != nil {
 		sa.close(now, Closed{Reason: CloseFailed, Failure: sa.failure(now, trace.StageConfig, err.Error(), "configure fewer proposals")})

@@ -186,6 +186,7 @@ func (x *initResponder) reply(now time.Time, pair *ke.KeyPair) {
 	}
 	// RFC 6023, Section 3.
 	m.Payloads = append(m.Payloads, message.NewNotify(message.ChildlessIKEv2Supported, nil))
+	m.Payloads = append(m.Payloads, vendorIDs(sa.hs.candidates...)...)
 	b, err := m.Append(nil)
 	if err != nil {
 		sa.close(now, Closed{Reason: CloseInternal, Failure: sa.failure(now, trace.StageConfig, err.Error(), "")})

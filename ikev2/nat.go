@@ -10,6 +10,7 @@ import (
 	"iked/ikev2/message"
 	"iked/internal/isakmp"
 	"iked/internal/trace"
+	"iked/spd"
 )
 
 // Ports of IKE (RFC 7296, Section 2.23).
@@ -131,6 +132,12 @@ func (sa *SA) follow(now time.Time, d Datagram) {
 	sa.log(now, trace.Control, false, "the peer moved from %v to %v", from, sa.remote)
 	for _, list := range [][]*Child{sa.children, sa.fading} {
 		for _, c := range list {
+			if c.Mode == spd.Transport && from.Addr() != sa.remote.Addr() {
+				// Its selectors are the addresses, which are others now.
+				sa.logChild(now, c.Config, true, "CHILD_SA %s{%d} is closed: transport mode does not outlive another address of the peer", c.Config.Name, c.UniqueID)
+				sa.queueDeleteChild(now, c, false)
+				continue
+			}
 			c.LocalAddr, c.RemoteAddr = sa.local, sa.remote
 			sa.tell(MoveChild{Child: c})
 		}

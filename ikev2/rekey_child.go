@@ -172,7 +172,10 @@ func (x *createChild) settleNotFound(now time.Time) {
 	}
 	sa.count("child-rekey", "not-found")
 	sa.dropChild(now, old, true)
-	sa.enqueue(&createChild{sa: sa, cfg: x.cfg})
+	if x.cfg.PFP == 0 || old.Flow != nil {
+		// Else the peer's packet asked for it, and the next will again.
+		sa.enqueue(&createChild{sa: sa, cfg: x.cfg, flow: old.Flow})
+	}
 }
 
 // respondRekeyChild answers the peer's rekeying of a CHILD_SA.

@@ -63,23 +63,6 @@ func Narrow(policy, offered []TS) []TS {
 	return out
 }
 
-// NarrowFirst is Narrow for a policy that makes an SA per packet (PFP of RFC
-// 4301, Section 4.4.1.2) or accepts a single pair: one selector inside the
-// initiator's first. specific tells that the first one was a single address,
-// so that it can be a packet's; without it the responder answers
-// SINGLE_PAIR_REQUIRED (RFC 7296, Section 2.9).
-func NarrowFirst(policy, offered []TS) (t TS, specific, ok bool) {
-	if len(offered) == 0 {
-		return TS{}, false, false
-	}
-	for _, p := range policy {
-		if r, ok := Intersect(p, offered[0]); ok {
-			return r, offered[0].IsHost(), true
-		}
-	}
-	return TS{}, false, false
-}
-
 // Subset tells whether all traffic of sub is traffic of the list super, which
 // an initiator checks of the responder's answer (RFC 7296, Section 2.9). Ranges
 // of super may join to cover one of sub. An empty sub is no subset: an answer

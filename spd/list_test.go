@@ -54,14 +54,6 @@ func TestNarrow(t *testing.T) {
 	expect(t, "families apart", Narrow(list("10.0.0.0/8", "2001:db8::/32"), list("::/0")), "2001:db8::/32")
 	expect(t, "OPAQUE is within ANY, not within a list of ports", Narrow(list("10.0.0.0/8[tcp/80]", "10.0.0.0/8[udp]"), list("10.0.0.0/8[0/opaque]")), "10.0.0.0/8[udp/OPAQUE]")
 	expect(t, "a port list of any protocol has no ICMP types", Narrow(list("10.0.0.0/8[/0-1024]"), list("10.0.0.1[icmp/8(0)]")))
-
-	ts, specific, ok := NarrowFirst(list("10.0.0.0/8[tcp]"), list("10.0.0.1[tcp/80]", "10.0.0.0/8"))
-	if !ok || !specific || ts.String() != "10.0.0.1/32[tcp/http]" {
-		t.Errorf("policy of single packets: %v %v %v, expected the packet's selector", ts, specific, ok)
-	}
-	if _, specific, ok = NarrowFirst(list("10.0.0.0/8"), list("10.0.0.0/8")); !ok || specific {
-		t.Errorf("no packet selector: specific %v ok %v, expected SINGLE_PAIR_REQUIRED", specific, ok)
-	}
 }
 
 // The answer of a responder must be inside the offer; pieces of the offer that join count as one.

@@ -110,6 +110,9 @@ func (n *Net) AddNAT(inside, outside netip.Addr) *NAT {
 // Rebind forgets all mappings, as a NAT does that restarts.
 func (x *NAT) Rebind() { x.out, x.in = map[uint16]uint16{}, map[uint16]uint16{} }
 
+// Forward lets a port in from outside to the same port inside.
+func (x *NAT) Forward(port uint16) { x.out[port], x.in[port] = port, port }
+
 func (n *Net) translate(p *Packet) bool {
 	for _, x := range n.NATs {
 		if p.From.Addr() == x.Inside {

@@ -332,6 +332,13 @@ type Child struct {
 	// Keys of this direction pair, from this system's point of view.
 	EncrIn, IntegIn, EncrOut, IntegOut secret.Bytes
 	Local, Remote                      []spd.TS
+	// NATLocal and NATRemote are the addresses of this system and of the peer as
+	// the peer knows them, in transport mode where a NAT translates them: the
+	// checksums of the peer's packets are made with them (RFC 7296, Section 2.23.1).
+	// Invalid: not translated.
+	NATLocal, NATRemote netip.Addr
+	// Flow is the packet that asked for it, nil when none did or the peer began.
+	Flow *spd.Flow
 	// LocalAddr and RemoteAddr are the outer addresses; Encap their ports when UDP
 	// encapsulation is used.
 	LocalAddr, RemoteAddr netip.AddrPort
@@ -388,6 +395,7 @@ type Log struct{ trace.Record }
 type Failed struct {
 	Failure *trace.Failure
 	Child   *ChildConfig // nil: the IKE SA
+	Flow    *spd.Flow    // the packet that asked for the child, nil: none
 }
 
 // Up: the IKE SA is authenticated. InitialContact: the peer said it has no other
