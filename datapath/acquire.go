@@ -32,28 +32,7 @@ type question struct {
 
 // ask is the question that a packet of a policy puts (RFC 4301, Section 4.4.1.2:
 // each value of a selector with the PFP flag has an SA of its own).
-func ask(p *spd.Policy, f *spd.Flow) question {
-	q := question{policy: p.ID}
-	if p.PFP&spd.PFPLocalAddr != 0 {
-		q.flow.Local = f.Local
-	}
-	if p.PFP&spd.PFPRemoteAddr != 0 {
-		q.flow.Remote = f.Remote
-	}
-	if p.PFP&spd.PFPProtocol != 0 {
-		q.flow.Proto = f.Proto
-	}
-	if p.PFP&spd.PFPLocalPort != 0 {
-		q.flow.LocalPort = f.LocalPort
-	}
-	if p.PFP&spd.PFPRemotePort != 0 {
-		q.flow.RemotePort = f.RemotePort
-	}
-	if p.PFP&(spd.PFPLocalPort|spd.PFPRemotePort) != 0 {
-		q.flow.HasPorts = f.HasPorts
-	}
-	return q
-}
+func ask(p *spd.Policy, f *spd.Flow) question { return question{policy: p.ID, flow: p.PFP.Key(f)} }
 
 type acquire struct {
 	reqID uint32
