@@ -7,9 +7,13 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"iked/crypto/integ"
 	"iked/crypto/suite"
@@ -309,5 +313,65 @@ func TestBundlesAgainstTheKernel(t *testing.T) {
 		}
 		undo()
 		base += 0x10
+	}
+}
+
+// RFC 4302, Section 3.3.3.1, against a kernel: what changes on the way by its
+// reading changes by ours. IPv4 options that are kept and that are zeroed, which the
+// receiver fills in; IPv6 options with and without the bit of mutability.
+func TestOptionsAgainstTheKernel(t *testing.T) {
+	uml.Require(t)
+	w := newWorld(t)
+	l := layer{proto: suite.ProtoAH, mode: spd.Transport, id: suite.IntegHMACSHA256, name: "hmac(sha256)", esn: true, flags: "align4", outer: 4}
+	undo4 := w.protect(t, 1, wanA[4], wanB[4], []layer{l})
+	defer undo4()
+	l.outer = 6
+	w.protect(t, 0x20, wanA[6], wanB[6], []layer{l})
+	v4 := func(opt ...byte) func(int) error {
+		return func(fd int) error { return unix.SetsockoptString(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, string(opt)) }
+	}
+	v6 := func(opt int, b ...byte) func(int) error {
+		return func(fd int) error { return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, opt, string(b)) }
+	}
+	for _, c := range []struct {
+		name   string
+		family int
+		set    func(int) error
+	}{
+		{"router alert", 4, v4(148, 4, 0, 0)},
+		{"record route", 4, v4(7, 15, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)},
+		{"timestamps", 4, v4(68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0)},
+		{"timestamps, router alert and padding", 4, v4(68, 8, 5, 0, 0, 0, 0, 0, 1, 148, 4, 0, 0, 0, 0, 0)},
+		{"hop-by-hop", 6, v6(unix.IPV6_HOPOPTS, 0, 0, 1, 4, 0, 0, 0, 0)},
+		{"hop-by-hop that may change", 6, v6(unix.IPV6_HOPOPTS, 0, 0, 0x3e, 4, 1, 2, 3, 4)},
+		{"destination", 6, v6(unix.IPV6_DSTOPTS, 0, 0, 0x1e, 4, 1, 2, 3, 4)},
+		{"destination that may change", 6, v6(unix.IPV6_DSTOPTS, 0, 0, 0x3e, 4, 1, 2, 3, 4)},
+	} {
+		for _, way := range []struct {
+			name     string
+			from, to *testnet.Namespace
+			src, dst netip.Addr
+		}{{"to the kernel", w.a, w.b, wanA[c.family], wanB[c.family]}, {"from the kernel", w.b, w.a, wanB[c.family], wanA[c.family]}} {
+			server, err := way.to.ListenPacket("udp", netip.AddrPortFrom(way.dst, 7500).String())
+			must(t, err)
+			conn, err := way.from.Dial("udp", netip.AddrPortFrom(way.dst, 7500).String())
+			must(t, err)
+			rc, err := conn.(*net.UDPConn).SyscallConn()
+			must(t, err)
+			var set error
+			must(t, rc.Control(func(fd uintptr) { set = c.set(int(fd)) }))
+			must(t, set)
+			msg := bytes.Repeat([]byte("AH"), 200)
+			_, err = conn.Write(msg)
+			must(t, err)
+			got := make([]byte, 1000)
+			must(t, server.SetReadDeadline(time.Now().Add(2*time.Second)))
+			if n, _, err := server.ReadFrom(got); err != nil || !bytes.Equal(got[:n], msg) {
+				stat, _ := w.b.Run(context.Background(), "grep", "-v", "[[:space:]]0$", "/proc/thread-self/net/xfrm_stat")
+				t.Errorf("%s, %s: %v, %d octets; %v; %s", c.name, way.name, err, n, nonZero(w.d.Counters()), stat)
+			}
+			must(t, conn.Close())
+			must(t, server.Close())
+		}
 	}
 }
