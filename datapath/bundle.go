@@ -28,6 +28,9 @@ func checkBundle(p *spd.Policy) error {
 	if len(p.Bundle) > maxTemplates {
 		return bad("it demands %d SAs one around the other, the userspace datapath applies at most %d", 1+len(p.Bundle), 1+maxTemplates)
 	}
+	if len(p.Bundle) > 0 && p.Mode == spd.BEET {
+		return bad("BEET mode has no place in a bundle: the packet that comes out has addresses of its own; use transport or tunnel mode")
+	}
 	for i, t := range p.Bundle {
 		switch {
 		case p.Action != spd.Protect:

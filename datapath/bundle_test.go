@@ -218,6 +218,7 @@ func TestBundleFailsClosed(t *testing.T) {
 		{func(p *spd.Policy) { p.Bundle[0].Proto = 17 }, "expected 50"},
 		{func(p *spd.Policy) { p.Bundle[0].ReqID = p.ReqID }, "one of its own"},
 		{func(p *spd.Policy) { p.Bundle[0].Mode = spd.BEET }, "BEET"},
+		{func(p *spd.Policy) { p.Mode = spd.BEET }, "BEET mode has no place"},
 		{func(p *spd.Policy) { p.Action, p.ReqID = spd.Bypass, 0 }, "protects"},
 	} {
 		_, bad := nest(t, b, a, out6B, out6A, single(out6B), single(out6A), nil)

@@ -254,6 +254,29 @@ func TestMemberships(t *testing.T) {
 		}
 		return n
 	}
+	_, zero := groupSAs(topo.WanA4, group, 0x6000, false, true)
+	if err := b.AddSA(zero); err != nil {
+		t.Fatal(err)
+	}
+	// An interface that comes later has the group a few seconds after.
+	late := testnet.End{NS: topo.GwB, If: "late0"}
+	if err := topo.Connect(late, testnet.End{NS: topo.HostA, If: "late0"}, 1500); err != nil {
+		t.Fatal(err)
+	}
+	if err := topo.GwB.AddAddr("late0", "10.77.0.1/24"); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(15 * time.Second); member() != 4; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("member on %d interfaces, expected 4 with the one that came later", member())
+		}
+	}
+	if l, err := topo.GwB.Handle().LinkByName("late0"); err != nil || topo.GwB.Handle().LinkDel(l) != nil {
+		t.Fatal(err)
+	}
+	if err := b.DeleteSA(zero.ID); err != nil || member() != 0 {
+		t.Fatalf("%v; member on %d interfaces without an SA", err, member())
+	}
 	_, one := groupSAs(topo.WanA4, group, 0x6001, false, true)
 	_, two := groupSAs(topo.WanA4, group, 0x6002, true, false)
 	for _, s := range []*sad.SA{one, two} {

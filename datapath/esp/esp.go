@@ -95,8 +95,8 @@ type Sealed struct {
 	TTL uint8
 	DF  bool
 	// Header is the length of the original IP header that was moved before ESP, and
-	// before the UDP header when there is one (transport mode); 0: Encapsulate makes
-	// one.
+	// before the UDP header when there is one (transport mode), and of AH that of the
+	// header which Seal made; 0: Encapsulate makes one.
 	Header int
 	// Special tells that the header has options or extension headers, which a UDP
 	// socket cannot send.
