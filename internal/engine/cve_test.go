@@ -258,7 +258,7 @@ func TestEntriesOfOneChildAreBounded(t *testing.T) {
 		}
 		return list
 	}
-	w := policyWant{child: childKey{"a", "b"}, local: widths(200), remote: widths(200), mode: spd.Tunnel, action: spd.Protect}
+	w := policyWant{child: childKey{"a", "b"}, local: widths(200), remote: widths(200), action: spd.Protect}
 	if _, _, err := p.hold(w); err == nil || len(p.byPol) != 0 || len(p.inUse) != 0 {
 		t.Errorf("error %v, %d entries", err, len(p.byPol))
 	}

@@ -241,11 +241,7 @@ func (e *Engine) watchBackend() {
 func (e *Engine) backendEvent(ev backend.Event) {
 	switch ev := ev.(type) {
 	case backend.Acquire:
-		if owner, ok := e.policies.find(ev.Policy); ok {
-			e.sup.post(func() { e.sup.acquire(owner, ev.Flow) })
-		} else {
-			e.drops.add("acquire-unknown-policy")
-		}
+		e.acquire(ev)
 	case backend.Expire:
 		if c := e.children.get(ev.Owner); c != nil {
 			c.shard.do(func(s *shard) { s.childExpired(c, ev) })

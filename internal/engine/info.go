@@ -186,7 +186,7 @@ func (e *Engine) ListPolicies() []PolicyInfo {
 		if !s.standing {
 			continue
 		}
-		out = append(out, PolicyInfo{IKE: s.owner.conn, Child: s.owner.child, Action: s.action, Mode: s.key.mode,
+		out = append(out, PolicyInfo{IKE: s.owner.conn, Child: s.owner.child, Action: s.action, Mode: s.now.mode,
 			ReqID: s.reqid, Trap: s.acquire, Serving: s.sas, Local: slices.Clone(s.local), Remote: slices.Clone(s.remote),
 			IfID: s.key.bind.ifID, Mark: s.key.bind.mark, MarkIn: s.key.bind.markIn})
 	}

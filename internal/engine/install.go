@@ -73,7 +73,7 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 			return err
 		}
 		reqid, key, err := s.e.policies.hold(policyWant{
-			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, mode: c.child.Mode, ah: c.child.Proto == suite.ProtoAH,
+			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, out: outsideOf(c.child), ah: c.child.Proto == suite.ProtoAH,
 			action: spd.Protect, reqid: cfg.ReqID, priority: extra.priority,
 			open: extra.conf != nil && !failClosed(&s.e.config.Load().global, extra.conf), bind: bind,
 		})
@@ -105,13 +105,22 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 	return nil
 }
 
+// outsideOf is what policies say of a child's SAs.
+func outsideOf(ch *ikev2.Child) outside {
+	o := outside{mode: ch.Mode}
+	if ch.Mode != spd.Transport {
+		o.local, o.remote = ch.LocalAddr.Addr().Unmap(), ch.RemoteAddr.Addr().Unmap()
+	}
+	return o
+}
+
 // saOf is the record of one direction of a child.
 func (s *shard) saOf(c *childSA, dir sad.Direction) *sad.SA {
 	ch, cfg := c.child, c.child.Config
 	sa := &sad.SA{
 		ReqID: c.reqid, Mode: ch.Mode, Local: ch.Local, Remote: ch.Remote,
 		Encr: ch.Encr, Integ: ch.Integ, ESN: ch.ESN,
-		DF: cfg.DF, DSCP: cfg.DSCP, NoECN: cfg.NoECN,
+		DF: cfg.DF, DSCP: cfg.DSCP, NoECN: cfg.NoECN, NATLocal: ch.NATLocal, NATRemote: ch.NATRemote,
 		Name: c.conn + "/" + c.name(), Owner: uint64(ch.UniqueID),
 		Limits: sad.Limits{
 			SoftBytes:   jitter(cfg.SoftBytes, cfg.BytesJitter),
@@ -127,7 +136,7 @@ func (s *shard) saOf(c *childSA, dir sad.Direction) *sad.SA {
 		src, dst = dst, src
 		sa.SPI, sa.EncrKey, sa.IntegKey = ch.SPIIn, ch.EncrIn, ch.IntegIn
 		sa.ReplayWindow = cfg.ReplayWindow
-	} else if !ch.NoTFC && ch.Mode == spd.Tunnel {
+	} else if !ch.NoTFC && ch.Mode == spd.Tunnel && ch.Proto == suite.ProtoESP {
 		// RFC 7296, Section 3.10.1: ESP_TFC_PADDING_NOT_SUPPORTED.
 		sa.TFCPadding = cfg.TFCPadding
 	}
@@ -220,6 +229,11 @@ func (s *shard) move(ch *ikev2.Child) {
 			s.e.warnf(trace.KNL, "the outbound SA of %s/%s cannot be moved: %v", c.conn, c.name(), err)
 		} else {
 			c.outID = id
+		}
+	}
+	if c.held {
+		if err := s.e.policies.move(c.policy, outsideOf(ch)); err != nil {
+			s.e.warnf(trace.KNL, "%v", err)
 		}
 	}
 }

@@ -20,9 +20,16 @@ import (
 type policyKey struct {
 	conn, child string
 	ts          string
-	mode        spd.Mode
 	ah          bool
+	pfp         spd.PFP
 	bind        binding
+}
+
+// outside is what an entry says of the SAs that serve it: their mode and, in tunnel
+// and BEET mode, their outer addresses as far as they are known.
+type outside struct {
+	mode          spd.Mode
+	local, remote netip.Addr
 }
 
 // policySet is one set of entries in the SPD under one reqid.
@@ -42,7 +49,10 @@ type policySet struct {
 	local    []spd.TS
 	remote   []spd.TS
 	owner    childKey
-	covers   uint32 // entries of house that it would cover
+	// now is the outside of the SA that was added last, stands that of the standing
+	// entries.
+	now, stands outside
+	covers      uint32 // entries of house that it would cover
 }
 
 // childKey names a configured child.
@@ -89,8 +99,9 @@ const maxEntries = 1024
 type policyWant struct {
 	child         childKey
 	local, remote []spd.TS
-	mode          spd.Mode
+	out           outside
 	ah            bool // the SAs are of AH, else of ESP
+	pfp           spd.PFP
 	action        spd.Action
 	reqid         uint32 // configured, 0: allocate
 	priority      uint32
@@ -100,7 +111,7 @@ type policyWant struct {
 }
 
 func (w *policyWant) key() policyKey {
-	k := policyKey{conn: w.child.conn, child: w.child.child, mode: w.mode, ah: w.ah, ts: tsKey(w.local, w.remote), bind: w.bind}
+	k := policyKey{conn: w.child.conn, child: w.child.child, ah: w.ah, pfp: w.pfp, ts: tsKey(w.local, w.remote), bind: w.bind}
 	if w.action != spd.Protect {
 		k.ts += fmt.Sprintf("!%d", w.action)
 	}
@@ -137,19 +148,23 @@ func (p *policies) stand(w policyWant) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := p.sets[w.key()]
-	if set != nil && (set.acquire != w.acquire || set.priority != w.priority || set.open != w.open) {
-		set.acquire, set.priority, set.open = w.acquire, w.priority, w.open
-		if err := p.install(set); err != nil {
-			return err
+	if set != nil {
+		before := *set
+		set.acquire, set.priority, set.open, set.stands, set.standing = w.acquire, w.priority, w.open, w.out, true
+		if set.sas == 0 {
+			set.now = w.out
+		}
+		if set.acquire != before.acquire || set.priority != before.priority || set.open != before.open || set.now != before.now || !before.standing {
+			if err := p.install(set); err != nil {
+				return err
+			}
 		}
 	}
 	if set == nil {
-		var err error
-		if set, err = p.create(w); err != nil {
+		if _, err := p.create(w, true); err != nil {
 			return err
 		}
 	}
-	set.standing = true
 	return nil
 }
 
@@ -177,12 +192,39 @@ func (p *policies) hold(w policyWant) (reqid uint32, key policyKey, err error) {
 	key = w.key()
 	set := p.sets[key]
 	if set == nil {
-		if set, err = p.create(w); err != nil {
+		if set, err = p.create(w, false); err != nil {
+			return 0, key, err
+		}
+	} else if set.now != w.out {
+		// Of several SAs the one added last carries the traffic.
+		if err := p.show(set, w.out); err != nil {
 			return 0, key, err
 		}
 	}
 	set.sas++
 	return set.reqid, key, nil
+}
+
+// show changes what the entries of a set say of its SAs.
+func (p *policies) show(set *policySet, out outside) error {
+	before := set.now
+	set.now = out
+	if err := p.install(set); err != nil {
+		set.now = before
+		return err
+	}
+	return nil
+}
+
+// move tells that an SA that holds a set has other outer addresses.
+func (p *policies) move(key policyKey, out outside) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := p.sets[key]
+	if set == nil || set.now == out {
+		return nil
+	}
+	return p.show(set, out)
 }
 
 // release counts an SA out.
@@ -194,22 +236,27 @@ func (p *policies) release(key policyKey) error {
 		return nil
 	}
 	set.sas--
+	if set.sas == 0 && set.standing && set.now != set.stands {
+		return p.show(set, set.stands)
+	}
 	return p.dropIfUnused(set)
 }
 
-// find is the child whose policy a backend event names.
-func (p *policies) find(policy uint64) (childKey, bool) {
+// find is the child whose policy a backend event names; asks tells whether that
+// policy may ask for SAs.
+func (p *policies) find(policy uint64) (owner childKey, asks, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := p.byPol[policy]
 	if set == nil {
-		return childKey{}, false
+		return childKey{}, false, false
 	}
-	return set.owner, true
+	return set.owner, set.acquire, true
 }
 
-func (p *policies) create(w policyWant) (*policySet, error) {
+func (p *policies) create(w policyWant, standing bool) (*policySet, error) {
 	set := &policySet{
+		now: w.out, stands: w.out, standing: standing,
 		key: w.key(), reqid: w.reqid, static: w.reqid != 0, acquire: w.acquire, open: w.open, priority: w.priority,
 		action: w.action, local: w.local, remote: w.remote, owner: w.child,
 	}
@@ -246,11 +293,16 @@ func (p *policies) install(set *policySet) error {
 	old := set.ids
 	ids := make([]uint64, len(add))
 	for i := range add {
-		p.nextPol++
-		add[i].ID = p.nextPol
-		ids[i] = p.nextPol
+		// An entry that is replaced keeps its number: packets wait for it.
+		if i < len(old) {
+			ids[i] = old[i]
+		} else {
+			p.nextPol++
+			ids[i] = p.nextPol
+		}
+		add[i].ID = ids[i]
 	}
-	if err := p.db.ApplyPolicies(old, add); err != nil {
+	if err := p.db.ApplyPolicies(old[min(len(old), len(add)):], add); err != nil {
 		return fmt.Errorf("install policy %s: %w", set.owner, err)
 	}
 	for _, id := range old {
@@ -321,7 +373,8 @@ func expand(set *policySet) []spd.Policy {
 			}
 			out = append(out, spd.Policy{
 				Name: set.owner.String(), Action: set.action, Local: l.ts, Remote: r.ts,
-				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.key.mode, Proto: proto, Acquire: set.acquire, FailOpen: set.open,
+				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.now.mode, Proto: proto, Acquire: set.acquire, FailOpen: set.open,
+				OuterLocal: set.now.local, OuterRemote: set.now.remote, PFP: set.key.pfp,
 				IfID: set.key.bind.ifID, Mark: set.key.bind.mark, MarkIn: set.key.bind.markIn,
 			})
 		}
@@ -330,7 +383,15 @@ func expand(set *policySet) []spd.Policy {
 }
 
 func priority(set *policySet, l, r weight) uint32 {
-	if set.priority != 0 {
+	// What an SA alone brought is looked at before what stands and asks for SAs: the
+	// peer may have narrowed it by less than the computation sees.
+	var before uint32
+	if !set.standing && set.action == spd.Protect {
+		before = 1
+	}
+	if set.priority > before {
+		return set.priority - before
+	} else if set.priority != 0 {
 		return set.priority
 	}
 	base := uint32(prioProtect)
@@ -344,7 +405,7 @@ func priority(set *policySet, l, r weight) uint32 {
 	if l.proto != 0 || r.proto != 0 {
 		base -= 256
 	}
-	return base
+	return base - before
 }
 
 type tsGroup struct {

@@ -107,13 +107,14 @@ func (d *devices) again(conn *conf.Connection, c *conf.Child) error {
 	return dev.err
 }
 
-// onlyAddr is the address of a list that has only one.
+// onlyAddr is the address of a list that has only one, and no subnet or name.
 func onlyAddr(list []conf.Host) netip.Addr {
-	if len(list) != 1 {
-		return netip.Addr{}
+	if len(list) == 1 {
+		if a, one := list[0].Addr(); one {
+			return a
+		}
 	}
-	a, _ := list[0].Addr()
-	return a
+	return netip.Addr{}
 }
 
 // leave counts a child out. The device stays until sweep: a child that is loaded

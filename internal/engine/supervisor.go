@@ -427,7 +427,7 @@ func (p *supervisor) kid(conn, child string) (*connState, *kidState) {
 }
 
 // acquire answers a packet that waits for a tunnel.
-func (p *supervisor) acquire(owner childKey, flow spd.Flow) {
+func (p *supervisor) acquire(owner childKey, policy uint64, flow spd.Flow) {
 	c, k := p.kid(owner.conn, owner.child)
 	if k == nil || k.ike == nil || k.held || k.pending != 0 || k.flow != nil {
 		return

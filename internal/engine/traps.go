@@ -64,7 +64,7 @@ func staticOrAny(list []conf.TS) []spd.TS {
 // trap installs the Protect policy of a child. Selectors that stand for the
 // hosts themselves need their addresses first; names are looked up aside.
 func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
-	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, mode: k.ike.Mode, ah: len(k.conf.Proposals) > 0 && k.conf.Proposals[0].Protocol == suite.ProtoAH,
+	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, out: outside{mode: k.ike.Mode}, pfp: k.conf.PFP, ah: len(k.conf.Proposals) > 0 && k.conf.Proposals[0].Protocol == suite.ProtoAH,
 		reqid: k.conf.ReqID, priority: k.conf.Priority, acquire: acquire, open: !failClosed(&p.global, k.conf)}
 	var err error
 	if w.bind, err = p.e.devices.binding(k.conf); err != nil {
@@ -72,6 +72,12 @@ func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
 	}
 	dynamic := slices.ContainsFunc(k.conf.Remote, func(t conf.TS) bool { return t.Dynamic }) ||
 		slices.ContainsFunc(k.conf.Local, func(t conf.TS) bool { return t.Dynamic })
+	if k.ike.Mode != spd.Transport {
+		w.out.local, w.out.remote = onlyAddr(c.prog.conf.LocalAddrs), onlyAddr(c.prog.conf.RemoteAddrs)
+		if l, r := w.out.local, w.out.remote; l.IsValid() && r.IsValid() && l.Is4() != r.Is4() {
+			w.out.local, w.out.remote = netip.Addr{}, netip.Addr{}
+		}
+	}
 	if !dynamic {
 		w.local, w.remote = fixed(k.conf.Local, netip.Addr{}), fixed(k.conf.Remote, netip.Addr{})
 		if err := p.e.policies.stand(w); err != nil {
@@ -113,6 +119,9 @@ func (p *supervisor) trapLater(c *connState, k *kidState, w policyWant) {
 				return
 			}
 			w.local, w.remote = fixed(k.conf.Local, local.Addr()), fixed(k.conf.Remote, remote.Addr())
+			if w.out.mode != spd.Transport {
+				w.out.local, w.out.remote = local.Addr(), remote.Addr()
+			}
 			if err := p.e.policies.stand(w); err != nil {
 				p.e.warnf(trace.KNL, "%v", err)
 			}

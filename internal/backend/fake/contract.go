@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"iked/crypto/suite"
 	"iked/internal/backend"
@@ -208,4 +209,12 @@ func (b *Backend) Close() error {
 		close(b.events)
 	}
 	return nil
+}
+
+// AcquireFailed implements backend.AcquireAnswerer.
+func (b *Backend) AcquireFailed(policy uint64, flow spd.Flow, retry time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed = append(b.failed, Failure{policy, flow, retry})
+	b.calls = append(b.calls, Call{Op: OpAcquireFailed})
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"iked/crypto/suite"
 	"iked/internal/backend"
@@ -27,6 +28,7 @@ const (
 	OpApplyPolicies = "ApplyPolicies"
 	OpAddAddress    = "AddAddress"
 	OpRemoveAddress = "RemoveAddress"
+	OpAcquireFailed = "AcquireFailed"
 )
 
 // Call is one call of the backend, in order.
@@ -55,6 +57,7 @@ type Backend struct {
 	policies []spd.Policy // in order of addition
 	addrs    map[netip.Prefix]int
 	calls    []Call
+	failed   []Failure
 	fail     map[string][]error
 	nextSPI  uint32
 	info     backend.Info
@@ -71,6 +74,7 @@ type spiKey struct {
 var (
 	_ backend.Backend          = (*Backend)(nil)
 	_ backend.AddressInstaller = (*Backend)(nil)
+	_ backend.AcquireAnswerer  = (*Backend)(nil)
 )
 
 // New makes a fake that supports everything.
@@ -145,6 +149,20 @@ func (b *Backend) Expire(id sad.ID, hard bool, why string) bool {
 		b.Emit(backend.Expire{ID: id, Owner: sa.Owner, Hard: hard, Why: why})
 	}
 	return ok
+}
+
+// Failure is an answer to an Acquire.
+type Failure struct {
+	Policy uint64
+	Flow   spd.Flow
+	Retry  time.Duration
+}
+
+// Failed are the answers that no SA can be had, in order.
+func (b *Backend) Failed() []Failure {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.failed)
 }
 
 // SA is the installed SA with this ID.
