@@ -70,3 +70,29 @@ func TestWhole6(t *testing.T) {
 		}
 	}
 }
+
+// FuzzWhole6: extension headers are a stranger's. Whatever they hold, what is put
+// together is a header, them and the payload, or nothing.
+func FuzzWhole6(f *testing.F) {
+	f.Add([]byte{51, 0, 1, 4, 0, 0, 0, 0}, []byte{}, []byte("payload"), uint8(unix.IPV6_HOPOPTS))
+	f.Add([]byte{60, 0, 1, 4, 0, 0, 0, 0}, []byte{51, 0, 0x3e, 4, 1, 2, 3, 4}, []byte{}, uint8(unix.IPV6_HOPOPTS))
+	f.Add([]byte{51}, []byte{51, 255}, []byte{1}, uint8(unix.IPV6_RTHDR))
+	f.Fuzz(func(t *testing.T, first, second, payload []byte, kind uint8) {
+		if len(first)+len(second) > 4000 || len(payload) > 4000 {
+			return
+		}
+		oob := message(unix.IPPROTO_IPV6, int(kind), first)
+		if len(second) > 0 {
+			oob = append(oob, message(unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, second)...)
+		}
+		src, dst := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+		buf := append(make([]byte, wholeRoom), payload...)
+		got := whole6(buf, wholeRoom, oob, &control{local: dst}, src, 51)
+		if got == nil {
+			return
+		}
+		if len(got) < sizeIPv6+len(payload) || !bytes.HasSuffix(got, payload) || int(binary.BigEndian.Uint16(got[4:])) != len(got)-sizeIPv6 {
+			t.Fatalf("made %x of %x, %x and %x", got, first, second, payload)
+		}
+	})
+}
