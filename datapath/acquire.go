@@ -184,7 +184,7 @@ func (w *outWorker) miss(p *spd.Policy, flow *spd.Flow, frame []byte) {
 // ask tells that a policy wants an SA. False: nobody heard it, and the next packet
 // asks again.
 func (w *outWorker) ask(p *spd.Policy, flow *spd.Flow) bool {
-	if w.d.events.emit(backend.Acquire{Policy: p.ID, ReqID: p.ReqID, Flow: *flow}) {
+	if w.d.events.Emit(backend.Acquire{Policy: p.ID, ReqID: p.ReqID, Flow: *flow}) {
 		return true
 	}
 	w.c.n[eventsLost].Add(1)

@@ -56,7 +56,7 @@ type Datapath struct {
 	bypasses map[uint64]spd.Policy // those of policies
 	orphans  time.Time             // when routes that nobody claimed are dropped
 
-	events   eventQueue
+	events   backend.Queue
 	acquires acquires
 	slow     *outWorker      // sends what was held or put together; guarded by slowMu
 	frags    *ip.Reassembler // guarded by slowMu
@@ -153,7 +153,7 @@ func NewIO(o Options, io IO) *Datapath {
 	if io.Router != nil && io.Router.Adopted() > 0 {
 		d.orphans = io.Now().Add(orphanGrace)
 	}
-	d.events.init()
+	d.events.Init()
 	d.acquires.init(o.HoldFrames)
 	queues := io.Device.Queues()
 	for i, q := range queues {
@@ -244,7 +244,7 @@ func Supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, 
 }
 
 // Events implements backend.Backend.
-func (d *Datapath) Events() <-chan backend.Event { return d.events.ch }
+func (d *Datapath) Events() <-chan backend.Event { return d.events.C() }
 
 // AddAddress implements backend.AddressInstaller.
 func (d *Datapath) AddAddress(p netip.Prefix) error {
@@ -282,7 +282,7 @@ func (d *Datapath) Close() error {
 	d.wg.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.events.close()
+	d.events.Close()
 	d.closeErr = err
 	return err
 }

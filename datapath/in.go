@@ -152,7 +152,7 @@ func (w *inWorker) dropped(sa *inSA, drop esp.Drop, from netip.AddrPort, udp boo
 	case esp.SelectorMismatch:
 		now, last := w.d.clock.Load(), sa.said.Load()
 		if now-last >= int64(selectorsEvery) && sa.said.CompareAndSwap(last, now) {
-			if !w.d.events.emit(backend.InvalidSelectors{ID: *sa.id.Load(), Owner: sa.owner, Flow: w.opened.Flow}) {
+			if !w.d.events.Emit(backend.InvalidSelectors{ID: *sa.id.Load(), Owner: sa.owner, Flow: w.opened.Flow}) {
 				w.c.n[eventsLost].Add(1)
 			}
 		}
@@ -178,7 +178,7 @@ func (w *inWorker) mapping(sa *inSA, from netip.AddrPort) {
 		return
 	}
 	at := from
-	if w.d.events.emit(backend.Mapping{ID: *sa.id.Load(), Owner: sa.owner, From: from, At: w.d.now()}) {
+	if w.d.events.Emit(backend.Mapping{ID: *sa.id.Load(), Owner: sa.owner, From: from, At: w.d.now()}) {
 		sa.mapped.Store(&at)
 	} else {
 		w.c.n[eventsLost].Add(1)

@@ -145,7 +145,7 @@ func (d *Datapath) panicked(id sad.ID, owner uint64, name string, v any, stack [
 	gone := d.deleteSA(id)
 	d.mu.Unlock()
 	if gone {
-		d.events.emit(backend.Expire{ID: id, Owner: owner, Hard: true, Why: "panic"})
+		d.events.Emit(backend.Expire{ID: id, Owner: owner, Hard: true, Why: "panic"})
 	}
 }
 

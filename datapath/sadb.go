@@ -284,10 +284,10 @@ func (d *Datapath) expired(id sad.ID, owner uint64, soft, dead *atomic.Bool, e s
 	case e.Hard():
 		if !dead.Swap(true) {
 			d.gen.Add(1)
-			d.events.emit(backend.Expire{ID: id, Owner: owner, Hard: true, Why: e.Why()})
+			d.events.Emit(backend.Expire{ID: id, Owner: owner, Hard: true, Why: e.Why()})
 		}
 	case !soft.Load() && !soft.Swap(true) && !dead.Load():
-		d.events.emit(backend.Expire{ID: id, Owner: owner, Why: e.Why()})
+		d.events.Emit(backend.Expire{ID: id, Owner: owner, Why: e.Why()})
 	}
 }
 
@@ -361,7 +361,7 @@ func (d *Datapath) tick() {
 		if now.Sub(life) >= lifePeriod {
 			life = now
 			d.lifetimes(now)
-			d.events.retry()
+			d.events.Retry()
 			d.lost(d.acquires.expire(now))
 			d.sweep(now)
 			if !d.orphans.IsZero() && now.After(d.orphans) {

@@ -1,14 +1,25 @@
 // Package xfrm is the kernel backend: SAs and policies are given to the IPsec
 // stack of the Linux kernel (XFRM) over netlink, which carries the packets.
+//
+// Keys are in the kernel alone. What must be known to repair the kernel's tables
+// is kept: the policies as a whole, the SAs without keys. An SA that somebody else
+// removed is therefore not put back, which would use sequence numbers twice, but
+// told as expired.
 package xfrm
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
 	"time"
 
-	"iked/crypto/suite"
+	"iked/internal/backend"
 	"iked/internal/trace"
+	"iked/sad"
 	"iked/spd"
+	"iked/xfrm/wire"
 )
 
 // Options of New. The zero value of a field is its default.
@@ -33,38 +44,269 @@ const (
 	DefaultSweep  = 30 * time.Second
 )
 
-// Report is what a kernel has, found out by trying.
-type Report struct {
-	// Missing names what is absent, in words: "CONFIG_INET_ESP is not set".
-	Missing []string
-	// Usable is empty, or why this kernel can carry nothing.
-	Unusable string
-	// IfID tells that SAs and policies can be bound to XFRM interfaces.
-	IfID bool
-}
-
-// Supports tells whether an SA with these properties can be carried, and if not,
-// why. integ is the zero Transform for a combined-mode cipher.
-func (r *Report) Supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, esn bool) (ok bool, reason string) {
-	if r.Unusable != "" {
-		return false, r.Unusable
-	}
-	return true, ""
-}
-
-// Probe finds out what the kernel of the calling thread's network namespace has.
-// Nothing remains of it. The error is that of a system where nothing can be found
-// out, such as one without CAP_NET_ADMIN.
-func Probe() (Report, error) {
-	return Report{Unusable: errNotYet.Error()}, nil
-}
-
-var errNotYet = errors.New("the kernel backend is not in this version")
-
 // Backend implements backend.Backend with the kernel's IPsec stack.
-type Backend struct{}
+type Backend struct {
+	opt    Options
+	report Report
+	req    *socket // changes and questions
+	tables *socket // dumps, which take long
+	heard  *listener
+	events backend.Queue
+	stat   *os.File // xfrm_stat of the network namespace; nil: the kernel has none
 
-// New opens the backend in the network namespace of the calling thread.
+	mu       sync.Mutex
+	sas      map[sad.ID]*saRecord
+	bySAID   map[wire.SAID]*saRecord
+	inbound  map[spiKey]*saRecord
+	serving  map[uint32]int // ReqID to living outbound SAs
+	larval   map[spiKey]reservation
+	policies map[uint64]*policyRecord
+	byReqID  map[uint32]map[uint64]*policyRecord // those that fail open
+	entries  map[policyKey]*entry
+	age      uint64
+	asking   asking
+	journal  *journal
+	orphans  time.Time // when policies that nobody claimed are removed
+	drift    map[string]bool
+	sweepAt  time.Time
+	resync   bool
+	watchAt  time.Time
+	addrs    addresses
+	counts   [numCounts]uint64
+
+	done     chan struct{}
+	wg       sync.WaitGroup
+	closed   bool
+	closeErr error
+	once     sync.Once
+}
+
+var (
+	_ backend.Backend          = (*Backend)(nil)
+	_ backend.AddressInstaller = (*Backend)(nil)
+	_ backend.AcquireAnswerer  = (*Backend)(nil)
+)
+
+// New opens the backend in the network namespace of the calling thread. It finds
+// out what the kernel has and takes over what a process that ended without Close
+// left there.
 func New(o Options) (*Backend, error) {
-	return nil, errNotYet
+	if o.Log == nil {
+		o.Log = func(trace.Record) {}
+	}
+	if o.Device == "" {
+		o.Device = DefaultDevice
+	}
+	if o.Sweep == 0 {
+		o.Sweep = DefaultSweep
+	}
+	b := &Backend{
+		opt: o, sas: map[sad.ID]*saRecord{}, bySAID: map[wire.SAID]*saRecord{}, inbound: map[spiKey]*saRecord{}, serving: map[uint32]int{},
+		larval: map[spiKey]reservation{}, policies: map[uint64]*policyRecord{}, byReqID: map[uint32]map[uint64]*policyRecord{},
+		entries: map[policyKey]*entry{}, drift: map[string]bool{}, done: make(chan struct{}),
+	}
+	if err := b.start(); err != nil {
+		b.release()
+		return nil, fmt.Errorf("kernel backend: %w", err)
+	}
+	return b, nil
+}
+
+func (b *Backend) start() (err error) {
+	if b.req, err = newSocket(); err != nil {
+		return err
+	}
+	if b.tables, err = newSocket(); err != nil {
+		return err
+	}
+	if b.report, err = probe(b.req); err != nil {
+		return err
+	}
+	if b.report.Unusable != "" {
+		return errors.New(b.report.Unusable)
+	}
+	// The listener comes before the first policy: without one the kernel asks
+	// nobody, and a packet without an SA is an error at once.
+	if b.heard, err = newListener(b.req.port); err != nil {
+		return err
+	}
+	if b.stat, err = os.Open("/proc/thread-self/net/xfrm_stat"); err != nil {
+		b.stat = nil // CONFIG_XFRM_STATISTICS is not set
+	}
+	if b.addrs, err = newAddresses(b.opt.Device); err != nil {
+		return err
+	}
+	if b.journal, err = openJournal(b.opt.State); err != nil {
+		return err
+	}
+	b.events.Init()
+	b.asking.init()
+	if err := b.adopt(); err != nil {
+		return err
+	}
+	b.sweepAt = time.Now().Add(b.opt.Sweep)
+	b.wg.Go(b.heard.run)
+	b.wg.Go(b.handle)
+	b.wg.Go(b.keep)
+	return nil
+}
+
+// release closes what is open.
+func (b *Backend) release() {
+	if b.heard != nil {
+		b.heard.close()
+	}
+	for _, s := range []*socket{b.req, b.tables} {
+		if s != nil {
+			s.close()
+		}
+	}
+	if b.stat != nil {
+		b.stat.Close()
+	}
+	b.addrs.close()
+	b.journal.close()
+}
+
+func (b *Backend) log(warn bool, format string, args ...any) {
+	b.opt.Log(trace.Record{At: time.Now(), Level: trace.Control, Group: trace.KNL, Warn: warn, Msg: fmt.Sprintf(format, args...)})
+}
+
+// Describe implements backend.Backend.
+func (b *Backend) Describe() backend.Info {
+	return backend.Info{Name: "kernel", Detail: b.report.String(), Supports: b.report.Supports}
+}
+
+// Events implements backend.Backend.
+func (b *Backend) Events() <-chan backend.Event { return b.events.C() }
+
+// count is the index of a counter of the backend itself.
+type count int
+
+const (
+	acquires      count = iota // questions of the kernel
+	acquiresStale              // there was an SA meanwhile, or an answer is pending
+	acquiresOther              // of policies that are not ours, or that do not ask
+	eventsLost
+	repaired // differences that were repaired
+	removed  // SAs that somebody else removed
+	numCounts
+)
+
+var countNames = [numCounts]string{"acquires", "acquires_stale", "acquires_other", "events_lost", "repaired", "sas_removed_by_others"}
+
+// Counters implements backend.Backend: the backend's own counters, and those of
+// the kernel in /proc/net/xfrm_stat under their names there.
+func (b *Backend) Counters() map[string]uint64 {
+	m := make(map[string]uint64, 48)
+	b.mu.Lock()
+	for i, n := range b.counts {
+		m[countNames[i]] = n
+	}
+	b.mu.Unlock()
+	if b.stat == nil {
+		return m
+	}
+	buf := make([]byte, 8192)
+	n, _ := b.stat.ReadAt(buf, 0)
+	for line := range strings.Lines(string(buf[:n])) {
+		var name string
+		var v uint64
+		if _, err := fmt.Sscan(line, &name, &v); err == nil {
+			m[name] = v
+		}
+	}
+	return m
+}
+
+// keepPeriod is the grain of the housekeeping.
+const keepPeriod = 100 * time.Millisecond
+
+// keep is the housekeeping: events that waited, reservations, what a crashed
+// process left, the comparison with the kernel.
+func (b *Backend) keep() {
+	t := time.NewTicker(keepPeriod)
+	defer t.Stop()
+	for {
+		select {
+		case <-b.done:
+			return
+		case now := <-t.C:
+			b.events.Retry()
+			b.lapse(now)
+			b.answer(now)
+			b.watchOpen(now)
+			b.dropOrphans(now)
+			b.sweepIfDue(now)
+		}
+	}
+}
+
+// Close implements backend.Backend: it removes what the backend put into the
+// kernel, and nothing else.
+func (b *Backend) Close() error {
+	b.once.Do(func() {
+		b.mu.Lock()
+		b.closed = true
+		b.mu.Unlock()
+		close(b.done)
+		b.heard.close()
+		b.wg.Wait()
+		b.mu.Lock()
+		b.closeErr = errors.Join(b.removeAll(), b.addrs.removeAll(), b.journal.remove())
+		b.mu.Unlock()
+		b.release()
+		b.events.Close()
+	})
+	return b.closeErr
+}
+
+// removeAll takes SAs and policies out of the kernel. SAs go first: a policy
+// without one protects by dropping.
+func (b *Backend) removeAll() error {
+	var reqs []request
+	for _, r := range b.sas {
+		if !r.dead {
+			reqs = append(reqs, r.deletion())
+		}
+	}
+	for k, v := range b.larval {
+		reqs = append(reqs, v.deletion(k))
+	}
+	for k, e := range b.entries {
+		if e.have != nil {
+			reqs = append(reqs, k.deletion())
+		}
+	}
+	var first error
+	for _, r := range b.req.do(reqs) {
+		if r.err != nil && !gone(r.err) && first == nil {
+			first = r.err
+		}
+	}
+	return first
+}
+
+// live is the first line of every method.
+func (b *Backend) live() error {
+	if b.closed {
+		return backend.ErrClosed
+	}
+	return nil
+}
+
+// spiKey is an inbound SPI: the same number at another address would be ambiguous
+// (RFC 4301, Section 4.1), but for the groups of multicast.
+type spiKey struct {
+	proto uint8
+	spi   uint32
+	group wire.Address // zero: unicast
+}
+
+// markOf is nil for no mark.
+func markOf(m spd.Mark) *wire.Mark {
+	if m == (spd.Mark{}) {
+		return nil
+	}
+	return &wire.Mark{Value: m.Value, Mask: m.Mask}
 }

@@ -55,7 +55,7 @@ const (
 	maxUnknown          = 64
 )
 
-// Directions of Attrs.Dir.
+// Directions of Attrs.SADir.
 const (
 	SADirIn  uint8 = 1
 	SADirOut uint8 = 2
@@ -93,7 +93,7 @@ type Attrs struct {
 	SetMark, SetMarkMask *uint32
 	IfID                 *uint32
 	MTimerThresh         *uint32 // seconds, since Linux 5.17
-	Dir                  *uint8  // since Linux 6.10
+	SADir                *uint8  // since Linux 6.10
 	NATKeepalive         *uint32 // seconds, since Linux 6.11
 	PCPU                 *uint32 // since Linux 6.13
 	// IP-TFS (RFC 9347), since Linux 6.14; times in microseconds.
@@ -222,7 +222,7 @@ func (a *Attrs) append(b []byte) []byte {
 	b = attr32(b, attrSetMarkMask, a.SetMarkMask)
 	b = attr32(b, attrIfID, a.IfID)
 	b = attr32(b, attrMTimerThresh, a.MTimerThresh)
-	b = attr8(b, attrSADir, a.Dir)
+	b = attr8(b, attrSADir, a.SADir)
 	b = attr32(b, attrNATKeepalive, a.NATKeepalive)
 	b = attr32(b, attrSAPCPU, a.PCPU)
 	b = attr32(b, attrIPTFSDropTime, a.IPTFSDropTime)
@@ -326,7 +326,7 @@ func (a *Attrs) parseOne(t uint16, v []byte) (err error) {
 	case attrProto:
 		a.Proto, err = parse8(t, v)
 	case attrSADir:
-		a.Dir, err = parse8(t, v)
+		a.SADir, err = parse8(t, v)
 	case attrAddressFilter:
 		a.AddressFilter, err = parseStruct[AddressFilter](t, v, 36)
 	case attrOffloadDev:

@@ -32,7 +32,7 @@ func everything() Attrs {
 		KMAddress: &KMAddress{left, right, 2}, AlgAuthTrunc: NewAlgorithm("hmac(sha1)", secret.New(bytes.Repeat([]byte{4}, 20)), 96), Mark: &Mark{12, 13},
 		TFCPad: ptr(uint32(14)), ReplayESN: &ReplayESN{15, 16, 17, 18, 64, []uint32{19, 20}}, ExtraFlags: ptr(uint32(3)), Proto: ptr(uint8(50)),
 		AddressFilter: &AddressFilter{left, right, 10, 64, 128}, Offload: &Offload{21, OffloadInbound}, SetMark: ptr(uint32(22)), SetMarkMask: ptr(uint32(23)),
-		IfID: ptr(uint32(24)), MTimerThresh: ptr(uint32(25)), Dir: ptr(SADirOut), NATKeepalive: ptr(uint32(26)), PCPU: ptr(uint32(27)),
+		IfID: ptr(uint32(24)), MTimerThresh: ptr(uint32(25)), SADir: ptr(SADirOut), NATKeepalive: ptr(uint32(26)), PCPU: ptr(uint32(27)),
 		IPTFSDropTime: ptr(uint32(28)), IPTFSReorderWindow: ptr(uint16(29)), IPTFSDontFrag: true, IPTFSInitDelay: ptr(uint32(30)),
 		IPTFSMaxQueue: ptr(uint32(31)), IPTFSPacketSize: ptr(uint32(32)), Unknown: []Unknown{{99, []byte{1, 2, 3}}},
 	}

@@ -1,32 +1,29 @@
-package datapath
+package backend
 
-import (
-	"sync"
+import "sync"
 
-	"iked/internal/backend"
-)
-
-// eventQueue hands events over without ever making a worker wait. Expire events
+// Queue hands events over without ever making a backend wait. Expire events
 // wait as long as it takes; there are at most two for each SA. Others are lost
 // when nobody reads: they come again.
-type eventQueue struct {
-	ch     chan backend.Event
+type Queue struct {
+	ch     chan Event
 	mu     sync.Mutex
-	wait   []backend.Event
-	lost   uint64
+	wait   []Event
 	closed bool
 }
 
-func (q *eventQueue) init() { q.ch = make(chan backend.Event, 1024) }
+// Init must be called first.
+func (q *Queue) Init() { q.ch = make(chan Event, 1024) }
 
-func (q *eventQueue) emit(e backend.Event) (ok bool) {
+// Emit hands an event over; false: nobody takes it, and it is lost.
+func (q *Queue) Emit(e Event) (ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return false
 	}
 	q.drain()
-	if _, expire := e.(backend.Expire); expire {
+	if _, expire := e.(Expire); expire {
 		q.wait = append(q.wait, e)
 		q.drain()
 		return true
@@ -39,8 +36,8 @@ func (q *eventQueue) emit(e backend.Event) (ok bool) {
 	}
 }
 
-// retry delivers what waited.
-func (q *eventQueue) retry() {
+// Retry delivers what waited.
+func (q *Queue) Retry() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.closed {
@@ -48,7 +45,7 @@ func (q *eventQueue) retry() {
 	}
 }
 
-func (q *eventQueue) drain() {
+func (q *Queue) drain() {
 	for len(q.wait) > 0 {
 		select {
 		case q.ch <- q.wait[0]:
@@ -59,7 +56,11 @@ func (q *eventQueue) drain() {
 	}
 }
 
-func (q *eventQueue) close() {
+// C is the channel of events; Close closes it.
+func (q *Queue) C() <-chan Event { return q.ch }
+
+// Close ends the queue.
+func (q *Queue) Close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.closed {

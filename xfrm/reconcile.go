@@ -1,0 +1,284 @@
+package xfrm
+
+import (
+	"fmt"
+	"time"
+
+	"iked/internal/backend"
+	"iked/xfrm/wire"
+)
+
+// orphanGrace is how long traffic that a crashed process protected stays blocked
+// while nobody claims it.
+const orphanGrace = time.Minute
+
+// adopt deals with what a process that ended without Close left: its SAs go, since
+// nobody has their keys; its policies stay and block, until an entry claims them or
+// their time is over. Those that let traffic pass go at once.
+func (b *Backend) adopt() error {
+	if b.journal == nil || len(b.journal.left) == 0 {
+		return nil
+	}
+	left := b.journal.left
+	b.journal.left = nil
+	reqs := make([]request, len(left))
+	for i, l := range left {
+		if l.sa != nil {
+			reqs[i] = request{wire.DelSA, 0, l.sa}
+		} else {
+			reqs[i] = request{wire.GetPolicy, 0, l.policy}
+		}
+	}
+	sas, kept := 0, 0
+	var keys []policyKey
+	for i, r := range b.req.do(reqs) {
+		l := left[i]
+		if r.err != nil && !gone(r.err) {
+			return fmt.Errorf("what a crashed process left: %w", r.err)
+		}
+		if l.sa != nil {
+			if r.err == nil {
+				sas++
+			}
+			b.journal.drop(l.line())
+			continue
+		}
+		p, ok := r.msg.(*wire.Policy)
+		if !ok {
+			b.journal.drop(l.line())
+			continue
+		}
+		k := keyOf(&p.PolicyInfo, &p.Attrs)
+		have := &kernelPolicy{p.Action, p.Priority, p.Templates}
+		e := &entry{have: have}
+		if !have.clear() {
+			e.orphan = have
+			kept++
+		}
+		b.entries[k] = e
+		keys = append(keys, k)
+	}
+	if err := b.settle(keys); err != nil {
+		return fmt.Errorf("what a crashed process left: %w", err)
+	}
+	if sas+kept > 0 {
+		b.orphans = time.Now().Add(orphanGrace)
+		b.log(true, "%d SAs of a process that ended without cleaning up were removed; %d of its policies block their traffic for %v or until they are claimed", sas, kept, orphanGrace)
+	}
+	return nil
+}
+
+// dropOrphans removes policies that nobody claimed.
+func (b *Backend) dropOrphans(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.orphans.IsZero() || now.Before(b.orphans) {
+		return
+	}
+	b.orphans = time.Time{}
+	var keys []policyKey
+	for k, e := range b.entries {
+		if e.orphan != nil {
+			e.orphan = nil
+			keys = append(keys, k)
+		}
+	}
+	if err := b.settle(keys); err != nil {
+		b.log(true, "policies of a crashed process: %v", err)
+	}
+}
+
+const (
+	// sweepShare is the part of the time that sweeps may take.
+	sweepShare = 100
+	// resyncPause is the least time between two sweeps.
+	resyncPause = 200 * time.Millisecond
+	// missingTime is how long an SA must be missing before that is said: the event
+	// of its lifetime may be on the way.
+	missingTime = time.Second
+)
+
+// sweepIfDue compares the kernel with what should be there.
+func (b *Backend) sweepIfDue(now time.Time) {
+	b.mu.Lock()
+	due := !now.Before(b.sweepAt)
+	if b.resync && b.sweepAt.Sub(now) < b.opt.Sweep-resyncPause {
+		due = true
+	}
+	if due {
+		b.resync = false
+	}
+	b.mu.Unlock()
+	if !due {
+		return
+	}
+	again, err := b.sweep()
+	took := time.Since(now)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trouble("sweep", err != nil, "comparison with the kernel: %v", err)
+	b.sweepAt = time.Now().Add(max(b.opt.Sweep, sweepShare*took))
+	b.resync = b.resync || again
+}
+
+// trouble logs one when it begins.
+func (b *Backend) trouble(what string, is bool, format string, args ...any) {
+	if is && !b.drift[what] {
+		b.log(true, format, args...)
+	}
+	if is {
+		b.drift[what] = true
+	} else {
+		delete(b.drift, what)
+	}
+}
+
+// sweep dumps both tables without holding up anybody, and then looks again at each
+// difference, alone and under the lock, before it does something about it.
+func (b *Backend) sweep() (again bool, err error) {
+	var policies map[policyKey]kernelPolicy
+	err = b.tables.dump(wire.GetPolicy, &wire.Dump{}, func() { policies = map[policyKey]kernelPolicy{} }, func(m wire.Message) {
+		if p, ok := m.(*wire.Policy); ok && p.Index&7 < 3 { // not of a socket
+			policies[keyOf(&p.PolicyInfo, &p.Attrs)] = kernelPolicy{p.Action, p.Priority, p.Templates}
+		}
+	})
+	if err != nil {
+		return false, err
+	}
+	var sas map[wire.SAID]bool
+	err = b.tables.dump(wire.GetSA, &wire.Dump{}, func() { sas = map[wire.SAID]bool{} }, func(m wire.Message) {
+		if s, ok := m.(*wire.SA); ok {
+			s.Destroy()
+			sas[s.ByID()] = true
+		}
+	})
+	if err != nil {
+		return false, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false, nil
+	}
+	if err := b.repairPolicies(policies); err != nil {
+		return false, err
+	}
+	return b.missSAs(sas), nil
+}
+
+func (b *Backend) repairPolicies(seen map[policyKey]kernelPolicy) error {
+	var keys []policyKey
+	for k, e := range b.entries {
+		if e.have == nil {
+			continue
+		}
+		if p, ok := seen[k]; ok && p.equal(e.have) {
+			continue
+		}
+		msg, err := b.req.one(wire.GetPolicy, 0, k.byID())
+		if err != nil && !gone(err) {
+			return err
+		}
+		what := "is gone"
+		p, ok := msg.(*wire.Policy)
+		if ok {
+			now := &kernelPolicy{p.Action, p.Priority, p.Templates}
+			if now.equal(e.have) {
+				continue
+			}
+			what = "is another one"
+			e.have = now
+		} else {
+			e.have = nil
+		}
+		b.counts[repaired]++
+		b.log(true, "policy %s of %s %s: put right", k, ownerOf(e), what)
+		keys = append(keys, k)
+	}
+	return b.settle(keys)
+}
+
+func ownerOf(e *entry) string {
+	if len(e.list) > 0 {
+		return e.list[0].Name
+	}
+	return "a crashed process"
+}
+
+// String is a policy for people.
+func (k policyKey) String() string {
+	s := k.sel
+	return fmt.Sprintf("%v/%d to %v/%d protocol %d %s", s.Src.Addr(s.Family), s.SrcLen, s.Dst.Addr(s.Family), s.DstLen, s.Proto,
+		map[uint8]string{wire.DirIn: "in", wire.DirOut: "out", wire.DirFwd: "forward"}[k.dir])
+}
+
+// missSAs looks for SAs that somebody else removed. They are not put back.
+func (b *Backend) missSAs(seen map[wire.SAID]bool) (again bool) {
+	now := time.Now()
+	for id, r := range b.bySAID {
+		if r.dead || seen[id] {
+			r.missing = time.Time{}
+			continue
+		}
+		if _, err := b.req.one(wire.GetSA, 0, r.byID()); !gone(err) {
+			continue
+		}
+		switch {
+		case r.missing.IsZero():
+			r.missing, again = now, true
+		case now.Sub(r.missing) >= missingTime:
+			b.lost(r, "somebody else removed it")
+		default:
+			again = true
+		}
+	}
+	return again
+}
+
+// watchPeriod is how often entries that pass in clear are looked at.
+const watchPeriod = time.Second
+
+// watchOpen asks for the SAs of entries that fail open and ask: the kernel lets
+// their packets pass by a policy without templates and asks nobody, but it notes
+// when that was used last.
+func (b *Backend) watchOpen(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now.Before(b.watchAt) {
+		return
+	}
+	b.watchAt = now.Add(watchPeriod)
+	for reqID, set := range b.byReqID {
+		if b.serving[reqID] > 0 {
+			continue
+		}
+		for _, r := range set {
+			if r.Acquire && !allTransport(&r.Policy) {
+				b.watch(r, now)
+			}
+		}
+	}
+}
+
+func (b *Backend) watch(r *policyRecord, now time.Time) {
+	for _, k := range r.keys {
+		e := b.entries[k]
+		if k.dir != wire.DirOut || e == nil || e.have == nil || !e.have.clear() || e.list[0] != r {
+			continue
+		}
+		msg, err := b.req.one(wire.GetPolicy, 0, k.byID())
+		p, ok := msg.(*wire.Policy)
+		if err != nil || !ok || p.Used.UseTime == 0 || int64(p.Used.UseTime) <= r.usedAt {
+			continue
+		}
+		if now.Before(r.askedAt) {
+			continue
+		}
+		// The packet is not known, only that one fitted.
+		flow := flowOf(&k.sel)
+		if b.events.Emit(backend.Acquire{Policy: r.ID, ReqID: r.ReqID, Flow: flow}) {
+			r.usedAt, r.askedAt = int64(p.Used.UseTime), now.Add(askAgain)
+		}
+		return
+	}
+}
