@@ -6,7 +6,7 @@ import (
 
 func connectionFields() []field[Connection] {
 	return []field[Connection]{
-		{key: "version", typ: "number", def: "2", doc: "IKE version: 2, or 0 for any, which is 2 in this version. 1 is refused.", set: setVersion},
+		{key: "version", typ: "number", def: "2", doc: "IKE version: 2, or 1 for a peer that knows no better (RFC 9395 deprecates IKEv1). 0 is 2.", set: setVersion},
 		{key: "local_addrs", typ: "list of hosts", def: "%any", list: true, doc: "Own addresses: address, subnet, range, DNS name or %any. The initiator uses the first that is one address.",
 			set: hosts(func(c *Connection) *[]Host { return &c.LocalAddrs })},
 		{key: "remote_addrs", typ: "list of hosts", def: "%any", list: true, doc: "Addresses of the peer, as local_addrs. Names are resolved again at every attempt.",
@@ -21,7 +21,8 @@ func connectionFields() []field[Connection] {
 				c.VIPs = append(c.VIPs, a)
 				return err
 			})},
-		{key: "aggressive", typ: "yes/no", def: "no", doc: "IKEv1 aggressive mode: not supported by this version.", set: unsupported[Connection]("no")},
+		{key: "aggressive", typ: "yes/no", def: "no", doc: "IKEv1: initiate with Aggressive Mode, and accept it (RFC 2409, Section 5.4). Identities are sent in clear.", set: boolean(func(c *Connection) *bool { return &c.Aggressive })},
+		{key: "aggressive_psk", typ: "yes/no", def: "no", doc: "IKEv1: answer Aggressive Mode with a pre-shared key. Whoever asks gets a hash to try passwords on, so that it takes this consent.", fileOnly: true, set: boolean(func(c *Connection) *bool { return &c.AggressivePSK })},
 		{key: "pull", typ: "yes/no", def: "yes", doc: "IKEv1 mode config pull: no is not supported by this version.", set: unsupported[Connection]("yes")},
 		{key: "dscp", typ: "six binary digits", def: "000000", doc: "DSCP of IKE packets.", set: value(parseDSCP, func(c *Connection) *uint8 { return &c.DSCP })},
 		{key: "encap", typ: "yes/no", def: "no", doc: "Force UDP encapsulation, NAT or not.", set: boolean(func(c *Connection) *bool { return &c.Encap })},
@@ -64,9 +65,10 @@ func setVersion(_ *loader, c *Connection, it *Item) error {
 		c.Version = 2
 		return nil
 	case 1:
-		return refuse("set version to 2, and let the peer speak IKEv2", "IKEv1 is not supported by this version")
+		c.Version = 1
+		return nil
 	}
-	return refuse("set version to 2", "there is no IKE version %d", n)
+	return refuse("set version to 2, or 1", "there is no IKE version %d", n)
 }
 
 func hosts(at func(*Connection) *[]Host) setter[Connection] {
@@ -127,6 +129,9 @@ func (c *Connection) complete(given map[string]bool) {
 	}
 	if len(c.Proposals) == 0 {
 		c.Proposals = suite.Defaults(suite.ProtoIKE)
+		if c.Version == 1 {
+			c.Proposals = defaultsV1()
+		}
 	}
 	if !given["rekey_time"] && !given["reauth_time"] {
 		c.RekeyTime = defaultIKERekey

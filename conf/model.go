@@ -135,19 +135,22 @@ type Retransmit struct {
 
 // Connection is an IKE SA with its children: connections.<name>.
 type Connection struct {
-	Name        string
-	Version     int // 0 or 2: IKEv2
-	LocalAddrs  []Host
-	RemoteAddrs []Host
-	LocalPort   uint16 // 0: the daemon's port
-	RemotePort  uint16 // 500
-	Proposals   []suite.Proposal
-	VIPs        []netip.Addr // addresses to ask for; unspecified: any of that family
-	Pools       []string     // pools to give addresses from
-	DSCP        uint8        // of IKE packets
-	Encap       bool         // force UDP encapsulation
-	Mobike      bool
-	DPDDelay    time.Duration // 0: off
+	Name    string
+	Version int // 1 or 2
+	// Aggressive is Aggressive Mode of IKEv1, AggressivePSK the consent to answer it
+	// with a pre-shared key.
+	Aggressive, AggressivePSK bool
+	LocalAddrs                []Host
+	RemoteAddrs               []Host
+	LocalPort                 uint16 // 0: the daemon's port
+	RemotePort                uint16 // 500
+	Proposals                 []suite.Proposal
+	VIPs                      []netip.Addr // addresses to ask for; unspecified: any of that family
+	Pools                     []string     // pools to give addresses from
+	DSCP                      uint8        // of IKE packets
+	Encap                     bool         // force UDP encapsulation
+	Mobike                    bool
+	DPDDelay                  time.Duration // 0: off
 	// IfIDIn and IfIDOut are those of children that give none.
 	IfIDIn, IfIDOut uint32
 	// Fragmentation of IKE messages (RFC 7383).

@@ -69,6 +69,7 @@ func (l *loader) checkConnection(c *Connection) {
 			l.fault(a.pos.sub("id", 0), "write one identity", "the own identity %s matches more than one", a.ID)
 		}
 	}
+	l.checkVersion(c)
 	for _, ch := range c.Children {
 		l.checkChild(c, ch)
 	}

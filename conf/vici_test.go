@@ -69,7 +69,7 @@ func TestLoadConnErrors(t *testing.T) {
 		{conn("a", section("local", list("certs", "junk"))), "invalid value for: certs, config discarded"},
 		{conn("a", section("children", section("c", list("local_ts", "www.example.org")))), "invalid value for: local_ts, config discarded"},
 		{conn("a", section("children", section("c", kv("start_action", "hold")))), "invalid value for: start_action, config discarded"},
-		{conn("a", kv("version", "1")), "invalid value for: version, config discarded"},
+		{conn("a", kv("version", "3")), "invalid value for: version, config discarded"},
 	} {
 		_, err := LoadConns(x.tree)
 		if err == nil || err.Error() != x.want {

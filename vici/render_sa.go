@@ -19,7 +19,7 @@ import (
 func ikeSection(sa *engine.SAInfo, now time.Time) wire.Message {
 	var m wire.Message
 	m.SetUint("uniqueid", uint64(sa.UniqueID))
-	m.Set("version", "2")
+	m.SetUint("version", uint64(sa.Version))
 	m.Set("state", ikeState(sa.State))
 	endpoint(&m, "local", sa.Local, sa.LocalID)
 	endpoint(&m, "remote", sa.Remote, sa.RemoteID)

@@ -59,7 +59,7 @@ func parseTS(t *testing.T, s string) []spd.TS {
 func TestListSAGolden(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	sa := engine.SAInfo{
-		UniqueID: 2, Conn: "psk", State: ikev2.Established,
+		Version: 2, UniqueID: 2, Conn: "psk", State: ikev2.Established,
 		Local: netip.MustParseAddrPort("192.0.2.2:4500"), Remote: netip.MustParseAddrPort("192.0.2.1:4500"),
 		LocalID: parseID(t, "psk-b"), RemoteID: parseID(t, "psk-a"),
 		SPIi: 0x1ebc4c8b0cb1d923, SPIr: 0x41e460b8c5e38a6b, NATRemote: true,
@@ -92,7 +92,7 @@ func TestListSAGolden(t *testing.T) {
 // What is not known or not there is absent: no algorithms before a proposal was
 // chosen, no SPIs of a CHILD_SA that is not installed, no "no" for a flag.
 func TestListSAAbsent(t *testing.T) {
-	sa := engine.SAInfo{UniqueID: 7, Conn: "c", State: ikev2.Connecting, Initiator: true, Active: []string{"IKE_INIT"},
+	sa := engine.SAInfo{Version: 2, UniqueID: 7, Conn: "c", State: ikev2.Connecting, Initiator: true, Active: []string{"IKE_INIT"},
 		Children: []engine.ChildInfo{{Name: "k", UniqueID: 9, ReqID: 4, State: ikev2.ChildCreated, ESN: true, SPIIn: 1}}}
 	got := raw(withChildren(ikeSection(&sa, time.Time{}), sa.Children, time.Time{}))
 	want := "uniqueid=7 version=2 state=CONNECTING local-host=%any local-port=0 local-id=%any remote-host=%any remote-port=0 remote-id=%any initiator=yes " +

@@ -9,6 +9,7 @@ import (
 	"iked/conf"
 	"iked/ikev2"
 	"iked/internal/ident"
+	"iked/internal/keyex"
 	"iked/internal/pki"
 	"iked/internal/secret"
 	"iked/internal/trace"
@@ -73,6 +74,12 @@ func (s *credStore) chooseIdentity(now time.Time, w ikev2.ChooseIdentity) ikev2.
 		return ikev2.IdentityReply{Err: traced{f.Trace()}}
 	}
 	r := ikev2.IdentityReply{ID: own.ID}
+	if w.Config.Version == 1 {
+		var err error
+		if r.Curve, err = pki.CurveOf(own.Key); err != nil {
+			return ikev2.IdentityReply{Err: err}
+		}
+	}
 	for _, c := range own.Chain {
 		r.Certs = append(r.Certs, ikev2.Cert{Encoding: pki.EncodingX509, Data: c.X509.Raw})
 	}
@@ -95,6 +102,10 @@ func (s *credStore) sign(w ikev2.Sign) ikev2.SignReply {
 	if f != nil {
 		return ikev2.SignReply{Err: traced{f.Trace()}}
 	}
+	if w.Scheme == keyex.SchemeIKEv1 {
+		auth, err := pki.SignIKEv1(own.Key, w.Octets)
+		return ikev2.SignReply{Auth: auth, Err: err}
+	}
 	method, auth, err := pki.Sign(own.Key, authOf(w.Config.Local).Constraints, w.PeerHashes, w.Octets)
 	return ikev2.SignReply{Method: method, Auth: auth, Err: err}
 }
@@ -115,7 +126,9 @@ func (s *credStore) verify(now time.Time, w ikev2.Verify) ikev2.VerifyReply {
 		}
 	}
 	leaf, _, f := s.now.Load().pki.Verify(now, p)
-	if f == nil {
+	if f == nil && w.Scheme == keyex.SchemeIKEv1 {
+		f = pki.CheckIKEv1(leaf, a.Constraints, w.Method, w.Auth, w.Octets)
+	} else if f == nil {
 		f = pki.CheckAuth(leaf, a.Constraints, w.Method, w.Auth, w.Octets)
 	}
 	if f == nil {

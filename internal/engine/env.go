@@ -12,11 +12,15 @@ import (
 
 // env is what an IKE SA's state machine asks the engine for; every answer comes
 // at once. It is safe for concurrent use.
-type env struct{ e *Engine }
+type env struct {
+	e *Engine
+	// version is the one whose configurations may answer a peer.
+	version uint8
+}
 
 // Candidates implements ikev2.Env.
 func (v env) Candidates(local, remote netip.Addr) []*ikev2.Config {
-	return v.e.config.Load().candidates(local.Unmap(), remote.Unmap())
+	return v.e.config.Load().candidates(local.Unmap(), remote.Unmap(), v.version)
 }
 
 // PSK implements ikev2.Env.

@@ -35,6 +35,7 @@ type gate struct {
 	told    bucket
 	logs    bucket // records about peers that are not authenticated
 	refused bucket // peers that came to nothing
+	deletes bucket // searches for what a peer deleted
 	// wary is until when every stranger needs a cookie, in nanoseconds of Unix time,
 	// because many came to nothing.
 	wary   atomic.Int64
@@ -46,7 +47,7 @@ type gate struct {
 func newGate(e *Engine) *gate {
 	return &gate{
 		e: e, half: newHalfOpen(), cookies: newCookieJar(),
-		replies: bucket{rate: 20, burst: 40}, told: bucket{rate: 1, burst: 10}, logs: bucket{rate: 10, burst: 100}, refused: bucket{rate: 20, burst: 100},
+		replies: bucket{rate: 20, burst: 40}, told: bucket{rate: 1, burst: 10}, logs: bucket{rate: 10, burst: 100}, refused: bucket{rate: 20, burst: 100}, deletes: bucket{rate: 20, burst: 100},
 	}
 }
 
@@ -81,7 +82,7 @@ func (g *gate) receive(d ikev2.Datagram) string {
 	}
 	switch {
 	case h.Major() == 1:
-		return "version-1"
+		return g.receiveV1(d, h)
 	case h.Major() != 2:
 		// RFC 7296, Section 2.5: the answer to a higher major version.
 		e.total[cInvalid].Add(1)
@@ -158,7 +159,7 @@ func (g *gate) initRequest(d ikev2.Datagram, h isakmp.Header) string {
 		return "overloaded"
 	}
 	local, remote := d.Local.Addr().Unmap(), d.Remote.Addr().Unmap()
-	if len(p.candidates(local, remote)) == 0 {
+	if len(p.candidates(local, remote, 2)) == 0 {
 		g.stranger(d, h)
 		return "no-connection"
 	}
@@ -212,7 +213,7 @@ func (g *gate) accept(d ikev2.Datagram, key halfOpenKey) string {
 	g.next++
 	s := e.shards[g.next%uint64(len(e.shards))]
 	g.mu.Unlock()
-	x := &ikeSA{shard: s, half: key, isHalf: true, index: -1, created: time.Now()}
+	x := &ikeSA{shard: s, half: key, isHalf: true, index: -1, created: time.Now(), v1: versionOf(d.Data) == 1}
 	old, full := g.half.enter(key, x, lim.HalfOpen, lim.HalfOpenPerSource)
 	if full != "" {
 		return full
@@ -239,7 +240,11 @@ func (s *shard) accept(x *ikeSA, d ikev2.Datagram) {
 			s.unhalf(x)
 		}
 	}()
-	x.m = s.e.newResponder(d.Local, d.Remote, d.NATT)
+	if x.v1 {
+		x.m = s.e.newResponderV1(d.Local, d.Remote, d.NATT)
+	} else {
+		x.m = s.e.newResponder(d.Local, d.Remote, d.NATT)
+	}
 	id := x.m.Identify()
 	x.id, x.spi = id.ID, id.SPI
 	s.adopt(x)

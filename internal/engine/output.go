@@ -10,6 +10,7 @@ import (
 
 	"iked/conf"
 	"iked/ikev2"
+	"iked/internal/keyex"
 	"iked/internal/trace"
 	"iked/sad"
 )
@@ -122,6 +123,8 @@ func (s *shard) request(x *ikeSA, now time.Time, q ikev2.Request) {
 		if c := s.child(w.Child); c != nil {
 			s.uninstall(c, w.In, w.Out)
 		}
+	case keyex.FindOther:
+		s.findOther(x, q.ID, w)
 	case ikev2.LastInbound:
 		x.answer(q.ID, ikev2.TimeReply{At: s.lastUse(w)})
 	default:
@@ -254,6 +257,8 @@ func (s *shard) event(x *ikeSA, now time.Time, ev ikev2.SAEvent) {
 		s.childReplaced(x, ev)
 	case ikev2.NewSA:
 		s.newSA(x, ev)
+	case keyex.PeerDeletes:
+		s.peerDeletes(x, ev)
 	case ikev2.ReauthDue:
 		info := s.look(x)
 		e.sup.post(func() { e.sup.reauthDue(info) })
@@ -377,7 +382,7 @@ func (s *shard) newSA(x *ikeSA, ev ikev2.NewSA) {
 	id := m.Identify()
 	y := s.sas[id.ID]
 	if y == nil {
-		y = &ikeSA{m: m, id: id.ID, spi: id.SPI, cfg: x.cfg, conn: x.conn, up: true, heir: true}
+		y = &ikeSA{m: m, id: id.ID, spi: id.SPI, cfg: x.cfg, conn: x.conn, up: true, heir: true, v1: x.v1}
 		s.adopt(y)
 	}
 	if !ev.Redundant && y.heir {

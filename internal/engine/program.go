@@ -8,6 +8,7 @@ import (
 
 	"iked/conf"
 	"iked/ikev2"
+	"iked/internal/keyex"
 	"iked/sad"
 	"iked/spd"
 )
@@ -16,6 +17,7 @@ import (
 // It is immutable; a change makes a new one.
 type program struct {
 	global conf.Global
+	v1     bool // some connection speaks IKEv1
 	conns  map[string]*connProgram
 	order  []*connProgram
 	// exact finds the connections whose remote address is one that is known;
@@ -68,6 +70,7 @@ func buildProgram(g conf.Global, old *program, fit func(*ikev2.Config), lists ..
 				}
 			}
 			c.index = len(p.order)
+			p.v1 = p.v1 || c.ike.Version == 1
 			p.conns[c.conf.Name] = c
 			p.order = append(p.order, c)
 		}
@@ -104,13 +107,16 @@ const (
 // exactly the addresses are given, the better; then in the order of the
 // configuration. An address alone proves nothing, so a connection with a peer
 // name takes part as well, last: its address may just have changed.
-func (p *program) candidates(local, remote netip.Addr) []*ikev2.Config {
+func (p *program) candidates(local, remote netip.Addr, version uint8) []*ikev2.Config {
 	type ranked struct {
 		c    *connProgram
 		r, l int
 	}
 	var list []ranked
 	try := func(c *connProgram) {
+		if (c.ike.Version == 1) != (version == 1) {
+			return
+		}
 		r, l := fit(c.conf.RemoteAddrs, remote), fit(c.conf.LocalAddrs, local)
 		if r > rankNone && l > rankNone {
 			list = append(list, ranked{c, r, l})
@@ -167,7 +173,8 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 		keepAlive = -1 // none; 0 is the default there
 	}
 	cfg := &ikev2.Config{
-		Name: c.Name, Proposals: c.Proposals,
+		Name: c.Name, Version: uint8(c.Version), Proposals: c.Proposals,
+		V1:    keyex.V1{Aggressive: c.Aggressive, AggressivePSK: c.AggressivePSK},
 		Local: authConfig(c.Local, true), Remote: authConfig(c.Remote, false),
 		FragmentSize: g.FragmentSize, ForceEncap: c.Encap, SendCertReq: c.SendCertReq,
 		VIPs: c.VIPs, Pools: c.Pools, DPDDelay: c.DPDDelay, KeepAlive: keepAlive, PortNATT: g.PortNATT,

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"iked/crypto/suite"
+	"iked/ikev1"
 	"iked/ikev2"
 	"iked/internal/keyex"
 )
@@ -17,15 +18,18 @@ type makers struct {
 func realMakers() makers {
 	return makers{
 		initiator: func(e *Engine, cfg *ikev2.Config, local, remote netip.AddrPort) machine {
-			return ikev2SA{ikev2.NewInitiator(env{e}, cfg, local, remote)}
+			return ikev2SA{ikev2.NewInitiator(env{e, 2}, cfg, local, remote)}
 		},
 		responder: func(e *Engine, local, remote netip.AddrPort, natt bool) machine {
-			return ikev2SA{ikev2.NewResponder(env{e}, local, remote, natt)}
+			return ikev2SA{ikev2.NewResponder(env{e, 2}, local, remote, natt)}
 		},
 	}
 }
 
 func (e *Engine) newInitiator(cfg *ikev2.Config, local, remote netip.AddrPort) machine {
+	if cfg.Version == 1 {
+		return e.newInitiatorV1(cfg, local, remote)
+	}
 	return e.make.initiator(e, cfg, local, remote)
 }
 
@@ -38,6 +42,9 @@ func (e *Engine) machineOf(m keyex.Machine) machine {
 	if known, ok := m.(machine); ok {
 		return known
 	}
+	if sa, ok := m.(*ikev1.SA); ok {
+		return ikev1SA{sa}
+	}
 	return ikev2SA{m.(*ikev2.SA)}
 }
 
@@ -48,10 +55,12 @@ type ikev2SA struct{ *ikev2.SA }
 func (m ikev2SA) Identify() identity { return identity{ID: m.UniqueID(), SPI: m.OwnSPI()} }
 
 // Look implements facts.
-func (m ikev2SA) Look() SAInfo {
-	st := m.Status()
+func (m ikev2SA) Look() SAInfo { return lookOf(m.Status()) }
+
+// lookOf is the picture of an SA for the engine's tables.
+func lookOf(st keyex.Status) SAInfo {
 	info := SAInfo{
-		UniqueID: st.UniqueID, State: st.State, Local: st.Local, Remote: st.Remote, LocalID: st.LocalID, RemoteID: st.RemoteID,
+		Version: st.Version, UniqueID: st.UniqueID, State: st.State, Local: st.Local, Remote: st.Remote, LocalID: st.LocalID, RemoteID: st.RemoteID,
 		Initiator: st.Initiator, SPIi: st.SPIi, SPIr: st.SPIr, NATLocal: st.NATLocal, NATRemote: st.NATRemote, NATFake: st.NATFake,
 		Established: st.Established, RekeyAt: st.RekeyAt, ReauthAt: st.ReauthAt,
 		Queued: st.Queued, Active: st.Active, Passive: st.Passive,

@@ -43,6 +43,7 @@ type ikeSA struct {
 	// half is set while a responder counts as half-open.
 	half     halfOpenKey
 	isHalf   bool
+	v1       bool // it speaks IKEv1
 	deadline time.Time
 	index    int // in the heap, -1: not in it
 	replies  []reply

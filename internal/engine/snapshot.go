@@ -15,6 +15,7 @@ import (
 // SAInfo is what an IKE SA was at one moment. Zero values mean "not known yet"
 // or "none".
 type SAInfo struct {
+	Version  uint8 // of IKE
 	UniqueID uint32
 	Conn     string
 	State    ikev2.SAState

@@ -396,7 +396,7 @@ func (p *supervisor) planRetry(c *connState) {
 
 // initiate makes an initiator.
 func (s *shard) initiate(cfg *ikev2.Config, local, remote netip.AddrPort) *ikeSA {
-	x := &ikeSA{m: s.e.newInitiator(cfg, local, remote), cfg: cfg, conn: cfg.Name, index: -1}
+	x := &ikeSA{m: s.e.newInitiator(cfg, local, remote), cfg: cfg, conn: cfg.Name, index: -1, v1: cfg.Version == 1}
 	id := x.m.Identify()
 	x.id, x.spi = id.ID, id.SPI
 	s.adopt(x)

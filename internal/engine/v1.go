@@ -1,0 +1,140 @@
+package engine
+
+import (
+	"net/netip"
+	"time"
+
+	"iked/ikev1"
+	ikev1msg "iked/ikev1/message"
+	"iked/ikev2"
+	"iked/internal/ident"
+	"iked/internal/isakmp"
+	"iked/internal/keyex"
+)
+
+// ikev1SA lets the engine drive an ikev1.SA.
+type ikev1SA struct{ *ikev1.SA }
+
+// Identify implements facts.
+func (m ikev1SA) Identify() identity { return identity{ID: m.UniqueID(), SPI: m.OwnSPI()} }
+
+// Look implements facts.
+func (m ikev1SA) Look() SAInfo { return lookOf(m.Status()) }
+
+func (e *Engine) newInitiatorV1(cfg *keyex.Config, local, remote netip.AddrPort) machine {
+	return ikev1SA{ikev1.NewInitiator(env{e, 1}, cfg, local, remote)}
+}
+
+func (e *Engine) newResponderV1(local, remote netip.AddrPort, natt bool) machine {
+	return ikev1SA{ikev1.NewResponder(env{e, 1}, local, remote, natt)}
+}
+
+// receiveV1 is receive for IKEv1, which is spoken only where a connection says so
+// (RFC 9395).
+func (g *gate) receiveV1(d keyex.Datagram, h isakmp.Header) string {
+	e := g.e
+	switch {
+	case !e.config.Load().v1:
+		return "version-1"
+	case h.SPIi.IsZero():
+		e.total[cInvalid].Add(1)
+		return "zero-spi"
+	case h.SPIr.IsZero():
+		return g.firstV1(d, h)
+	}
+	// No flag says whose cookie is whose: the responder's comes second.
+	for _, c := range [...]isakmp.SPI{h.SPIr, h.SPIi} {
+		if x := e.spis.get(keyex.SPI(c.Uint64())); x != nil && x.v1 {
+			return g.pass(x, d)
+		}
+	}
+	e.total[cInvalidSPI].Add(1)
+	return "unknown-ike-spi"
+}
+
+// firstV1 decides on a first message of phase 1. IKEv1 has no cookie exchange
+// before state (RFC 2408, Section 2.5.3, tells apart who answers, later), so that
+// strangers get at most half of the half-open SAs, and leave room for IKEv2.
+func (g *gate) firstV1(d keyex.Datagram, h isakmp.Header) string {
+	e := g.e
+	x := ikev1msg.Exchange(h.Exchange)
+	if h.MessageID != 0 || x != ikev1msg.ExchangeMain && x != ikev1msg.ExchangeAggressive {
+		e.total[cInvalid].Add(1)
+		return "exchange-type"
+	}
+	if e.down.Load() {
+		return "closing"
+	}
+	key := halfOpenKey{d.Remote, keyex.SPI(h.SPIi.Uint64())}
+	if x := g.half.find(key); x != nil {
+		if !x.v1 {
+			return "version-1"
+		}
+		return g.pass(x, d) // sent again
+	}
+	p := e.config.Load()
+	lim := &p.global.Limits
+	switch total, _ := g.half.counts(source(d.Remote.Addr())); {
+	case g.rate.allow(source(d.Remote.Addr()), lim.RatePerSource, time.Now()) != rateOK:
+		return "rate-per-source"
+	case lim.IKESAs > 0 && e.ikeCount.Load() >= int64(lim.IKESAs):
+		return "ike-sa-limit"
+	case e.work.overloaded():
+		return "overloaded"
+	case lim.HalfOpen > 0 && total >= lim.HalfOpen/2:
+		return "half-open-limit"
+	}
+	if len(p.candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap(), 1)) == 0 {
+		// Nothing is answered: who speaks IKEv1 to a host that does not is a scanner.
+		return "no-connection"
+	}
+	return g.accept(d, key)
+}
+
+// versionOf is the major version in the header of a datagram that has one.
+func versionOf(b []byte) uint8 { return b[17] >> 4 }
+
+// peerDeletes: a peer deletes a CHILD_SA under another IKE SA than that which made
+// it, as IKEv1 peers do after a new phase 1. The peer is authenticated, and it must
+// be the one that the CHILD_SA is with. Each such search looks at many SAs, so that
+// there are only so many; what is not found ends with its lifetime.
+func (s *shard) peerDeletes(x *ikeSA, ev keyex.PeerDeletes) {
+	if !s.e.gate.deletes.take(time.Now()) {
+		s.e.drops.add("delete-rate")
+		return
+	}
+	conn, peer := x.conn, x.m.Look().RemoteID
+	for _, other := range s.e.shards {
+		other.do(func(s *shard) {
+			for _, y := range s.sas {
+				if !y.v1 || y.closed || y.conn != conn || len(y.children) == 0 || !ident.Equal(y.m.Look().RemoteID, peer) {
+					continue
+				}
+				for _, c := range y.children {
+					if c.out && c.outID.SPI == ev.SPI && c.outID.Proto == ev.Proto {
+						in := c.child.SPIIn
+						s.drive(y, func(now time.Time) { y.m.Start(now, keyex.DeleteChild{SPI: in}) })
+						return
+					}
+				}
+			}
+		})
+	}
+}
+
+// findOther answers whether there is another IKE SA with the peer.
+func (s *shard) findOther(x *ikeSA, id keyex.RequestID, w keyex.FindOther) {
+	conn, own := w.Config.Name, x.id
+	s.e.sup.post(func() {
+		found := false
+		for _, o := range s.e.sup.sas {
+			found = found || o.info.UniqueID != own && o.info.Conn == conn && o.info.Version == 1 && !o.closing && !o.replaced &&
+				o.info.State == ikev2.Established && ident.Equal(o.info.RemoteID, w.Peer)
+		}
+		s.do(func(s *shard) {
+			if !x.closed {
+				s.drive(x, func(now time.Time) { x.m.Resume(now, id, keyex.FoundReply{Found: found}) })
+			}
+		})
+	})
+}
