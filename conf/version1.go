@@ -9,7 +9,7 @@ import (
 // defaultsV1 are the proposals of an IKEv1 connection that names none: what RFC
 // 8247 still recommends of what IKEv1 can say, few enough for one datagram.
 func defaultsV1() []suite.Proposal {
-	list, err := suite.ParseProposals(suite.ProtoIKE, []string{"aes128-aes256-sha256-sha384-prfsha256-prfsha384-ecp256-ecp384-modp3072-modp2048"})
+	list, err := suite.ParseProposals(suite.ProtoIKE, []string{"aes128-aes256-sha256-sha384-prfsha256-prfsha384-ecp256-ecp384-modp3072-modp2048-x25519"})
 	if err != nil {
 		panic("conf: the default proposals of IKEv1 are faulty: " + err.Error())
 	}
@@ -67,5 +67,5 @@ func sayable(p suite.Proposal) bool {
 	}
 	return has(suite.ENCR, func(id uint16) bool { return id == suite.EncrAESCBC || id == suite.Encr3DES }) &&
 		has(suite.INTEG, func(id uint16) bool { return id != suite.IntegNone }) &&
-		has(suite.KE, func(id uint16) bool { return id != suite.KENone && id <= 21 })
+		has(suite.KE, func(id uint16) bool { return id != suite.KENone && (id <= 30 || id == suite.KEX25519) })
 }

@@ -11,6 +11,7 @@ import (
 	"iked/crypto/suite"
 	"iked/internal/keyex"
 	"iked/internal/secret"
+	"iked/internal/trace"
 	"iked/spd"
 )
 
@@ -22,7 +23,8 @@ type childBook struct {
 	successor   *keyex.Child
 	rekeying    bool // a Quick Mode of ours is to replace it
 
-	deleteAt, inactiveAt, fadeAt time.Time
+	// switchAt is when the outbound half of a successor is put in force.
+	switchAt, deleteAt, inactiveAt, fadeAt time.Time
 }
 
 func book(c *keyex.Child) *childBook {
@@ -34,10 +36,13 @@ func book(c *keyex.Child) *childBook {
 	return b
 }
 
-// Times of a replaced pair: when who replaced it deletes it, and how long its
-// inbound half still receives what was on its way.
+// Times of a replaced pair: when who replaced it deletes it, when it sends on the
+// new one, since some responders put that in force only when the third message is
+// there, and how long the inbound half of the old one still receives what was on
+// its way.
 const (
 	deleteAfter = 10 * time.Second
+	switchAfter = 100 * time.Millisecond
 	fadeTime    = 5 * time.Second
 )
 
@@ -183,6 +188,10 @@ func (sa *SA) dropChild(now time.Time, c *keyex.Child, peer bool) {
 	}
 	c.State = keyex.ChildDeleted
 	b := book(c)
+	b.switchAt = time.Time{}
+	if s := b.successor; s != nil {
+		sa.switchOver(now, s)
+	}
 	if b.successor != nil && b.inUp {
 		sa.removeChild(c, false, true)
 		b.fadeAt = now.Add(fadeTime)
@@ -193,6 +202,22 @@ func (sa *SA) dropChild(now time.Time, c *keyex.Child, peer bool) {
 	if b.announced && b.successor == nil {
 		sa.Event(keyex.ChildDown{Child: c, Peer: peer})
 	}
+}
+
+// switchOver puts the outbound half of a successor in force.
+func (sa *SA) switchOver(now time.Time, c *keyex.Child) {
+	b := book(c)
+	if b.switchAt.IsZero() {
+		return
+	}
+	b.switchAt = time.Time{}
+	f := &keyex.Flow{Queue: &sa.Queue}
+	sa.installChild(f, c, false, true, func(now time.Time, err error) {
+		if err != nil {
+			sa.failed(now, c.Config, sa.failure(now, trace.StageInstall, installFault(c.Config, err), "see the backend in `ikectl status`"))
+			sa.deleteChild(now, c, false)
+		}
+	})
 }
 
 // childLife is the lifetime of a pair; 0: none.

@@ -228,7 +228,8 @@ func (sa *SA) repeat(now time.Time, x *exchange, d keyex.Datagram) {
 
 // reassemble takes a fragment; nil while the message is not whole.
 func (sa *SA) reassemble(now time.Time, b []byte) []byte {
-	if sa.cfg != nil && sa.cfg.Fragmentation == keyex.FragNo || !sa.vendors.fragments {
+	// The peer may know that we take them before we know what it takes.
+	if sa.cfg == nil || sa.cfg.Fragmentation == keyex.FragNo || !sa.initiator && !sa.vendors.fragments {
 		sa.dropped(now, "fragment", "a fragment comes, and fragmentation was not agreed on")
 		return nil
 	}

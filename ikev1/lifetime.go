@@ -67,7 +67,7 @@ func (sa *SA) NextDeadline() time.Time {
 	}
 	for _, c := range sa.children {
 		b := book(c)
-		add(c.RekeyAt, c.ExpireAt, b.deleteAt, b.inactiveAt)
+		add(c.RekeyAt, c.ExpireAt, b.switchAt, b.deleteAt, b.inactiveAt)
 	}
 	for _, c := range sa.fading {
 		add(book(c).fadeAt)
@@ -181,6 +181,8 @@ func (sa *SA) expireChildren(now time.Time) {
 	for _, c := range slices.Clone(sa.children) {
 		b := book(c)
 		switch {
+		case due(b.switchAt, now):
+			sa.switchOver(now, c)
 		case due(c.ExpireAt, now):
 			c.ExpireAt = time.Time{}
 			sa.logChild(now, c.Config, true, "the lifetime of CHILD_SA %s{%d} is over", c.Config.Name, c.UniqueID)

@@ -93,7 +93,7 @@ func (p *phase1) agree(now time.Time) {
 func (p *phase1) sendProof(now time.Time) {
 	p.x.next = p.main6
 	list := p.proofPayloads()
-	if p.sa.cfg.InitialContact {
+	if p.sa.cfg.InitialContact && p.sa.parent == nil {
 		list = append(list, p.sa.initialContact())
 	}
 	p.send(now, true, list...)

@@ -219,8 +219,7 @@ func TestPhase2Algorithms(t *testing.T) {
 	}
 }
 
-// IKEv1 has no number for ChaCha20-Poly1305 and X25519: that is said, and nothing
-// is sent.
+// IKEv1 has no number for ChaCha20-Poly1305: that is said, and nothing is sent.
 func TestNothingToOffer(t *testing.T) {
 	p := newPair(t)
 	p.ca.Proposals = proposals(t, suite.ProtoIKE, "chacha20poly1305-prfsha256-x25519")

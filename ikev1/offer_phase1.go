@@ -83,8 +83,11 @@ type transform1 struct {
 }
 
 // groupOfIKEv1 tells whether a key exchange method is a group of IKEv1: MODP and
-// ECP groups have the same numbers, X25519 and later ones none.
-func groupOfIKEv1(id uint16) bool { return id != 0 && id <= 30 && ke.Supported(id) }
+// ECP groups have the same numbers. X25519 has none by any RFC; strongSwan uses
+// that of IKEv2, 31, and so does this.
+func groupOfIKEv1(id uint16) bool {
+	return id != 0 && (id <= 30 || id == suite.KEX25519) && ke.Supported(id)
+}
 
 // offerPhase1 writes the transforms for the combinations that IKEv1 can say, in
 // the order of the proposals. Combined-mode ciphers and methods that IKEv1 has no
@@ -179,7 +182,7 @@ func readPhase1(t *message.Transform) (p transform1, why string) {
 		return p, fmt.Sprintf("encryption algorithm %d is not implemented", v[message.P1Encryption])
 	case h < 0:
 		return p, fmt.Sprintf("hash algorithm %d is not implemented", v[message.P1Hash])
-	case v[message.P1Group] > 30 || !groupOfIKEv1(uint16(v[message.P1Group])):
+	case v[message.P1Group] > 0xffff || !groupOfIKEv1(uint16(v[message.P1Group])):
 		return p, fmt.Sprintf("group %d is not implemented", v[message.P1Group])
 	case v[message.P1AuthMethod] > 0xffff:
 		return p, fmt.Sprintf("authentication method %d is not known", v[message.P1AuthMethod])
@@ -221,8 +224,9 @@ func choosePhase1(ours []suite.Proposal, auth []AuthMethod, theirs []message.Tra
 	for i := range theirs {
 		p, no := readPhase1(&theirs[i])
 		switch {
+		case no != "" && i == 0:
+			why = "none of the peer's transforms can be used; of the first one: " + no
 		case no != "":
-			why = "none of the peer's transforms can be used; of the last one: " + no
 		case !slices.Contains(auth, p.auth):
 			why = fmt.Sprintf("the peer offers %v, which this connection does not accept", p.auth)
 		default:

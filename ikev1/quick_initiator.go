@@ -194,7 +194,11 @@ func (q *quick) answer(now time.Time, in *incoming) {
 		}
 		gqm.Destroy()
 		sa.children = append(sa.children, c)
-		sa.installChild(&q.flow, c, true, true, func(now time.Time, err error) {
+		later := q.old != nil && book(q.old).outUp
+		if later {
+			book(c).switchAt = now.Add(switchAfter)
+		}
+		sa.installChild(&q.flow, c, true, !later, func(now time.Time, err error) {
 			if err != nil {
 				q.fail(now, sa.failure(now, trace.StageInstall, installFault(q.cfg, err), "see the backend in `ikectl status`"))
 			}

@@ -33,17 +33,35 @@ func (sa *SA) rekey(now time.Time) {
 	sa.Event(keyex.NewSA{Successor: h, Redundant: true})
 }
 
-// takeOver is the end of the new phase 1: all that the old ISAKMP SA had is ours.
+// takeOver is the end of the new phase 1.
 func (sa *SA) takeOver(now time.Time) {
 	p := sa.parent
 	sa.parent = nil
-	sa.children, p.children = append(p.children, sa.children...), nil
-	sa.fading, p.fading = append(p.fading, sa.fading...), nil
-	sa.waiting, p.waiting = append(p.waiting, sa.waiting...), nil
-	p.state, p.heir = keyex.Rekeyed, nil
-	p.timers = timers{linger: now.Add(lingerTime)}
+	sa.Adopt(now, p)
 	p.Event(keyex.NewSA{Successor: sa})
 	sa.lookAt(p)
+}
+
+// Adopt makes all that an older ISAKMP SA with the same peer has ours: the peer
+// began a new phase 1 and goes on under it. The older one ends soon: some peers
+// forget it without a word.
+func (sa *SA) Adopt(now time.Time, p *SA) {
+	sa.children, p.children = append(p.children, sa.children...), nil
+	sa.fading, p.fading = append(p.fading, sa.fading...), nil
+	// What was being negotiated begins anew here.
+	for _, x := range p.exchanges {
+		if q := x.quick; q != nil && x.next != nil {
+			p.waiting = append(p.waiting, q)
+			p.drop(now, x)
+		}
+	}
+	for _, q := range p.waiting {
+		sa.waiting = append(sa.waiting, &quick{sa: sa, cfg: q.cfg, local: q.local, remote: q.remote, old: q.old, flow: keyex.Flow{Queue: &sa.Queue}})
+	}
+	p.waiting = nil
+	p.state, p.heir = keyex.Rekeyed, nil
+	p.timers = timers{linger: now.Add(lingerTime)}
+	p.dpd.due = time.Time{}
 }
 
 // lookAt makes the engine look at what another machine of ours has to say.

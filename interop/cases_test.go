@@ -3,6 +3,7 @@ package interop
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -372,7 +373,7 @@ var cases = []testCase{
 
 func TestCasesHaveNamesOfTheirOwn(t *testing.T) {
 	seen := map[string]bool{}
-	for _, c := range cases {
+	for _, c := range slices.Concat(cases, v1Cases) {
 		if seen[c.group+"/"+c.name] {
 			t.Errorf("two lines of the matrix are called %s/%s", c.group, c.name)
 		}

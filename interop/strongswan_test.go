@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -82,8 +83,9 @@ func (c *testCase) config(s side) Config {
 }
 
 func TestStrongSwan(t *testing.T) {
-	for order := range cases {
-		c := &cases[order]
+	all := slices.Concat(cases, v1Cases)
+	for order := range all {
+		c := &all[order]
 		for _, at := range []string{"A", "B"} {
 			role := "initiator"
 			if at == "B" {

@@ -16,6 +16,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -102,6 +103,7 @@ type Engine struct {
 	children childTable
 	policies *policies
 	devices  devices
+	peers    maphash.Seed // spreads peers over shards
 	pools    *pools
 	store    *credStore
 	failures failureLog
@@ -148,6 +150,7 @@ func New(opt Options) (*Engine, error) {
 	e.policies = newPolicies(opt.Backend)
 	e.devices.via = opt.Interfaces
 	e.spis.init()
+	e.peers = maphash.MakeSeed()
 	e.children.init()
 	e.store = newCredStore()
 	e.config.Store(emptyProgram())

@@ -213,6 +213,9 @@ func (g *gate) accept(d ikev2.Datagram, key halfOpenKey) string {
 	g.next++
 	s := e.shards[g.next%uint64(len(e.shards))]
 	g.mu.Unlock()
+	if versionOf(d.Data) == 1 {
+		s = e.shardOf(d.Remote.Addr())
+	}
 	x := &ikeSA{shard: s, half: key, isHalf: true, index: -1, created: time.Now(), v1: versionOf(d.Data) == 1}
 	old, full := g.half.enter(key, x, lim.HalfOpen, lim.HalfOpenPerSource)
 	if full != "" {

@@ -305,6 +305,9 @@ func (s *shard) up(x *ikeSA, now time.Time, ev ikev2.Up) {
 	s.learn(x)
 	s.unhalf(x)
 	x.up = true
+	if x.v1 && !ev.InitialContact && s.adoptV1(x, now) {
+		return
+	}
 	info := s.look(x)
 	s.e.bus.publish(Event{Kind: EventIKEUpDown, At: now, Up: true, SA: &info})
 	created := x.created

@@ -337,6 +337,9 @@ func (p *supervisor) launch(a *attempt, local, remote netip.AddrPort, err error)
 		task.Child = k.ike
 	}
 	s := p.e.shards[rand.IntN(len(p.e.shards))]
+	if cfg.Version == 1 {
+		s = p.e.shardOf(remote.Addr())
+	}
 	s.do(func(s *shard) {
 		x := s.initiate(cfg, local, remote)
 		p.post(func() { p.initiated(a, x) })

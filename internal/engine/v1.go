@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"hash/maphash"
 	"net/netip"
 	"time"
 
@@ -120,6 +121,37 @@ func (s *shard) peerDeletes(x *ikeSA, ev keyex.PeerDeletes) {
 			}
 		})
 	}
+}
+
+// shardOf is the shard of the IKEv1 SAs with a peer: they take over each other's
+// CHILD_SAs, so that they share one.
+func (e *Engine) shardOf(peer netip.Addr) *shard {
+	return e.shards[maphash.Comparable(e.peers, peer.Unmap())%uint64(len(e.shards))]
+}
+
+// adoptV1 lets an SA that a peer has just made take over from the one that it had
+// before: this is how IKEv1 rekeys (RFC 2409, Section 5). False: there is none.
+func (s *shard) adoptV1(x *ikeSA, now time.Time) bool {
+	own := x.m.Look()
+	if own.Initiator {
+		return false
+	}
+	var old *ikeSA
+	for _, y := range s.sas {
+		if y == x || !y.v1 || !y.up || y.heir || y.closed || y.replaced || y.conn != x.conn || old != nil && y.id < old.id {
+			continue
+		}
+		if o := y.m.Look(); o.State == keyex.Established && o.Remote.Addr() == own.Remote.Addr() && ident.Equal(o.RemoteID, own.RemoteID) && ident.Equal(o.LocalID, own.LocalID) {
+			old = y
+		}
+	}
+	if old == nil {
+		return false
+	}
+	x.m.(ikev1SA).Adopt(now, old.m.(ikev1SA).SA)
+	s.inherit(old, x)
+	s.do(func(s *shard) { s.drive(old, func(time.Time) {}) })
+	return true
 }
 
 // findOther answers whether there is another IKE SA with the peer.

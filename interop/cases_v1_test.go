@@ -1,0 +1,74 @@
+package interop
+
+import "iked/internal/testnet"
+
+// v1 makes a case speak IKEv1, in Main Mode; edits come on top.
+func v1(c testCase, edits ...func(s side, conn, child *Section, c *Config)) testCase {
+	c.group = "IKEv1"
+	if c.ike == "" {
+		c.ike = "aes128-sha256-modp2048"
+	}
+	edit := c.edit
+	c.edit = func(s side, conn, child *Section, conf *Config) {
+		conn.set("version", "1")
+		if edit != nil {
+			edit(s, conn, child, conf)
+		}
+		for _, e := range edits {
+			e(s, conn, child, conf)
+		}
+	}
+	return c
+}
+
+// byAddress names the secret by addresses: Main Mode finds it before it knows
+// identities.
+func byAddress(s side, conn, child *Section, c *Config) {
+	own, far := s.wan.String(), s.peer.String()
+	conn.set("local", Section{{"auth", "psk"}, {"id", own}})
+	conn.set("remote", Section{{"auth", "psk"}, {"id", far}})
+	c.Secrets = []Secret{{PSK: "a throw-away secret", IDs: []string{own, far}}}
+}
+
+// aggressive lets both sides use Aggressive Mode.
+func aggressive(s side, conn, _ *Section, _ *Config) {
+	conn.set("aggressive", "yes")
+	if s.iked {
+		conn.set("aggressive_psk", "yes")
+	}
+}
+
+// anySecret is one secret for everybody: behind a NAT the addresses say little.
+func anySecret(s side, conn, _ *Section, c *Config) {
+	conn.set("remote", Section{{"auth", "psk"}, {"id", s.peerID}})
+	c.Secrets = []Secret{{PSK: "a throw-away secret"}}
+}
+
+const acceptsAggressivePSK = "i_dont_care_about_security_and_use_aggressive_mode_psk = yes\n"
+
+var v1Cases = []testCase{
+	v1(testCase{name: "Main Mode, PSK", wantIKE: "AES_CBC-128/HMAC_SHA2_256_128/PRF_HMAC_SHA2_256/MODP_2048"}, byAddress),
+	v1(testCase{name: "Main Mode, PSK, AES-256, SHA-384, P-384", ike: "aes256-sha384-ecp384"}, byAddress),
+	v1(testCase{name: "Main Mode, PSK, 3DES, SHA-1, MODP 1024", ike: "3des-sha1-modp1024", esp: "3des-sha1"}, byAddress),
+	v1(testCase{name: "Main Mode, PSK, defaults of both", default_: true}, byAddress),
+	v1(testCase{name: "Main Mode, PSK over IPv6", outer: 6}, byAddress),
+	v1(testCase{name: "Main Mode, RSA", pki: certificates(RSA2048, CertOptions{}, false)}, byCertificate),
+	v1(testCase{name: "Main Mode, RSA with intermediate CA", pki: certificates(RSA3072, CertOptions{}, true)}, byCertificate),
+	v1(testCase{name: "Main Mode, ECDSA P-256", pki: certificates(ECDSA256, CertOptions{}, false)}, byCertificate),
+	v1(testCase{name: "Main Mode, ECDSA P-384", pki: certificates(ECDSA384, CertOptions{}, false)}, byCertificate),
+	v1(testCase{name: "Main Mode, ECDSA P-521", pki: certificates(ECDSA521, CertOptions{}, false)}, byCertificate),
+	v1(testCase{name: "Aggressive Mode, PSK", charon: acceptsAggressivePSK}, aggressive),
+	v1(testCase{name: "Aggressive Mode, RSA", pki: certificates(RSA2048, CertOptions{}, false)}, byCertificate, func(_ side, conn, _ *Section, _ *Config) { conn.set("aggressive", "yes") }),
+	v1(testCase{name: "Quick Mode with MODP 2048", esp: "aes128-sha256-modp2048"}, byAddress),
+	v1(testCase{name: "Quick Mode with P-256, AES-GCM", esp: "aes256gcm16-ecp256"}, byAddress),
+	v1(testCase{name: "AES-CBC, SHA-1", esp: "aes128-sha1"}, byAddress),
+	v1(testCase{name: "NULL, SHA-256", esp: "null-sha256"}, byAddress),
+	v1(testCase{name: "CHILD SA rekeyed by A", then: rekey("A", "child")}, byAddress),
+	v1(testCase{name: "CHILD SA rekeyed by B", then: rekey("B", "child")}, byAddress),
+	v1(testCase{name: "IKE SA rekeyed by A", then: rekey("A", "ike")}, byAddress),
+	v1(testCase{name: "A masqueraded, PSK", between: testnet.NAT, then: natSeen}, anySecret),
+	v1(testCase{name: "A masqueraded, RSA", between: testnet.NAT, pki: certificates(RSA2048, CertOptions{}, false), then: natSeen}, byCertificate),
+	v1(testCase{name: "dead peer detection and restart by A", between: testnet.Router, charon: fastRetransmit, then: outage}, byAddress, dpd),
+	v1(testCase{name: "large certificates in fragments", pki: certificates(RSA3072, CertOptions{Padding: 4000}, false), then: fragmented}, byCertificate),
+	v1(testCase{name: "IPv6 in IPv4", inner: []int{6}}, byAddress),
+}
