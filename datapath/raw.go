@@ -21,6 +21,7 @@ type rawSockets struct {
 	by     [2]*batch.Conn     // that send, IPv4 and IPv6
 	link   *batch.Conn        // for packets that take a shortcut; nil: none do
 	short  *shortcut.Shortcut // nil: none
+	sinks  []*batch.ErrorSink // for path MTUs over IPv6
 	nl     *netlink.Handle    // interfaces and their addresses
 	warn   func(string)
 	wg     sync.WaitGroup
@@ -49,6 +50,14 @@ func openRaw(mark uint32, pathMTU func(netip.Addr) (int, error), warn func(strin
 			r.conns, r.protos = append(r.conns, c), append(r.protos, proto)
 			if r.by[f] == nil {
 				r.by[f] = c
+			}
+			if f == 1 {
+				sink, err := batch.OpenErrorSink(mark, int(proto))
+				if err != nil {
+					warn(fmt.Sprintf("path MTUs to IPv6 peers are not learned from routers: %v", err))
+					continue
+				}
+				r.sinks = append(r.sinks, sink)
 			}
 		}
 	}
@@ -181,6 +190,9 @@ func (r *rawSockets) Close() error {
 	}
 	for _, c := range r.conns {
 		c.Close()
+	}
+	for _, s := range r.sinks {
+		s.Close()
 	}
 	r.nl.Close()
 	r.wg.Wait()

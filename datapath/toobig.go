@@ -64,6 +64,7 @@ func (w *outWorker) fragmentOuter(buf []byte) {
 	p := sa.Path()
 	if p.Encap != nil && !w.sealed.Special {
 		w.push(buf)
+		w.udp[len(w.udp)-1].Cut = true
 		return
 	}
 	start, _ := sa.Encapsulate(buf, &w.sealed)

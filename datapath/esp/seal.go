@@ -82,8 +82,9 @@ func (o *Outbound) seal(w *Scratch, buf []byte, p *Path, pl payload, out *Sealed
 	t[pad], t[pad+1] = byte(pad), pl.nextHeader
 	o.cipher.Seal(&w.aead, b, HeaderLen, uint32(seq>>32), o.sa.ESN)
 	out.Off, out.Len, out.Seq = start, size, seq
-	if o.sa.Mode == spd.Tunnel {
-		out.id = uint16(seq) ^ uint16(o.sa.SPI)
+	if out.id == 0 && !(out.DF && o.sa.Mode == spd.BEET) {
+		// All fragments must have the same, and the kernel fills in zeros.
+		out.id = max(uint16(seq)^uint16(o.sa.SPI), 1)
 	}
 	return Pass
 }

@@ -29,6 +29,9 @@ type Packet struct {
 	// when sent; DF is for sending over IPv4 only. A raw packet carries its own.
 	TOS, TTL uint8
 	DF       bool
+	// Cut tells that the packet is known to be bigger than the path, so that the
+	// kernel has to fragment it: it cannot be one segment of many.
+	Cut bool
 }
 
 // Config describes a socket.

@@ -173,7 +173,7 @@ func run(p []Packet) int {
 	for n < len(p) && n < maxSegments {
 		q := &p[n]
 		if len(q.Data) > size || total+len(q.Data) > maxGSO || q.Remote != first.Remote || q.Local != first.Local ||
-			q.TOS != first.TOS || q.TTL != first.TTL || q.DF != first.DF {
+			q.TOS != first.TOS || q.TTL != first.TTL || q.DF != first.DF || q.Cut || first.Cut {
 			break
 		}
 		total += len(q.Data)
