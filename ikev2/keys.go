@@ -201,7 +201,7 @@ func (sa *SA) nonce() []byte {
 // childKeyLens are the lengths of the key material; AH has no cipher.
 func childKeyLens(proto suite.Protocol, encr, integrity suite.Transform) (el, il int, err error) {
 	if proto == suite.ProtoAH {
-		il, _, err = integ.Lens(integrity.ID)
+		il, _, err = integ.LensAH(integrity.ID)
 		return 0, il, err
 	}
 	return aead.KeyLens(encr, integrity)

@@ -22,6 +22,7 @@ func TestNegotiatedAH(t *testing.T) {
 		{"tunnel, IPv6", true, false, "sha512-esn-x25519"},
 		{"transport, IPv4", false, true, "sha1-esn-x25519"},
 		{"transport, IPv6", true, true, "sha384-x25519"},
+		{"AES-GMAC", false, false, "aes128gmac-x25519"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -50,6 +50,14 @@ func GMACLens(id uint16) (key, icv int, ok bool) {
 	return key + gmacSaltLen, GMACIVLen + gmacTagLen, true
 }
 
+// LensAH is Lens for AH, which has AES-GMAC too: with its salt and its IV.
+func LensAH(id uint16) (key, icv int, err error) {
+	if key, icv, ok := GMACLens(id); ok {
+		return key, icv, nil
+	}
+	return Lens(id)
+}
+
 // NewGMAC makes a GMAC; key is the AES key and the salt, with exactly the length
 // that GMACLens gives.
 func NewGMAC(id uint16, key []byte) (*GMAC, error) {

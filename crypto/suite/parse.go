@@ -171,14 +171,15 @@ func completeESP(p Proposal) (Proposal, error) {
 	return p, nil
 }
 
-// completeAH drops encryption and PRFs.
+// completeAH drops encryption and PRFs. AES-GMAC is an integrity algorithm of AH,
+// one for each length of the key (RFC 4543, Section 5.2).
 func completeAH(p Proposal) (Proposal, error) {
+	integ := p.List(INTEG)
 	for _, t := range p.List(ENCR) {
 		if t.ID == EncrNullAESGMAC {
-			return p, fmt.Errorf("this build does not implement %v for AH; use \"sha256\"", t)
+			integ = append(integ, Transform{INTEG, map[uint16]uint16{128: IntegAES128GMAC, 192: IntegAES192GMAC, 256: IntegAES256GMAC}[t.KeyBits], 0})
 		}
 	}
-	integ := p.List(INTEG)
 	if len(integ) == 0 {
 		return p, fmt.Errorf("has no integrity algorithm; add one such as \"sha256\"")
 	}

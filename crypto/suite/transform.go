@@ -63,7 +63,7 @@ func (t Transform) Implemented() bool {
 	case INTEG:
 		switch t.ID {
 		case IntegNone, IntegHMACMD5_96, IntegHMACSHA1_96, IntegAESXCBC96, IntegHMACSHA1_160,
-			IntegAESCMAC96, IntegHMACSHA256, IntegHMACSHA384, IntegHMACSHA512, IntegHMACSHA256_96:
+			IntegAESCMAC96, IntegAES128GMAC, IntegAES192GMAC, IntegAES256GMAC, IntegHMACSHA256, IntegHMACSHA384, IntegHMACSHA512, IntegHMACSHA256_96:
 			return t.KeyBits == 0
 		}
 	case KE:

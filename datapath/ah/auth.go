@@ -67,10 +67,7 @@ func Lens(t suite.Transform) (key, icv int, err error) {
 	case t.ID == suite.IntegNone:
 		return 0, 0, fmt.Errorf("AH without an integrity algorithm protects nothing (RFC 4302, Section 3.2)")
 	}
-	if key, icv, ok := integ.GMACLens(t.ID); ok {
-		return key, icv, nil
-	}
-	return integ.Lens(t.ID)
+	return integ.LensAH(t.ID)
 }
 
 // NewAuth makes an Auth. The key has exactly the length that Lens gives and is
