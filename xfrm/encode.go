@@ -138,33 +138,28 @@ func lifetime(l sad.Limits) wire.Lifetime {
 // saSelector gives the SA its selector. The kernel has room for one pair; where
 // there are more the policies alone select.
 func saSelector(sa *sad.SA, m *wire.SA) error {
-	dir := wire.DirOut
+	dir := spd.Outbound
 	if sa.Dir == sad.In {
-		dir = wire.DirIn
+		dir = spd.Inbound
 	}
-	if sa.Mode == spd.BEET {
+	switch sa.Mode {
+	case spd.BEET:
 		// The selector is the inner header of what arrives.
-		if len(sa.Local) != 1 || len(sa.Remote) != 1 || !sa.Local[0].IsHost() || !sa.Remote[0].IsHost() {
+		if len(sa.Local) != 1 || len(sa.Remote) != 1 || !sa.Local[0].IsHost() || !sa.Remote[0].IsHost() || sa.Local[0].Is4() != sa.Remote[0].Is4() {
 			return unsupported(sa, "BEET mode is between one inner address here and one at the peer (draft-nikander-esp-beet-mode-09, Section 3)")
 		}
-		one := selectors(sa.Local[0], sa.Remote[0], true)
-		if len(one) != 1 {
-			return unsupported(sa, "inner addresses of two families")
+		m.Sel, _ = single([]spd.TS{spd.Host(sa.Local[0].From)}, []spd.TS{spd.Host(sa.Remote[0].From)}, dir)
+	case spd.Transport:
+		// Behind a translator the packets have other addresses than were negotiated;
+		// without a selector it is any packet between the addresses of the SA.
+		if sa.Encap == nil {
+			m.Sel, _ = single(sa.Local, sa.Remote, dir)
 		}
-		m.Sel = one[0].in(dir)
-		return nil
-	}
-	if sa.Mode == spd.Transport && sa.Encap != nil {
-		return nil // translated addresses; family 0 is that of the SA
-	}
-	if len(sa.Local) == 1 && len(sa.Remote) == 1 {
-		if list := selectors(sa.Local[0], sa.Remote[0], false); len(list) == 1 && !sa.Local[0].Opaque() && !sa.Remote[0].Opaque() {
-			m.Sel = list[0].in(dir)
-			return nil
+	default:
+		var ok bool
+		if m.Sel, ok = single(sa.Local, sa.Remote, dir); !ok {
+			m.Flags |= wire.FlagAFUnspec // any packet, of either family
 		}
-	}
-	if sa.Mode == spd.Tunnel {
-		m.Flags |= wire.FlagAFUnspec // any selector, of either family
 	}
 	return nil
 }

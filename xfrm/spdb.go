@@ -121,33 +121,41 @@ func policyKeys(p *spd.Policy) ([]policyKey, error) {
 			keys = append(keys, k)
 		}
 	}
-	for _, l := range p.Local {
-		for _, r := range p.Remote {
-			if l.Opaque() || r.Opaque() {
-				return nil, fmt.Errorf("policy %s: the kernel cannot tell OPAQUE ports; leave the ports open, or use the userspace backend: %w", p.Name, backend.ErrUnsupported)
-			}
-			for _, s := range selectors(l, r, false) {
-				if p.Dirs != spd.Inbound {
-					add(s.in(wire.DirOut), wire.DirOut)
-				}
-				if p.Dirs != spd.Outbound {
-					add(s.in(wire.DirIn), wire.DirIn)
-					if p.Action != spd.Protect || p.Mode == spd.Tunnel {
-						add(s.in(wire.DirFwd), wire.DirFwd)
-					}
-				}
-				if p.Action == spd.Bypass && p.Dirs != spd.Inbound {
-					// What is let out in clear must also pass the check of what is
-					// forwarded, where it looks like something that comes in.
-					add(s.in(wire.DirOut), wire.DirFwd)
-				}
-				if len(keys) > 4*maxSelectors {
-					return nil, fmt.Errorf("policy %s: its ranges make more than %d selectors of the kernel; use prefixes and fewer ports: %w", p.Name, maxSelectors, backend.ErrUnsupported)
-				}
-			}
+	outbound, err := expand(p, spd.Outbound)
+	if err != nil {
+		return nil, err
+	}
+	inbound, err := expand(p, spd.Inbound)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range outbound {
+		add(s, wire.DirOut)
+		if p.Action == spd.Bypass {
+			// What is let out in clear must also pass the check of what is forwarded,
+			// where it looks like something that comes in.
+			add(s, wire.DirFwd)
+		}
+	}
+	for _, s := range inbound {
+		add(s, wire.DirIn)
+		if p.Action != spd.Protect || p.Mode == spd.Tunnel {
+			add(s, wire.DirFwd)
 		}
 	}
 	return keys, nil
+}
+
+func expand(p *spd.Policy, dir spd.Dirs) ([]wire.Selector, error) {
+	list, err := spd.KernelSelectors(p, dir, maxSelectors)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, backend.ErrUnsupported)
+	}
+	out := make([]wire.Selector, len(list))
+	for i, k := range list {
+		out[i] = wireSelector(k)
+	}
+	return out, nil
 }
 
 // encodePolicy is an entry under one of its keys.
