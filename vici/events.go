@@ -26,12 +26,15 @@ const (
 	evListAuth    = "list-authority"
 	evFailure     = "failure"
 	evRecentLog   = "recent-log"
+
+	evStaticSA     = "static-sa"
+	evStaticPolicy = "static-policy"
 )
 
 func eventNames() []string {
 	return []string{
 		evLog, evControlLog, evIKEUpDown, evIKERekey, evIKEUpdate, evChildUpDown, evChildRekey,
-		evListSA, evListConn, evListPolicy, evListCert, evListAuth, evFailure, evRecentLog,
+		evListSA, evListConn, evListPolicy, evListCert, evListAuth, evFailure, evRecentLog, evStaticSA, evStaticPolicy,
 	}
 }
 

@@ -83,6 +83,7 @@ func New(e *engine.Engine, logf func(warn bool, format string, args ...any)) *Se
 	s.control()
 	s.lists()
 	s.loads()
+	s.statics()
 	s.sub = e.Subscribe(engine.EventLog|engine.EventIKEUpDown|engine.EventIKERekey|engine.EventIKEUpdate|
 		engine.EventChildUpDown|engine.EventChildRekey, 1024)
 	s.wg.Add(1)

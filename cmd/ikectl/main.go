@@ -123,6 +123,7 @@ func (a *app) root() *cobra.Command {
 		a.statusCommand(), a.sasCommand(), a.policiesCommand(), a.connectionsCommand(),
 		a.upCommand(), a.downCommand(), a.rekeyCommand(), a.reloadCommand(),
 		a.explainCommand(), a.logCommand(), a.countersCommand(), a.versionCommand(),
+		a.saCommand(), a.policyCommand(),
 	)
 	return root
 }

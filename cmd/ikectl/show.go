@@ -16,12 +16,17 @@ import (
 // print writes v as JSON, under its name and with the schema version, or calls
 // show for text.
 func (a *app) print(name string, v any, show func(io.Writer)) error {
+	return a.printAll(map[string]any{name: v}, show)
+}
+
+// printAll is print for a document of several values.
+func (a *app) printAll(doc map[string]any, show func(io.Writer)) error {
 	if a.output == "text" {
 		show(a.out)
 		return nil
 	}
 	a.printed = true
-	doc := map[string]any{"schema_version": schemaVersion, name: v}
+	doc["schema_version"] = schemaVersion
 	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
@@ -147,7 +152,14 @@ func (a *app) sasCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print("sas", all, func(w io.Writer) { showSAs(w, all) })
+			static, err := statics(c.Context(), s, "static-sas", "static-sa")
+			if err != nil {
+				return err
+			}
+			return a.printAll(map[string]any{"sas": all, "static": staticViews(static, saWords)}, func(w io.Writer) {
+				showSAs(w, all)
+				showStatic(w, static, saWords)
+			})
 		},
 	}
 }
@@ -265,7 +277,12 @@ func (a *app) policiesCommand() *cobra.Command {
 			for _, e := range events {
 				all = append(all, policyViews(e)...)
 			}
-			return a.print("policies", all, func(w io.Writer) {
+			static, err := statics(c.Context(), s, "static-policies", "static-policy")
+			if err != nil {
+				return err
+			}
+			return a.printAll(map[string]any{"policies": all, "static": staticViews(static, policyWords)}, func(w io.Writer) {
+				defer showStatic(w, static, policyWords)
 				for _, p := range all {
 					fmt.Fprintf(w, "%s, %s%s%s\n  local:  %s\n  remote: %s\n", p.Name, p.Mode, reqid(p.ReqID), bound(p.IfID, p.MarkIn, p.MarkOut), strings.Join(p.LocalTS, " "), strings.Join(p.RemoteTS, " "))
 				}

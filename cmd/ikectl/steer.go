@@ -23,6 +23,7 @@ type verdictView struct {
 	Success bool     `json:"success"`
 	Reason  string   `json:"reason,omitempty"`
 	Matches *int64   `json:"matches,omitempty"`
+	ReqID   string   `json:"reqid,omitempty"`
 	Plan    []string `json:"plan,omitempty"`
 }
 
@@ -42,7 +43,7 @@ func (a *app) operate(c *cobra.Command, cmd string, in wire.Message, progress bo
 		on = func(_ string, m wire.Message) { a.logLine(time.Now(), m) }
 	}
 	m, err := call(c.Context(), s, cmd, in, on)
-	v := verdictView{Command: c.Name(), Success: err == nil, Matches: maybe(m, "matches"), Plan: list(m, "plan")}
+	v := verdictView{Command: c.Name(), Success: err == nil, Matches: maybe(m, "matches"), Plan: list(m, "plan"), ReqID: text(m, "reqid")}
 	if err != nil {
 		v.Reason = err.Error()
 	}
@@ -50,7 +51,9 @@ func (a *app) operate(c *cobra.Command, cmd string, in wire.Message, progress bo
 		for _, l := range v.Plan {
 			fmt.Fprintln(w, l)
 		}
-		if v.Success && len(v.Plan) == 0 {
+		if v.ReqID != "" {
+			fmt.Fprintln(w, "reqid", v.ReqID)
+		} else if v.Success && len(v.Plan) == 0 {
 			fmt.Fprintln(w, done(cmd, in))
 		}
 	})

@@ -113,6 +113,18 @@ func keywords() map[string]Transform {
 	return m
 }
 
+// Keyword is the shortest keyword of a transform that a proposal may have, "" when
+// there is none.
+func (t Transform) Keyword() string {
+	best := ""
+	for k, x := range keywords() {
+		if x == t && x.Implemented() && (best == "" || len(k) < len(best) || len(k) == len(best) && k < best) {
+			best = k
+		}
+	}
+	return best
+}
+
 // Keywords lists every keyword that a proposal may have in this build, sorted.
 func Keywords() []string {
 	var out []string

@@ -130,17 +130,10 @@ const (
 
 // words turns transforms into the keywords of the configuration.
 func words(ts []Transform) string {
-	table := keywords()
 	var out []string
 	for _, t := range ts[:min(len(ts), maxWords)] {
-		best := ""
-		for k, x := range table {
-			if x == t && x.Implemented() && (best == "" || len(k) < len(best) || len(k) == len(best) && k < best) {
-				best = k
-			}
-		}
-		if best != "" {
-			out = append(out, best)
+		if k := t.Keyword(); k != "" {
+			out = append(out, k)
 		}
 	}
 	if len(out) > 1 {

@@ -102,6 +102,7 @@ type Engine struct {
 	spis     spiTable
 	children childTable
 	policies *policies
+	statics  *statics
 	devices  devices
 	peers    maphash.Seed // spreads peers over shards
 	pools    *pools
@@ -148,6 +149,7 @@ func New(opt Options) (*Engine, error) {
 	e.logLevel.Store(uint32(opt.LogLevel))
 	e.make = realMakers()
 	e.policies = newPolicies(opt.Backend)
+	e.statics = newStatics(e)
 	e.devices.via = opt.Interfaces
 	e.spis.init()
 	e.peers = maphash.MakeSeed()
@@ -186,7 +188,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	e.work.close()
 	e.wg.Wait()
-	err := errors.Join(e.policies.clear(), e.devices.sweep(true))
+	err := errors.Join(e.statics.clear(), e.policies.clear(), e.devices.sweep(true))
 	e.pools.flush()
 	e.bus.close()
 	return err
@@ -248,6 +250,8 @@ func (e *Engine) backendEvent(ev backend.Event) {
 	case backend.Expire:
 		if c := e.children.get(ev.Owner); c != nil {
 			c.shard.do(func(s *shard) { s.childExpired(c, ev) })
+		} else if ev.Owner == 0 {
+			e.statics.expired(ev)
 		}
 	case backend.Mapping:
 		if c := e.children.get(ev.Owner); c != nil {
