@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"iked/datapath/ip"
+	"iked/sad"
 	"iked/spd"
 )
 
@@ -69,6 +70,39 @@ func TestAllocs(t *testing.T) {
 		})
 		if n != 0 {
 			t.Errorf("%s: %v allocations per packet, expected none", a.name, n)
+		}
+	}
+}
+
+// No packet between hosts allocates, in any mode, over IP and over UDP.
+func TestHostModesAllocs(t *testing.T) {
+	for _, c := range hostCases() {
+		for _, encap := range []bool{false, true} {
+			sa := gcmSA(t)
+			if encap {
+				sa.Encap = &sad.Encap{SrcPort: 4500, DstPort: 4500}
+			}
+			o, in := hostPair(t, sa, &c, 1500)
+			in.sa.NATRemote = in.sa.Dst
+			w := new(Scratch)
+			buf := make([]byte, 2048)
+			var info ip.Info
+			var s Sealed
+			var out Opened
+			outer := Outer{Src: o.sa.Src, Dst: o.sa.Dst}
+			n := testing.AllocsPerRun(200, func() {
+				copy(buf[Headroom:], c.packet)
+				if ip.Parse(buf[Headroom:], &info) != ip.OK || o.Seal(w, buf, Headroom, &info, &s) != Pass {
+					t.Fatal("seal")
+				}
+				o.Encapsulate(buf, &s)
+				if d := in.OpenAt(w, buf[:s.Off+s.Len], s.Off, &outer, &out); d != Pass {
+					t.Fatal(d)
+				}
+			})
+			if n != 0 {
+				t.Errorf("%s: %v allocations per packet, expected none", c.name, n)
+			}
 		}
 	}
 }

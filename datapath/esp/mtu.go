@@ -58,7 +58,7 @@ func (o *Outbound) fits(p *Path) int {
 // special is what options and extension headers take from that.
 func (o *Outbound) special(info *ip.Info) int {
 	switch {
-	case o.sa.Mode == spd.Transport && info.HeaderLen > ip.IPv4HeaderLen && info.HeaderLen != ip.IPv6HeaderLen:
+	case o.sa.Mode == spd.Transport && info.HeaderLen > plainLen(info):
 		// They are in front of ESP, and the rest goes up to the next block; AH has
 		// none.
 		return max(o.align-1, 0)
@@ -127,4 +127,12 @@ func (o *Outbound) fit(info *ip.Info, inner int) (f Fit, mtu int) {
 		return FragmentOuter, mtu
 	}
 	return FragmentInner, mtu
+}
+
+// plainLen is the length of a header without options or extension headers.
+func plainLen(info *ip.Info) int {
+	if info.Version == 4 {
+		return ip.IPv4HeaderLen
+	}
+	return ip.IPv6HeaderLen
 }
