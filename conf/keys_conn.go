@@ -27,7 +27,7 @@ func connectionFields() []field[Connection] {
 		{key: "dscp", typ: "six binary digits", def: "000000", doc: "DSCP of IKE packets.", set: value(parseDSCP, func(c *Connection) *uint8 { return &c.DSCP })},
 		{key: "encap", typ: "yes/no", def: "no", doc: "Force UDP encapsulation, NAT or not.", set: boolean(func(c *Connection) *bool { return &c.Encap })},
 		{key: "mobike", typ: "yes/no", def: "yes", doc: "Allow MOBIKE (RFC 4555). This version does not offer it either way.", set: boolean(func(c *Connection) *bool { return &c.Mobike })},
-		{key: "dpd_delay", typ: "time", def: "0", doc: "Check that the peer lives after that much silence; 0: never, but every 30s when a child has start: always.", set: duration(func(c *Connection) *timeDuration { return &c.DPDDelay })},
+		{key: "dpd_delay", typ: "time", def: "0", doc: "Check that the peer lives after that much silence; 0: never, but every 30s when a child has start: always, or packets make its SAs.", set: duration(func(c *Connection) *timeDuration { return &c.DPDDelay })},
 		{key: "dpd_timeout", typ: "time", def: "0", doc: "About IKEv1 only; IKEv2 uses the retransmission schedule.", set: checkOnly[Connection](ParseTime)},
 		{key: "fragmentation", typ: "yes, accept, force, no", def: "yes", doc: "IKE fragmentation (RFC 7383). accept: announce it, but never send fragments. force means yes.",
 			set: choice(func(c *Connection) *Fragmentation { return &c.Fragmentation }, []string{"yes", "accept", "force", "no", "true", "enabled", "1", "false", "disabled", "0"}, FragYes, FragAccept, FragForce, FragNo, FragYes, FragYes, FragYes, FragNo, FragNo, FragNo)},

@@ -7,6 +7,7 @@ import (
 	"iked/conf"
 	"iked/ikev2"
 	"iked/internal/trace"
+	"iked/spd"
 )
 
 // startAction is what a child does when it is loaded.
@@ -94,6 +95,9 @@ func (p *supervisor) children(c *connState, n *connProgram, d *conf.ConnChange, 
 			continue
 		}
 		k := &kidState{conf: ch, ike: cfg, live: make(map[uint32]*liveChild)}
+		if k.perPacket = cfg != nil && n.conf.PerPacket(ch); k.perPacket {
+			k.demands = make(map[spd.Flow]*demand)
+		}
 		c.kids[ch.Name] = k
 		p.useDevice(c, k)
 		k.always = ch.Start == conf.StartAlways && cfg != nil
@@ -112,8 +116,15 @@ func (p *supervisor) undo(c *connState) {
 		p.undoChild(c, k)
 	}
 	p.failOps(c.name, "", failureOf(c.name, "its configuration was removed or changed"))
-	if a := c.attempt; a != nil {
-		c.attempt = nil
+	attempts := []*attempt{c.attempt}
+	for _, ps := range c.peers {
+		attempts = append(attempts, ps.attempt)
+	}
+	for _, a := range attempts {
+		if a == nil {
+			continue
+		}
+		a.end()
 		if a.ike != 0 {
 			p.e.startTask(a.ike, ikev2.Delete{Force: true, Why: ikev2.CloseAsked})
 		}

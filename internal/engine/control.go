@@ -421,7 +421,9 @@ func (p *supervisor) hold(conn, child string) {
 	}
 	for name, k := range c.kids {
 		if child == "" || child == name {
-			k.held, k.tries, k.flow = true, 0, nil
+			k.held, k.tries = true, 0
+			p.unanswered(k, acquirePause)
+			p.failDemands(k, acquirePause, func(d *demand) bool { return d.ike == 0 && !d.begun })
 		}
 	}
 }

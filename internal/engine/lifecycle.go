@@ -7,6 +7,7 @@ import (
 	"iked/conf"
 	"iked/ikev2"
 	"iked/internal/trace"
+	"iked/spd"
 )
 
 // down is a child that went, told together with the end of its IKE SA when that
@@ -24,12 +25,11 @@ func (p *supervisor) ikeUp(info SAInfo, created time.Time, initialContact bool) 
 	if c == nil {
 		return
 	}
-	if a := c.attempt; a != nil && a.ike == info.UniqueID {
-		c.attempt = nil
-		c.failures = 0
+	if a := c.attemptOf(info.UniqueID); a != nil {
+		a.succeeded()
 		s.reauthOf = a.reauthOf
 		if old := p.sas[a.reauthOf]; old != nil {
-			p.takeOver(c, s, old, a.kid)
+			p.takeOver(c, s, old, a)
 		}
 	}
 	if !p.unique(c, s, initialContact) {
@@ -54,6 +54,8 @@ func (p *supervisor) childUp(info SAInfo, child ChildInfo) {
 		k.pending = 0
 	}
 	k.failures, k.retryAt = 0, time.Time{}
+	k.answered(c.prog.conf, child.flow)
+	k.asked = nil
 	if !k.always {
 		k.tries = 0
 	}
@@ -79,6 +81,7 @@ func (p *supervisor) childDown(info SAInfo, d down) {
 		// The peer may be about to make its own: no race for it.
 		k.retryAt = time.Now().Add(vary(retryMin))
 	}
+	p.idleSA(c, s)
 	p.tend(c)
 }
 
@@ -112,9 +115,19 @@ func (p *supervisor) ikeRekeyed(old, now SAInfo) {
 		if k.pending == old.UniqueID {
 			k.pending = now.UniqueID
 		}
+		for _, d := range k.demands {
+			if d.ike == old.UniqueID {
+				d.ike = now.UniqueID
+			}
+		}
 	}
 	if c.attempt != nil && c.attempt.reauthOf == old.UniqueID {
 		c.attempt.reauthOf = now.UniqueID
+	}
+	for _, ps := range c.peers {
+		if ps.attempt != nil && ps.attempt.reauthOf == old.UniqueID {
+			ps.attempt.reauthOf = now.UniqueID
+		}
 	}
 	for _, t := range p.waits {
 		t.renumber(old.UniqueID, now.UniqueID)
@@ -129,7 +142,7 @@ func (p *supervisor) ikeMoved(info SAInfo) {
 
 // negotiationFailed: an exchange failed. For a child, the IKE SA may live on;
 // the end of an IKE SA comes as ikeClosed.
-func (p *supervisor) negotiationFailed(id uint32, conn, child string, f trace.Failure) {
+func (p *supervisor) negotiationFailed(id uint32, conn, child string, flow *spd.Flow, f trace.Failure) {
 	if child == "" {
 		return
 	}
@@ -140,13 +153,17 @@ func (p *supervisor) negotiationFailed(id uint32, conn, child string, f trace.Fa
 	if k == nil {
 		return
 	}
-	if k.pending == id {
+	if d := k.answered(c.prog.conf, flow); d != nil {
+		p.e.acquireFailed(d.policy, d.flow, acquirePause)
+		p.idleSA(c, p.sas[id])
+	} else if k.pending == id {
 		k.pending = 0
 		k.failures++
 		if k.tries > 0 && !k.always {
 			k.tries--
 		}
 		k.retryAt = time.Now().Add(backoff(k.failures))
+		p.unanswered(k, time.Until(k.retryAt))
 		p.childOps(conn, child, fmt.Errorf("establishing CHILD_SA '%s' failed: %s", child, f.Sentence))
 	}
 	p.tend(c)
@@ -172,7 +189,7 @@ func (p *supervisor) ikeClosed(info SAInfo, end ikev2.Closed, downs []down) {
 		}
 		s.live = nil
 	}
-	if a := c.attempt; a != nil && a.ike == id {
+	if a := c.attemptOf(id); a != nil {
 		f := trace.Failure{Conn: c.name, Sentence: "the IKE_SA was closed: " + closeWords(end.Reason)}
 		if end.Failure != nil {
 			f = *end.Failure
@@ -186,8 +203,10 @@ func (p *supervisor) ikeClosed(info SAInfo, end ikev2.Closed, downs []down) {
 			k.pending = 0
 			k.failures++
 			k.retryAt = time.Now().Add(backoff(k.failures))
+			p.unanswered(k, time.Until(k.retryAt))
 			p.childOps(c.name, name, failed)
 		}
+		p.failDemands(k, acquirePause, func(d *demand) bool { return d.ike == id })
 	}
 	if s == nil || s.closing || s.replaced {
 		p.tend(c)

@@ -287,7 +287,7 @@ func (s *shard) failed(x *ikeSA, ev ikev2.Failed) {
 	}
 	s.e.told(f, x.id)
 	id, conn := x.id, x.conn
-	s.e.sup.post(func() { s.e.sup.negotiationFailed(id, conn, child, f) })
+	s.e.sup.post(func() { s.e.sup.negotiationFailed(id, conn, child, ev.Flow, f) })
 }
 
 // learn takes over which configuration a responder SA uses; until it is

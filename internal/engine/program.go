@@ -163,7 +163,8 @@ func fit(list []conf.Host, a netip.Addr) int {
 }
 
 // dpdAlways is the liveness interval of a connection that must be always up and
-// that gives none: without one a peer that vanished would never be noticed.
+// that gives none, and of one that packets ask for: without one a peer that vanished
+// would never be noticed.
 const dpdAlways = 30 * time.Second
 
 // ikeConfig is a connection as the state machine reads it.
@@ -206,7 +207,7 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 			continue // policies without SAs
 		}
 		cfg.Children = append(cfg.Children, childConfig(ch))
-		if ch.Start == conf.StartAlways && cfg.DPDDelay == 0 {
+		if (ch.Start == conf.StartAlways || c.PerPacket(ch)) && cfg.DPDDelay == 0 {
 			cfg.DPDDelay = dpdAlways
 		}
 	}

@@ -42,6 +42,7 @@ type SAInfo struct {
 
 // ChildInfo is what a CHILD_SA was at one moment.
 type ChildInfo struct {
+	flow              *spd.Flow // the packet that asked for it, nil: none
 	Name              string
 	UniqueID          uint32
 	ReqID             uint32
@@ -99,6 +100,7 @@ func (s *shard) lookWith(x *ikeSA, c *childSA) (*SAInfo, ChildInfo) {
 func (s *shard) childInfo(c *childSA) ChildInfo {
 	ch := c.child
 	info := ChildInfo{
+		flow: ch.Flow,
 		Name: c.name(), UniqueID: ch.UniqueID, ReqID: c.reqid, State: ch.State, Mode: ch.Mode, Proto: ch.Proto,
 		Encap: ch.Encap, SPIIn: ch.SPIIn, SPIOut: ch.SPIOut, Encr: ch.Encr, Integ: ch.Integ, KE: ch.KE, ESN: ch.ESN,
 		Initiator: ch.Initiator, Installed: ch.Installed, RekeyAt: ch.RekeyAt, ExpireAt: ch.ExpireAt,

@@ -42,6 +42,8 @@ type connState struct {
 	timer    *time.Timer
 	// ikeOnly asks for the IKE SA without a child.
 	ikeOnly bool
+	// peers are those of many that something was tried with.
+	peers map[netip.Addr]*peerState
 }
 
 // kidState is one configured child.
@@ -60,6 +62,11 @@ type kidState struct {
 	failures int
 	retryAt  time.Time
 	flow     *spd.Flow // a packet that waits
+	asked    *asked    // what the backend wants an answer for
+	// perPacket: packets make its CHILD_SAs, one for each value; demands are those
+	// that wait, by what tells them apart.
+	perPacket bool
+	demands   map[spd.Flow]*demand
 }
 
 // liveChild is a CHILD_SA that is up.
@@ -76,6 +83,8 @@ type attempt struct {
 	ike      uint32 // 0 while names are resolved
 	reauthOf uint32
 	began    time.Time
+	demand   *demand    // whose packet it carries
+	peer     netip.Addr // one of many
 }
 
 // saState is an IKE SA as the supervisor knows it.
@@ -199,7 +208,13 @@ func vary(d time.Duration) time.Duration {
 
 // wanted tells whether a child should be brought up now.
 func (k *kidState) wanted() bool {
-	if k.ike == nil || k.held || k.pending != 0 {
+	if k.ike == nil || k.held {
+		return false
+	}
+	if k.idle() != nil {
+		return true
+	}
+	if k.pending != 0 {
 		return false
 	}
 	if k.flow != nil {
@@ -218,9 +233,13 @@ func (p *supervisor) tend(c *connState) {
 	now := time.Now()
 	var due []*kidState
 	var next time.Time
+	many := c.prog.conf.ManyPeers()
+	if many {
+		p.tendPeers(c)
+	}
 	for _, name := range c.order {
 		k := c.kids[name]
-		if !k.wanted() {
+		if !k.wanted() || many && k.idle() != nil {
 			continue
 		}
 		if k.retryAt.After(now) {
@@ -284,6 +303,10 @@ func (p *supervisor) usable(c *connState) *saState {
 
 // create makes a child with an IKE SA that is up.
 func (p *supervisor) create(c *connState, k *kidState, sa *saState) {
+	if k.idle() != nil {
+		p.createDemands(k, sa, func(*demand) bool { return true })
+		return
+	}
 	k.pending, k.since = sa.info.UniqueID, time.Now()
 	task := ikev2.CreateChild{Child: k.ike, Flow: k.flow}
 	k.flow = nil
@@ -298,6 +321,14 @@ func (p *supervisor) begin(c *connState, k *kidState, reauthOf uint32) {
 	if k != nil {
 		a.kid, a.flow = k.conf.Name, k.flow
 		k.flow = nil
+		if d := k.idle(); d != nil {
+			a.flow, a.demand, d.begun = &d.flow, d, true
+		}
+		for _, l := range k.live {
+			if reauthOf != 0 && l.ike == reauthOf && a.flow == nil {
+				a.flow = l.info.flow
+			}
+		}
 	}
 	c.attempt, c.started = a, a.began
 	turn := c.failures
@@ -310,11 +341,11 @@ func (p *supervisor) begin(c *connState, k *kidState, reauthOf uint32) {
 // launch initiates the IKE SA of an attempt.
 func (p *supervisor) launch(a *attempt, local, remote netip.AddrPort, err error) {
 	c := a.conn
-	if p.stopped || c.attempt != a {
+	if p.stopped || !a.current() {
 		return
 	}
 	if p.conns[c.name] != c {
-		c.attempt = nil
+		a.end()
 		return
 	}
 	if err != nil {
@@ -352,11 +383,13 @@ func (p *supervisor) hasSA(conn string) bool { return p.index.byConn[conn] > 0 }
 // initiated learns the number of the SA that an attempt made.
 func (p *supervisor) initiated(a *attempt, x *ikeSA) {
 	a.ike = x.id
-	if a.conn.attempt != a { // taken back meanwhile
+	if !a.current() { // taken back meanwhile
 		p.e.startTask(x.id, ikev2.Delete{Force: true, Why: ikev2.CloseAsked})
 		return
 	}
-	if k := a.conn.kids[a.kid]; k != nil {
+	if a.demand != nil {
+		a.demand.ike = x.id
+	} else if k := a.conn.kids[a.kid]; k != nil {
 		k.pending, k.since = x.id, time.Now()
 	}
 }
@@ -364,13 +397,20 @@ func (p *supervisor) initiated(a *attempt, x *ikeSA) {
 // attemptFailed plans the next attempt.
 func (p *supervisor) attemptFailed(a *attempt, f trace.Failure) {
 	c := a.conn
-	if c.attempt != a {
+	if !a.current() {
+		return
+	}
+	if a.peer.IsValid() {
+		p.peerFailed(a, f)
 		return
 	}
 	c.attempt = nil
 	c.failures++
 	p.planRetry(c)
 	for _, k := range c.kids {
+		wait := time.Until(c.started)
+		p.unanswered(k, wait)
+		p.failDemands(k, wait, func(d *demand) bool { return d.ike == 0 || d.ike == a.ike })
 		if k.pending == a.ike && a.ike != 0 {
 			k.pending = 0
 		}
@@ -427,26 +467,6 @@ func (p *supervisor) kid(conn, child string) (*connState, *kidState) {
 		return nil, nil
 	}
 	return c, c.kids[child]
-}
-
-// acquire answers a packet that waits for a tunnel.
-func (p *supervisor) acquire(owner childKey, policy uint64, flow spd.Flow) {
-	c, k := p.kid(owner.conn, owner.child)
-	if k == nil || k.ike == nil || k.held || k.pending != 0 || k.flow != nil {
-		return
-	}
-	if c.attempt != nil && c.attempt.kid == owner.child {
-		return
-	}
-	now := time.Now()
-	if k.retryAt.After(now) || (c.failures > 0 && c.started.After(now) && p.usable(c) == nil) {
-		p.e.drops.add("acquire-backoff")
-		return
-	}
-	p.e.log(trace.Record{Level: trace.Control, Group: trace.KNL, Conn: c.name, Child: owner.child,
-		Msg: fmt.Sprintf("traffic from %s to %s asks for CHILD_SA %s", flow.Local, flow.Remote, owner.child)})
-	k.flow = &flow
-	p.tend(c)
 }
 
 func sortSAs(list []*saState) {

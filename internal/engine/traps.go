@@ -64,11 +64,24 @@ func staticOrAny(list []conf.TS) []spd.TS {
 // trap installs the Protect policy of a child. Selectors that stand for the
 // hosts themselves need their addresses first; names are looked up aside.
 func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
-	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, out: outside{mode: k.ike.Mode}, pfp: k.conf.PFP, ah: len(k.conf.Proposals) > 0 && k.conf.Proposals[0].Protocol == suite.ProtoAH,
+	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, out: outside{mode: k.ike.Mode}, ah: len(k.conf.Proposals) > 0 && k.conf.Proposals[0].Protocol == suite.ProtoAH,
 		reqid: k.conf.ReqID, priority: k.conf.Priority, acquire: acquire, open: !failClosed(&p.global, k.conf)}
 	var err error
 	if w.bind, err = p.e.devices.binding(k.conf); err != nil {
 		return // told when it could not be made, and nothing is routed to it
+	}
+	if k.perPacket {
+		w.pfp = packetFlags(c.prog.conf, k.conf)
+	}
+	if acquire && c.prog.conf.ManyPeers() {
+		w.out = outside{mode: k.ike.Mode}
+		conn, ch := c.prog.conf, k.conf
+		p.trapLater(c, k, func() (policyWant, error) {
+			var err error
+			w.local, w.remote, err = p.e.manyTS(conn, ch)
+			return w, err
+		})
+		return
 	}
 	dynamic := slices.ContainsFunc(k.conf.Remote, func(t conf.TS) bool { return t.Dynamic }) ||
 		slices.ContainsFunc(k.conf.Local, func(t conf.TS) bool { return t.Dynamic })
@@ -91,17 +104,24 @@ func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
 	if !acquire && slices.ContainsFunc(k.conf.Remote, func(t conf.TS) bool { return t.Dynamic }) {
 		return // whoever comes: there is nothing to hold back
 	}
-	p.trapLater(c, k, w)
+	conn, ch := c.prog.conf, k.conf
+	p.trapLater(c, k, func() (policyWant, error) {
+		local, remote, err := p.e.addresses(conn, 0)
+		w.local, w.remote = fixed(ch.Local, local.Addr()), fixed(ch.Remote, remote.Addr())
+		if w.out.mode != spd.Transport {
+			w.out.local, w.out.remote = local.Addr(), remote.Addr()
+		}
+		return w, err
+	})
 }
 
 // trapRetry is the wait before a trap whose peer has no address yet is tried
 // again.
 const trapRetry = 30 * time.Second
 
-func (p *supervisor) trapLater(c *connState, k *kidState, w policyWant) {
-	conn := c.prog.conf
+func (p *supervisor) trapLater(c *connState, k *kidState, find func() (policyWant, error)) {
 	go func() {
-		local, remote, err := p.e.addresses(conn, 0)
+		w, err := find()
 		p.post(func() {
 			if p.stopped || p.conns[c.name] != c || c.kids[k.conf.Name] != k {
 				return
@@ -112,15 +132,11 @@ func (p *supervisor) trapLater(c *connState, k *kidState, w policyWant) {
 				time.AfterFunc(vary(trapRetry), func() {
 					p.post(func() {
 						if !p.stopped && p.conns[c.name] == c && c.kids[k.conf.Name] == k {
-							p.trapLater(c, k, w)
+							p.trapLater(c, k, find)
 						}
 					})
 				})
 				return
-			}
-			w.local, w.remote = fixed(k.conf.Local, local.Addr()), fixed(k.conf.Remote, remote.Addr())
-			if w.out.mode != spd.Transport {
-				w.out.local, w.out.remote = local.Addr(), remote.Addr()
 			}
 			if err := p.e.policies.stand(w); err != nil {
 				p.e.warnf(trace.KNL, "%v", err)

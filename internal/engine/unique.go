@@ -116,6 +116,10 @@ func (p *supervisor) reauthDue(info SAInfo) {
 			}
 		}
 	}
+	if c.prog.conf.ManyPeers() {
+		p.reauthPeer(c, s)
+		return
+	}
 	p.begin(c, first, info.UniqueID)
 }
 
@@ -134,10 +138,17 @@ func (p *supervisor) retryReauth(s *saState) {
 
 // takeOver: a reauthenticated SA is up; the children of the old one are made
 // with it, and then the old one goes.
-func (p *supervisor) takeOver(c *connState, s, old *saState, first string) {
+func (p *supervisor) takeOver(c *connState, s, old *saState, a *attempt) {
 	old.replaced = true
 	s.waiting = make(map[string]bool)
+	first := a.kid
 	for name, k := range c.kids {
+		if k.perPacket {
+			if p.remake(k, s, old, a.flow) || name == first && a.flow != nil {
+				s.waiting[name] = true
+			}
+			continue
+		}
 		for _, l := range k.live {
 			if l.ike == old.info.UniqueID {
 				s.waiting[name] = true
