@@ -12,7 +12,6 @@ import (
 
 	"iked/conf"
 	"iked/datapath"
-	"iked/internal/backend"
 	"iked/internal/engine"
 	"iked/internal/trace"
 	"iked/internal/transport"
@@ -52,7 +51,7 @@ func (d *process) chooseBackend() error {
 // openBackend opens what was chosen.
 func (d *process) openBackend() error {
 	if d.choice.name == conf.BackendKernel {
-		k, err := openKernel(d.xfrmOptions())
+		k, err := xfrm.New(d.xfrmOptions())
 		if err != nil {
 			return fmt.Errorf("kernel backend: %w", err)
 		}
@@ -106,18 +105,6 @@ func checkBackend(o *Options, c *conf.Config) error {
 	}
 	fmt.Fprintf(o.Stderr, "backend: %s, %s\n", ch.name, ch.why)
 	return nil
-}
-
-func openKernel(o xfrm.Options) (backend.Backend, error) {
-	k, err := xfrm.New(o)
-	if err != nil {
-		return nil, err
-	}
-	b, ok := any(k).(backend.Backend)
-	if !ok {
-		return nil, errors.New("it is not in this version")
-	}
-	return b, nil
 }
 
 func (d *process) xfrmOptions() xfrm.Options {

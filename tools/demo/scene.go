@@ -3,8 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/vishvananda/netlink"
 
 	"iked/internal/testnet"
 )
@@ -86,11 +89,24 @@ func sites(v6outside bool) (*scene, error) {
 		s.a.local, s.a.remote, s.b.local, s.b.remote = t.WanA6, t.WanB6, t.WanB6, t.WanA6
 		// Without IPv4 outside nothing of the sites can cross in clear by accident, and
 		// nothing but the tunnel can carry it.
-		if err := errors.Join(t.GwA.DelAddr("wan0", "192.0.2.1/24"), t.GwB.DelAddr("wan0", "192.0.2.2/24")); err != nil {
+		err := errors.Join(t.GwA.DelAddr("wan0", "192.0.2.1/24"), t.GwB.DelAddr("wan0", "192.0.2.2/24"),
+			// A kernel forwards only what it has a route for; the policies come after.
+			out(t.GwA, "wan0", t.NetB4), out(t.GwB, "wan0", t.NetA4))
+		if err != nil {
 			return nil, errors.Join(err, t.Close())
 		}
 	}
 	return s, nil
+}
+
+// out routes a network to a device, without a gateway.
+func out(ns *testnet.Namespace, device string, p netip.Prefix) error {
+	dev, err := ns.Handle().LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("%s: %w", ns.Name, err)
+	}
+	dst := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+	return ns.Handle().RouteAdd(&netlink.Route{LinkIndex: dev.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: dst})
 }
 
 // hosts are two hosts on one link, without gateways. In BEET mode each has an inner
@@ -134,8 +150,13 @@ func hosts(mode string) (*scene, error) {
 		s.to, s.fromName, s.toName = inner[1], "host-a (10.9.0.1)", "host-b (10.9.0.2)"
 		for i, x := range []*side{&s.a, &s.b} {
 			x.child = fmt.Sprintf("mode: beet, local_ts: [%v/32], remote_ts: [%v/32]", inner[i], inner[1-i])
-			if err := errors.Join(ns[i].AddAddr("lo", inner[i].String()+"/32"), ns[i].AddRoute(inner[1-i].String()+"/32", outer[1-i].String())); err != nil {
+			if err := ns[i].AddAddr("lo", inner[i].String()+"/32"); err != nil {
 				return fail(err)
+			}
+			// The inner address is the source of what goes to the other's.
+			_, all, _ := net.ParseCIDR(inner[1-i].String() + "/32")
+			if err := ns[i].Handle().RouteAdd(&netlink.Route{Dst: all, Gw: outer[1-i].AsSlice(), Src: inner[i].AsSlice()}); err != nil {
+				return fail(fmt.Errorf("%s: route to %v: %w", ns[i].Name, inner[1-i], err))
 			}
 		}
 	}
