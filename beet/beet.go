@@ -1,5 +1,6 @@
-// Package beet is the Bound End-to-End Tunnel mode of ESP (draft-nikander-esp-beet-mode): what an SA of
-// that mode binds, and what becomes of the IP header of its packets.
+// Package beet is the Bound End-to-End Tunnel mode of ESP (draft-nikander-esp-beet-mode;
+// RFC 7402, Appendix B): what an SA of that mode binds, and what becomes of the IP
+// header of its packets.
 //
 // On the wire a packet looks as in transport mode. Both ends know the one pair of
 // inner addresses from the SA, so the inner header is not sent: what of it may

@@ -6,8 +6,8 @@ import (
 	"iked/sad"
 )
 
-// wrapBEET takes the inner header off the packet (draft-nikander-esp-beet-mode,
-// Section 5.1): what of it differs from packet to packet goes into the outer
+// wrapBEET takes the inner header off the packet (draft-nikander-esp-beet-mode; RFC
+// 7402, Appendix B): what of it differs from packet to packet goes into the outer
 // header. Nothing in the payload states its length, so that no TFC padding may
 // follow.
 func (o *Outbound) wrapBEET(p *Path, buf []byte, off int, info *ip.Info, out *Sealed) (payload, Drop) {
@@ -31,9 +31,8 @@ func outboundFault(f beet.Fault) Drop {
 	return OutboundInvalid
 }
 
-// unwrapBEET writes the inner header before the payload (Section 5.2 of the
-// draft): its addresses are those of the SA, the rest is what the outer header
-// said.
+// unwrapBEET writes the inner header before the payload: its addresses are those
+// of the SA, the rest is what the outer header said.
 func (i *Inbound) unwrapBEET(buf []byte, at, n int, nextHeader uint8, outer *Outer, out *Opened) Drop {
 	start, f := i.inner.Restore(buf[:at+n], at, nextHeader, &outer.Carried)
 	switch f {

@@ -101,3 +101,46 @@ func TestMatch(t *testing.T) {
 		}
 	}
 }
+
+// What must not pass is refused in full: ports of any protocol are those of each
+// that has some, and a type of the mobility header is all of it. OPAQUE is no
+// whole packet of a protocol with ports.
+func TestRefusals(t *testing.T) {
+	one := func(s string) spd.TS { return selectors(t, s)[0] }
+	refused := func(p Pass, pkt []byte) bool {
+		for _, q := range refusals(p) {
+			if verdictOf(t, match(q), pkt) {
+				return true
+			}
+		}
+		return false
+	}
+	port := one("10.0.0.1/32")
+	port.PortFrom, port.PortTo = 80, 80
+	dns := one("10.0.0.1/32[udp/53]")
+	for _, x := range []struct {
+		name          string
+		local, remote spd.TS
+		pkt           []byte
+		want          bool
+	}{
+		{"the port", dns, one("10.0.0.9/32"), udp4(9, 1, 4000, 53), true},
+		{"another port", dns, one("10.0.0.9/32"), udp4(9, 1, 4000, 54), false},
+		{"another host", dns, one("10.0.0.9/32"), udp4(8, 1, 4000, 53), false},
+		{"a port of any protocol", port, one("10.0.0.9/32"), udp4(9, 1, 4000, 80), true},
+		{"another port of any protocol", port, one("10.0.0.9/32"), udp4(9, 1, 4000, 81), false},
+		{"all", one("10.0.0.1/32"), one("10.0.0.9/32"), udp4(9, 1, 4000, 81), true},
+		{"of another family", one("10.0.0.1/32"), one("::/0"), udp4(9, 1, 4000, 81), false},
+	} {
+		if got := refused(Pass{Local: x.local, Remote: x.remote, Drop: true}, x.pkt); got != x.want {
+			t.Errorf("%s: refused %v, expected %v", x.name, got, x.want)
+		}
+	}
+	mh := spd.TS{From: one("fe80::1/128").From, To: one("fe80::1/128").To, Proto: 135, PortFrom: 256, PortTo: 511}
+	if refusals(Pass{Local: mh, Remote: one("::/0"), Drop: true}) == nil {
+		t.Error("a type of the mobility header is not refused")
+	}
+	if refusals(Pass{Local: one("10.0.0.1/32[udp/opaque]"), Remote: one("0.0.0.0/0"), Drop: true}) != nil {
+		t.Error("whole packets of UDP are refused for OPAQUE")
+	}
+}
