@@ -2,11 +2,14 @@ package datapath_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"iked/datapath"
 	"iked/internal/backend/backendtest"
@@ -227,6 +230,7 @@ func TestPortsBetweenHosts(t *testing.T) {
 			}
 			works("the protected port", 7000, true)
 			works("another port", 7001, false)
+			refusedPort(t, topo, w.inB, 7000)
 			exchange(t, topo.GwA, topo.GwB, w.inB, 1<<18)
 			exchange(t, topo.GwB, topo.GwA, w.inA, 1<<18)
 			if r, err := topo.GwA.Ping(w.inB, testnet.PingOptions{Count: 2}); err != nil || r.Lost() != 0 {
@@ -263,6 +267,33 @@ func TestPortsBetweenHosts(t *testing.T) {
 				t.Error("another port in clear does not arrive")
 			}
 		})
+	}
+}
+
+// refusedPort sends to a protected port where nobody listens: the answer, an ICMP
+// error about traffic of the SA, comes through the SA and reaches the socket (RFC
+// 4301, Section 6.2).
+func refusedPort(t *testing.T, topo *testnet.Topology, dst netip.Addr, port uint16) {
+	t.Helper()
+	wire, err := topo.GwB.Capture(topo.Wire.If)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := topo.GwA.Dial("udp", netip.AddrPortFrom(dst, port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Write([]byte("anybody?")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 64)); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a closed port: %v, expected that it is refused", err)
+	}
+	wire.Stop()
+	if clear := wire.ClearText(); len(clear) != 0 {
+		t.Errorf("the error came in clear: %v", clear)
 	}
 }
 

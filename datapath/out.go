@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"runtime/debug"
@@ -83,6 +84,8 @@ func newOutWorker(d *Datapath, i int, q tun.Queue) *outWorker {
 		frame: make([]byte, tun.MaxFrame), slab: make([]byte, slots*size), size: size,
 		udp: make([]batch.Packet, 0, slots), raw: make([]batch.Packet, 0, slots), writer: batch.NewWriter(),
 		lastGen: ^uint64(0), cache: spd.NewCache[outSA](cachedFlows),
+		// Not to be guessed by others (RFC 7739, Section 4).
+		fragID: rand.Uint32(),
 	}
 	w.emitIn, w.emitOut = w.innerFragment, w.outerFragment
 	return w

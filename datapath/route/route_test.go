@@ -2,6 +2,8 @@ package route
 
 import (
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -240,6 +242,91 @@ func TestBypassAndSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.expect("without", map[string]string{"192.0.2.9": "ipsec0"})
+}
+
+// An address that a policy needs is put on the device when no interface has it,
+// once for all policies, and goes with the last of them; a route prefers it.
+func TestHostAddresses(t *testing.T) {
+	w := newWorld(t)
+	m := w.manager(Options{})
+	defer m.Close()
+	where := func(a string) (name string) {
+		t.Helper()
+		list, err := w.ns.Handle().AddrList(nil, unix.AF_UNSPEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range list {
+			if x.IP.Equal(netip.MustParseAddr(a).AsSlice()) {
+				l, err := w.ns.Handle().LinkByIndex(x.LinkIndex)
+				if err != nil {
+					t.Fatal(err)
+				}
+				name += l.Attrs().Name
+			}
+		}
+		return name
+	}
+	for _, a := range []string{"10.77.0.1", "2001:20::1", "10.1.0.1", "10.77.0.1"} {
+		if err := m.AddHost(netip.MustParseAddr(a)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Add(spd.Prefixes(selectors(t, "10.77.0.2/32")), selectors(t, "10.77.0.1/32"), false); err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.ns.Handle().RouteGet(netip.MustParseAddr("10.77.0.2").AsSlice())
+	if err != nil || len(list) != 1 || list[0].Src.String() != "10.77.0.1" {
+		t.Errorf("source: %v (%v)", list, err)
+	}
+	for step, want := range []map[string]string{
+		{"10.77.0.1": "ipsec0", "2001:20::1": "ipsec0", "10.1.0.1": "lan0"},
+		{"10.77.0.1": "ipsec0", "2001:20::1": "", "10.1.0.1": "lan0"}, // one of two gone
+		{"10.77.0.1": "", "2001:20::1": "", "10.1.0.1": "lan0"},
+	} {
+		for a, name := range want {
+			if got := where(a); got != name {
+				t.Errorf("step %d: %s is on %q, expected %q", step, a, got, name)
+			}
+		}
+		for _, a := range []string{"10.77.0.1", "2001:20::1", "10.1.0.1"} {
+			if err := m.RemoveHost(netip.MustParseAddr(a)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Marked packets are held against the routes of marked packets while the routes
+// are there, and what that was before is restored.
+func TestMarkedWayBack(t *testing.T) {
+	w := newWorld(t)
+	read := func() (v string) {
+		t.Helper()
+		if err := w.ns.Do(func() error {
+			b, err := os.ReadFile(srcValidMark)
+			v = strings.TrimSpace(string(b))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	for _, before := range []string{"0", "1"} {
+		if err := w.ns.Sysctl("net.ipv4.conf.all.src_valid_mark", before); err != nil {
+			t.Fatal(err)
+		}
+		m := w.manager(Options{})
+		if read() != "1" {
+			t.Error("src_valid_mark is not set")
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if v := read(); v != before {
+			t.Errorf("src_valid_mark is %s, was %s", v, before)
+		}
+	}
 }
 
 // A policy that fails open has no unreachable route behind it, unless another
