@@ -45,18 +45,18 @@ func certificates(t KeyType, o CertOptions, intermediate bool) func() *keyring {
 // byCertificate makes both sides authenticate by certificate.
 func byCertificate(s side, conn, _ *Section, c *Config) {
 	c.Secrets = nil
-	conn.set("local", Section{{"auth", "pubkey"}, {"id", s.id}, {"certs", []string{s.name + ".pem"}}})
-	conn.set("remote", Section{{"auth", "pubkey"}, {"id", s.peerID}, {"cacerts", []string{"root.pem"}}})
+	conn.Set("local", Section{{"auth", "pubkey"}, {"id", s.id}, {"certs", []string{s.name + ".pem"}}})
+	conn.Set("remote", Section{{"auth", "pubkey"}, {"id", s.peerID}, {"cacerts", []string{"root.pem"}}})
 }
 
 // both sets keys of connection and child on either side.
 func both(conn, child Section) func(side, *Section, *Section, *Config) {
 	return func(_ side, co, ch *Section, _ *Config) {
 		for _, e := range conn {
-			co.set(e.Key, e.Value)
+			co.Set(e.Key, e.Value)
 		}
 		for _, e := range child {
-			ch.set(e.Key, e.Value)
+			ch.Set(e.Key, e.Value)
 		}
 	}
 }
@@ -66,13 +66,13 @@ func asymmetric(s side, conn, _ *Section, c *Config) {
 	cert := Section{{"auth", "pubkey"}, {"id", "b.example"}}
 	psk := Section{{"auth", "psk"}, {"id", "a.example"}}
 	if s.name == "a" {
-		cert.set("cacerts", []string{"root.pem"})
-		conn.set("local", psk)
-		conn.set("remote", cert)
+		cert.Set("cacerts", []string{"root.pem"})
+		conn.Set("local", psk)
+		conn.Set("remote", cert)
 	} else {
-		cert.set("certs", []string{"b.pem"})
-		conn.set("local", cert)
-		conn.set("remote", psk)
+		cert.Set("certs", []string{"b.pem"})
+		conn.Set("local", cert)
+		conn.Set("remote", psk)
 	}
 }
 
@@ -83,8 +83,8 @@ func identities(a, b string) func(side, *Section, *Section, *Config) {
 		if s.name == "b" {
 			own, far = b, a
 		}
-		conn.set("local", Section{{"auth", "psk"}, {"id", own}})
-		conn.set("remote", Section{{"auth", "psk"}, {"id", far}})
+		conn.Set("local", Section{{"auth", "psk"}, {"id", own}})
+		conn.Set("remote", Section{{"auth", "psk"}, {"id", far}})
 		c.Secrets = []Secret{{PSK: "a throw-away secret", IDs: []string{a, b}}}
 	}
 }
@@ -93,12 +93,12 @@ func identities(a, b string) func(side, *Section, *Section, *Config) {
 func virtualIP(ask, pool string) func(side, *Section, *Section, *Config) {
 	return func(s side, conn, child *Section, c *Config) {
 		if s.name == "a" {
-			conn.set("vips", []string{ask})
-			child.set("local_ts", []string{"dynamic"})
+			conn.Set("vips", []string{ask})
+			child.Set("local_ts", []string{"dynamic"})
 			return
 		}
-		conn.set("pools", []string{"addresses"})
-		child.set("remote_ts", []string{"dynamic"})
+		conn.Set("pools", []string{"addresses"})
+		child.Set("remote_ts", []string{"dynamic"})
 		c.Pools = Section{{"addresses", Section{{"addrs", pool}}}}
 	}
 }
@@ -208,12 +208,12 @@ func (p *pair) restoreLine() error {
 
 // dpd are settings that notice a dead peer in seconds.
 func dpd(s side, conn, child *Section, c *Config) {
-	conn.set("dpd_delay", "1s")
-	conn.set("keyingtries", "0")
+	conn.Set("dpd_delay", "1s")
+	conn.Set("keyingtries", "0")
 	if s.name == "a" {
-		child.set("dpd_action", "restart")
+		child.Set("dpd_action", "restart")
 	} else {
-		child.set("dpd_action", "clear")
+		child.Set("dpd_action", "clear")
 	}
 	c.IkedGlobal = "retransmit: {timeout: 500ms, base: 1.2, tries: 3}\n"
 }
@@ -268,8 +268,8 @@ var cases = []testCase{
 	{group: "Authentication", name: "RSA-PSS", pki: certificates(RSA2048, CertOptions{}, false), charon: "rsa_pss = yes\n",
 		edit: func(s side, conn, child *Section, c *Config) {
 			byCertificate(s, conn, child, c)
-			conn.set("local", Section{{"auth", "rsa/pss-sha256"}, {"id", s.id}, {"certs", []string{s.name + ".pem"}}})
-			conn.set("remote", Section{{"auth", "ike:rsa/pss-sha256"}, {"id", s.peerID}, {"cacerts", []string{"root.pem"}}})
+			conn.Set("local", Section{{"auth", "rsa/pss-sha256"}, {"id", s.id}, {"certs", []string{s.name + ".pem"}}})
+			conn.Set("remote", Section{{"auth", "ike:rsa/pss-sha256"}, {"id", s.peerID}, {"cacerts", []string{"root.pem"}}})
 		}},
 	{group: "Authentication", name: "RSA, classic signature", pki: certificates(RSA2048, CertOptions{}, false), charon: "signature_authentication = no\n", edit: byCertificate},
 	{group: "Authentication", name: "ECDSA P-256", pki: certificates(ECDSA256, CertOptions{}, false), edit: byCertificate},
@@ -288,8 +288,8 @@ var cases = []testCase{
 	{group: "Identities", name: "key IDs", edit: identities("keyid:site-a", "keyid:site-b")},
 	{group: "Identities", name: "distinguished names", pki: certificates(ECDSA256, CertOptions{}, false), edit: func(s side, conn, child *Section, c *Config) {
 		byCertificate(s, conn, child, c)
-		conn.set("local", Section{{"auth", "pubkey"}, {"certs", []string{s.name + ".pem"}}})
-		conn.set("remote", Section{{"auth", "pubkey"}, {"id", "C=CH, O=Interop, CN=" + s.peerID}, {"cacerts", []string{"root.pem"}}})
+		conn.Set("local", Section{{"auth", "pubkey"}, {"certs", []string{s.name + ".pem"}}})
+		conn.Set("remote", Section{{"auth", "pubkey"}, {"id", "C=CH, O=Interop, CN=" + s.peerID}, {"cacerts", []string{"root.pem"}}})
 	}},
 
 	{group: "IKE algorithms", name: "defaults of both", default_: true},
@@ -306,9 +306,9 @@ var cases = []testCase{
 	{group: "IKE algorithms", name: "old: 3DES, SHA-1, MODP 1024", ike: "3des-sha1-modp1024", esp: "3des-sha1", wantIKE: "3DES_CBC/HMAC_SHA1_96/PRF_HMAC_SHA1/MODP_1024", wantESP: "3DES_CBC/HMAC_SHA1_96"},
 	{group: "IKE algorithms", name: "INVALID_KE_PAYLOAD", wantIKE: "ECP_256", edit: func(s side, conn, _ *Section, _ *Config) {
 		if s.name == "a" {
-			conn.set("proposals", []string{"aes128-sha256-x25519-ecp256"})
+			conn.Set("proposals", []string{"aes128-sha256-x25519-ecp256"})
 		} else {
-			conn.set("proposals", []string{"aes128-sha256-ecp256"})
+			conn.Set("proposals", []string{"aes128-sha256-ecp256"})
 		}
 	}},
 
@@ -356,12 +356,12 @@ var cases = []testCase{
 
 	{group: "Selectors", name: "narrowing by B", edit: func(s side, _, child *Section, _ *Config) {
 		if s.name == "a" {
-			child.set("remote_ts", []string{"10.0.0.0/8"})
+			child.Set("remote_ts", []string{"10.0.0.0/8"})
 		}
 	}, then: narrowed},
 	{group: "Selectors", name: "ICMP only", edit: func(s side, _, child *Section, _ *Config) {
-		child.set("local_ts", []string{s.lan4 + "[icmp]"})
-		child.set("remote_ts", []string{s.far4 + "[icmp]"})
+		child.Set("local_ts", []string{s.lan4 + "[icmp]"})
+		child.Set("remote_ts", []string{s.far4 + "[icmp]"})
 	}},
 
 	{group: "Virtual addresses", name: "IPv4", edit: virtualIP("0.0.0.0", "10.9.0.0/28"), ping: fromVirtualIP(hostB4)},

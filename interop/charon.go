@@ -22,8 +22,8 @@ const CharonPackages = "strongswan-charon strongswan-swanctl libcharon-extra-plu
 // there.
 var swanctlFolders = []string{"x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "private", "rsa", "ecdsa", "bliss", "pkcs8", "pkcs12"}
 
-// Charon is a running strongSwan daemon with kernel-libipsec, its userspace ESP:
-// tunnel mode in UDP encapsulation only.
+// Charon is a running strongSwan daemon, with kernel-libipsec, its userspace ESP
+// (tunnel mode in UDP encapsulation only), unless the kernel's is asked for.
 type Charon struct {
 	Control
 	// Dir is the folder that swanctl loads: swanctl.conf, x509, x509ca, private.
@@ -37,6 +37,8 @@ type CharonOptions struct {
 	Settings string
 	// LogLevel of all groups, 1 when 0.
 	LogLevel int
+	// Kernel leaves ESP and AH to the kernel of the namespace.
+	Kernel bool
 }
 
 // StartCharon starts the daemon in a namespace and waits until it answers. It ends
@@ -44,6 +46,10 @@ type CharonOptions struct {
 func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o CharonOptions) (*Charon, error) {
 	if o.LogLevel == 0 {
 		o.LogLevel = 1
+	}
+	esp := "kernel-libipsec "
+	if o.Kernel {
+		esp = ""
 	}
 	c := &Charon{Dir: dir, Control: Control{Socket: filepath.Join(dir, "charon.vici")}}
 	for _, sub := range swanctlFolders {
@@ -53,7 +59,7 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
 	}
 	conf := filepath.Join(dir, "strongswan.conf")
 	text := fmt.Sprintf(`charon {
-  load = random nonce aes sha1 sha2 md5 hmac kdf gcm ctr ccm chapoly openssl curve25519 gmp pem pkcs1 pkcs8 x509 pubkey constraints revocation socket-default kernel-libipsec kernel-netlink vici updown
+  load = random nonce aes sha1 sha2 md5 hmac kdf gcm ctr ccm chapoly openssl curve25519 gmp pem pkcs1 pkcs8 x509 pubkey constraints revocation socket-default %skernel-netlink vici updown
   user =
   install_virtual_ip = yes
   filelog { stderr { default = %d
@@ -62,7 +68,7 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
   plugins { vici { socket = unix://%s } }
 %s
 }
-`, o.LogLevel, c.Socket, o.Settings)
+`, esp, o.LogLevel, c.Socket, o.Settings)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

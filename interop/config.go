@@ -15,6 +15,17 @@ type Entry struct {
 	Value any
 }
 
+// Set replaces or adds an entry.
+func (s *Section) Set(key string, value any) {
+	for i := range *s {
+		if (*s)[i].Key == key {
+			(*s)[i].Value = value
+			return
+		}
+	}
+	*s = append(*s, Entry{key, value})
+}
+
 // Config is one daemon's configuration.
 type Config struct {
 	// Connections and Pools: the keys are names, the values Sections; the key

@@ -41,17 +41,6 @@ func (c *testCase) families() []int {
 	return c.inner
 }
 
-// set replaces or adds an entry.
-func (s *Section) set(key string, value any) {
-	for i := range *s {
-		if (*s)[i].Key == key {
-			(*s)[i].Value = value
-			return
-		}
-	}
-	*s = append(*s, Entry{key, value})
-}
-
 // config is the configuration of one side, the same for both daemons.
 func (c *testCase) config(s side) Config {
 	var localTS, remoteTS []string
@@ -68,16 +57,16 @@ func (c *testCase) config(s side) Config {
 		{"version", "2"}, {"local_addrs", []string{s.wan.String()}}, {"remote_addrs", []string{s.peer.String()}}, {"mobike", "no"},
 	}
 	if !c.default_ {
-		conn.set("proposals", ike)
-		child.set("esp_proposals", esp)
+		conn.Set("proposals", ike)
+		child.Set("esp_proposals", esp)
 	}
-	conn.set("local", Section{{"auth", "psk"}, {"id", s.id}})
-	conn.set("remote", Section{{"auth", "psk"}, {"id", s.peerID}})
+	conn.Set("local", Section{{"auth", "psk"}, {"id", s.id}})
+	conn.Set("remote", Section{{"auth", "psk"}, {"id", s.peerID}})
 	conf := Config{Secrets: []Secret{{PSK: "a throw-away secret", IDs: []string{"a.example", "b.example"}}}}
 	if c.edit != nil {
 		c.edit(s, &conn, &child, &conf)
 	}
-	conn.set("children", Section{{"net", child}})
+	conn.Set("children", Section{{"net", child}})
 	conf.Connections = Section{{"net", conn}}
 	return conf
 }

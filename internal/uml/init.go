@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// tempDir is where tests make their files.
+const tempDir = "/dev/shm/tmp"
+
 // guestArgs are the flags of the test binary without those that make files for
 // go test: it would take the files that a run inside opened for all that the
 // result depends on, and repeat the result without a run.
@@ -38,8 +41,10 @@ func initScript(dir, cwd string, command, environ, modules []string) string {
 	line("mount -t proc proc /proc")
 	line("mount -t sysfs sysfs /sys")
 	line("mount -t tmpfs -o mode=0755 tmpfs /run")
-	line("mkdir -p /dev/shm /dev/pts /run/uml/lib/modules /run/tmp")
+	line("mkdir -p /dev/shm /dev/pts /run/uml/lib/modules")
 	line("mount -t tmpfs tmpfs /dev/shm")
+	// Not below /run: daemons under test have one of their own.
+	line("mkdir -p %s", tempDir)
 	line("mount -t devpts devpts /dev/pts")
 	line("mount --bind %s /run/uml/lib/modules", modulesPath)
 	line(`printf '#!/bin/sh\nexec %s -d /run/uml "$@"\n' >/run/uml/modprobe`, kmodPath)
@@ -55,7 +60,7 @@ func initScript(dir, cwd string, command, environ, modules []string) string {
 		}
 	}
 	line(`export PATH="$PATH":%s`, quote(lookup(environ, "PATH")))
-	line("export TMPDIR=/run/tmp %s=%s", dirEnv, quote(dir))
+	line("export TMPDIR=%s %s=%s", tempDir, dirEnv, quote(dir))
 	line("cd %s", quote(cwd))
 	var words []string
 	for _, w := range command {

@@ -21,7 +21,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"testing"
 
 	"iked/internal/testnet"
 )
@@ -89,8 +88,9 @@ func Require(t testnet.TB) {
 	testnet.LeaveOut(t, why)
 }
 
-// Main is the body of TestMain. It does not return.
-func Main(m *testing.M, o Options) {
+// Main is the body of TestMain, with testing.M or what does more around it. It does
+// not return.
+func Main(m interface{ Run() int }, o Options) {
 	if !flag.Parsed() {
 		flag.Parse()
 	}
