@@ -87,8 +87,8 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
 	return c, nil
 }
 
-// Load writes swanctl.conf and loads everything with Debian's swanctl.
-func (c *Charon) Load(ctx context.Context, swanctlConf string) error {
+// LoadFile writes swanctl.conf and loads everything with Debian's swanctl.
+func (c *Charon) LoadFile(ctx context.Context, swanctlConf string) error {
 	path := filepath.Join(c.Dir, "swanctl.conf")
 	if err := os.WriteFile(path, []byte(swanctlConf), 0o600); err != nil {
 		return err

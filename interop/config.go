@@ -26,6 +26,19 @@ func (s *Section) Set(key string, value any) {
 	*s = append(*s, Entry{key, value})
 }
 
+// values is the section as the control protocol carries it.
+func (s Section) values() map[string]any {
+	m := map[string]any{}
+	for _, e := range s {
+		if sub, ok := e.Value.(Section); ok {
+			m[e.Key] = sub.values()
+		} else {
+			m[e.Key] = e.Value
+		}
+	}
+	return m
+}
+
 // Config is one daemon's configuration.
 type Config struct {
 	// Connections and Pools: the keys are names, the values Sections; the key

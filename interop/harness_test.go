@@ -79,8 +79,8 @@ secrets { ike-1 { secret = "throw-away" } }
 	}
 	ctx := within(t, 30*time.Second)
 	for _, err := range []error{
-		a.Load(ctx, conf(topo.WanA4.String(), topo.WanB4.String(), topo.NetA4.String(), topo.NetB4.String())),
-		b.Load(ctx, conf(topo.WanB4.String(), topo.WanA4.String(), topo.NetB4.String(), topo.NetA4.String())),
+		a.LoadFile(ctx, conf(topo.WanA4.String(), topo.WanB4.String(), topo.NetA4.String(), topo.NetB4.String())),
+		b.LoadFile(ctx, conf(topo.WanB4.String(), topo.WanA4.String(), topo.NetB4.String(), topo.NetA4.String())),
 	} {
 		if err != nil {
 			t.Fatal(err)

@@ -148,7 +148,7 @@ func (p *pair) startStrongSwan(c *testCase, s side, ns *testnet.Namespace, conf 
 			p.Logf("swanctl.conf:\n%s", text)
 		}
 	})
-	if err := d.Load(p.ctx, text); err != nil {
+	if err := d.LoadFile(p.ctx, text); err != nil {
 		p.Fatal(err)
 	}
 	return &d.Control

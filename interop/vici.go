@@ -113,6 +113,22 @@ func (c *Control) WaitReady(ctx context.Context, alive func() bool) error {
 	}
 }
 
+// Load gives the daemon connections and secrets, which takes no other program.
+func (c *Control) Load(ctx context.Context, conf Config) error {
+	for i, s := range conf.Secrets {
+		args := map[string]any{"id": fmt.Sprintf("ike-%d", i), "type": "IKE", "data": s.PSK, "owners": s.IDs}
+		if _, err := c.Call(ctx, "load-shared", args); err != nil {
+			return err
+		}
+	}
+	for _, e := range conf.Connections {
+		if _, err := c.Call(ctx, "load-conn", map[string]any{e.Key: e.Value.(Section).values()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Initiate brings up a child, and waits until it is or until it failed.
 func (c *Control) Initiate(ctx context.Context, child string) error {
 	_, err := c.Call(ctx, "initiate", map[string]any{"child": child})

@@ -3,6 +3,7 @@ package testnet
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,10 +46,16 @@ func (s *SentCapture) Counts() map[Class]int {
 }
 
 // ClearText are the packets that are neither IPsec nor housekeeping.
-func (s *SentCapture) ClearText() (list []Packet) {
+func (s *SentCapture) ClearText() []Packet {
+	return slices.DeleteFunc(s.Packets(), func(p Packet) bool { return p.Class.IPsec() || p.Class.Housekeeping() })
+}
+
+// Packets are those of all ends, in the order in which they left.
+func (s *SentCapture) Packets() (list []Packet) {
 	for _, c := range s.ends {
-		list = append(list, c.ClearText()...)
+		list = append(list, c.Packets()...)
 	}
+	slices.SortStableFunc(list, func(a, b Packet) int { return a.Time.Compare(b.Time) })
 	return list
 }
 

@@ -104,7 +104,7 @@ func (c negotiation) run(t *testing.T, backend, at string) {
 			n.b = ctl
 		}
 	}
-	wire, err := n.Wire.NS.Capture(n.Wire.If)
+	wire, err := testnet.Sent(testnet.End{NS: n.GwA, If: "wan0"}, n.Wire)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func (n *negotiated) startCharon(ns *testnet.Namespace, conf interop.Config) *in
 		n.Fatal(err)
 	}
 	n.showLog(c.Process, conf.Swanctl())
-	if err := c.Load(n.ctx, conf.Swanctl()); err != nil {
+	if err := c.Load(n.ctx, conf); err != nil {
 		n.Fatal(err)
 	}
 	return &c.Control
@@ -318,7 +318,7 @@ func (n *negotiated) rekey(by *interop.Control) {
 }
 
 // onWire: IKE, and the protocol of the case over the outer family; nothing else.
-func (n *negotiated) onWire(wire *testnet.Capture) {
+func (n *negotiated) onWire(wire *testnet.SentCapture) {
 	n.Helper()
 	want := testnet.ESP
 	if n.ah != "" {
@@ -363,12 +363,17 @@ func (n *negotiated) end(ns *testnet.Namespace, before string) {
 func (n *negotiated) system(ns *testnet.Namespace) string {
 	n.Helper()
 	var b strings.Builder
-	for _, cmd := range []string{"ip xfrm state", "ip xfrm policy", "ip -4 rule", "ip -6 rule", "ip -br link"} {
+	for _, cmd := range []string{"ip xfrm state", "ip xfrm policy", "ip -4 rule", "ip -6 rule"} {
 		out, err := ns.Run(n.ctx, strings.Fields(cmd)...)
 		if err != nil {
 			n.Fatal(err)
 		}
 		fmt.Fprintf(&b, "%s:\n%s", cmd, out)
 	}
+	links, err := ns.Links()
+	if err != nil {
+		n.Fatal(err)
+	}
+	fmt.Fprintf(&b, "links: %v\n", links)
 	return b.String()
 }

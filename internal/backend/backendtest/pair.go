@@ -338,9 +338,9 @@ func (p *pair) usage(t *testing.T, s *setup) {
 	}
 }
 
-func (p *pair) capture(t *testing.T) *testnet.Capture {
+func (p *pair) capture(t *testing.T) *testnet.SentCapture {
 	t.Helper()
-	w, err := p.Wire.NS.Capture(p.Wire.If)
+	w, err := testnet.Sent(testnet.End{NS: p.GwA, If: "wan0"}, p.Wire)
 	must(t, err)
 	t.Cleanup(w.Stop)
 	return w
@@ -348,7 +348,7 @@ func (p *pair) capture(t *testing.T) *testnet.Capture {
 
 // onWire checks that what crossed are packets of the cell's SAs and housekeeping
 // of the link.
-func (p *pair) onWire(t *testing.T, s *setup, wire *testnet.Capture) {
+func (p *pair) onWire(t *testing.T, s *setup, wire *testnet.SentCapture) {
 	t.Helper()
 	want := testnet.ESP
 	if s.cell.Proto == suite.ProtoAH {

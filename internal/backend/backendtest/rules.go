@@ -65,7 +65,7 @@ func each(cells []Cell, f func(*testing.T, *pair, Cell)) func(*testing.T, *pair)
 }
 
 // protectedFrames are the frames of one direction that an SA carried.
-func protectedFrames(wire *testnet.Capture, spi uint32) (frames []testnet.Packet) {
+func protectedFrames(wire *testnet.SentCapture, spi uint32) (frames []testnet.Packet) {
 	for _, x := range wire.Packets() {
 		if x.SPI == spi && x.Class.IPsec() {
 			frames = append(frames, x)
@@ -212,7 +212,7 @@ func (p *pair) expires(t *testing.T, s *setup, h *half, sa *sad.SA, why string) 
 	p.noClearText(t, wire)
 }
 
-func (p *pair) noClearText(t *testing.T, wire *testnet.Capture) {
+func (p *pair) noClearText(t *testing.T, wire *testnet.SentCapture) {
 	t.Helper()
 	wire.Stop()
 	if clear := wire.ClearText(); len(clear) > 0 {
