@@ -274,6 +274,23 @@ func TestOuterHeader(t *testing.T) {
 	}
 }
 
+// A header that may be fragmented has an identification (RFC 6864, Section 4): in
+// place of 0 the kernel puts one of its own, another one in each fragment.
+func TestFragmentsHaveOneIdentification(t *testing.T) {
+	beet, tunnel := gcmSA(t), gcmSA(t)
+	beet.Mode = spd.BEET
+	beet.Local, beet.Remote = []spd.TS{ts(t, "2001:db8:1::1")}, []spd.TS{ts(t, "2001:db8:2::1")}
+	tunnel.SPI = 0x11220001 // and the first sequence number makes 0
+	for _, sa := range []*sad.SA{beet, tunnel} {
+		o, _ := pair(t, sa)
+		buf, s := sealed(t, o, udp6(3000, 0))
+		start, _ := o.Encapsulate(buf, &s)
+		if info := parse(t, buf[start:]); info.DF || info.FragID == 0 {
+			t.Errorf("mode %d: DF %v, identification %d", sa.Mode, info.DF, info.FragID)
+		}
+	}
+}
+
 // At decapsulation the ECN field follows RFC 6040 and the checksum follows it.
 func TestDecapECN(t *testing.T) {
 	sa := gcmSA(t)

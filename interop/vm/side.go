@@ -49,8 +49,7 @@ func Kernel() backendtest.Side {
 	return backendtest.Side{Name: "kernel", Open: func(t testing.TB, ns *testnet.Namespace) backend.Backend {
 		var b backend.Backend
 		err := ns.Do(func() (err error) {
-			k, err := xfrm.New(xfrm.Options{Log: logTo(t, ns), State: t.TempDir()})
-			b, _ = any(k).(backend.Backend)
+			b, err = xfrm.New(xfrm.Options{Log: logTo(t, ns), State: t.TempDir()})
 			return err
 		})
 		if err != nil {
