@@ -208,9 +208,16 @@ func transfer(from, to Node, size int) error {
 	return nil
 }
 
-// datagram sends one over UDP and wants it back.
+// datagram sends one over UDP and wants it back. Like every sender of IPv6 it may
+// learn from the first one that the path is narrower than its own link (RFC 8201,
+// Section 4), and sends again.
 func datagram(from, to Node, port uint16, size int) error {
-	return datagramWithin(from, to, port, size, patience)
+	for again := false; ; again = true {
+		err := datagramWithin(from, to, port, size, patience)
+		if again || !errors.Is(err, unix.EMSGSIZE) {
+			return err
+		}
+	}
 }
 
 func datagramWithin(from, to Node, port uint16, size int, within time.Duration) error {
