@@ -10,7 +10,7 @@ func v1(c testCase, edits ...func(s side, conn, child *Section, c *Config)) test
 	}
 	edit := c.edit
 	c.edit = func(s side, conn, child *Section, conf *Config) {
-		conn.set("version", "1")
+		conn.Set("version", "1")
 		if edit != nil {
 			edit(s, conn, child, conf)
 		}
@@ -25,22 +25,22 @@ func v1(c testCase, edits ...func(s side, conn, child *Section, c *Config)) test
 // identities.
 func byAddress(s side, conn, child *Section, c *Config) {
 	own, far := s.wan.String(), s.peer.String()
-	conn.set("local", Section{{"auth", "psk"}, {"id", own}})
-	conn.set("remote", Section{{"auth", "psk"}, {"id", far}})
+	conn.Set("local", Section{{"auth", "psk"}, {"id", own}})
+	conn.Set("remote", Section{{"auth", "psk"}, {"id", far}})
 	c.Secrets = []Secret{{PSK: "a throw-away secret", IDs: []string{own, far}}}
 }
 
 // aggressive lets both sides use Aggressive Mode.
 func aggressive(s side, conn, _ *Section, _ *Config) {
-	conn.set("aggressive", "yes")
+	conn.Set("aggressive", "yes")
 	if s.iked {
-		conn.set("aggressive_psk", "yes")
+		conn.Set("aggressive_psk", "yes")
 	}
 }
 
 // anySecret is one secret for everybody: behind a NAT the addresses say little.
 func anySecret(s side, conn, _ *Section, c *Config) {
-	conn.set("remote", Section{{"auth", "psk"}, {"id", s.peerID}})
+	conn.Set("remote", Section{{"auth", "psk"}, {"id", s.peerID}})
 	c.Secrets = []Secret{{PSK: "a throw-away secret"}}
 }
 
@@ -58,7 +58,7 @@ var v1Cases = []testCase{
 	v1(testCase{name: "Main Mode, ECDSA P-384", pki: certificates(ECDSA384, CertOptions{}, false)}, byCertificate),
 	v1(testCase{name: "Main Mode, ECDSA P-521", pki: certificates(ECDSA521, CertOptions{}, false)}, byCertificate),
 	v1(testCase{name: "Aggressive Mode, PSK", charon: acceptsAggressivePSK}, aggressive),
-	v1(testCase{name: "Aggressive Mode, RSA", pki: certificates(RSA2048, CertOptions{}, false)}, byCertificate, func(_ side, conn, _ *Section, _ *Config) { conn.set("aggressive", "yes") }),
+	v1(testCase{name: "Aggressive Mode, RSA", pki: certificates(RSA2048, CertOptions{}, false)}, byCertificate, func(_ side, conn, _ *Section, _ *Config) { conn.Set("aggressive", "yes") }),
 	v1(testCase{name: "Quick Mode with MODP 2048", esp: "aes128-sha256-modp2048"}, byAddress),
 	v1(testCase{name: "Quick Mode with P-256, AES-GCM", esp: "aes256gcm16-ecp256"}, byAddress),
 	v1(testCase{name: "AES-CBC, SHA-1", esp: "aes128-sha1"}, byAddress),

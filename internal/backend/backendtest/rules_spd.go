@@ -134,7 +134,9 @@ func populate(t *testing.T, p *pair, c Cell) {
 	t.Cleanup(func() { must(t, p.a.b.ApplyPolicies([]uint64{wide.a.policy.ID}, nil)) })
 
 	first := p.narrow(t, c, wide, p.b.site[c.Inner])
+	p.up(t, first)
 	second := p.narrow(t, c, wide, p.b.site2[c.Inner])
+	p.up(t, second)
 	// Both go on, each by its own SA.
 	ping(t, first)
 	ping(t, second)
@@ -146,8 +148,8 @@ func populate(t *testing.T, p *pair, c Cell) {
 	p.noClearText(t, wire)
 }
 
-// narrow waits for the Acquire of a destination and answers it with a narrower
-// entry and SAs of its own.
+// narrow waits for the Acquire of a destination; the answer to it is a narrower
+// entry with SAs of its own.
 func (p *pair) narrow(t *testing.T, c Cell, wide *setup, dst netip.Addr) *setup {
 	t.Helper()
 	s := p.setup(t, c)
@@ -161,14 +163,28 @@ func (p *pair) narrow(t *testing.T, c Cell, wide *setup, dst netip.Addr) *setup 
 	for _, sa := range []*sad.SA{s.b.in, s.b.out} {
 		sa.Local = host
 	}
-	if r, err := s.a.NS.Ping(dst, testnet.PingOptions{From: s.a.Addr, Timeout: 20 * time.Millisecond}); err != nil || r.Received != 0 {
-		t.Errorf("answered without an SA: %v, %v", r, err)
-	}
+	// A question of one flow may keep those of others back for a moment, so there is
+	// more than one packet, as of every application.
+	asked, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-asked:
+				return
+			default:
+			}
+			if r, err := s.a.NS.Ping(dst, testnet.PingOptions{From: s.a.Addr, Timeout: 20 * time.Millisecond}); err != nil || r.Received != 0 {
+				t.Errorf("answered without an SA: %v, %v", r, err)
+			}
+		}
+	}()
+	defer func() { <-done }()
+	defer close(asked)
 	e := waitEvent(t, p.a.events, "an Acquire for "+dst.String(), func(e backend.Acquire) bool { return e.Flow.Remote == dst }, patience)
 	if e.Policy != wide.a.policy.ID || e.Flow.Local != s.a.Addr {
 		t.Errorf("event %+v, want one of policy %d", e, wide.a.policy.ID)
 	}
-	p.up(t, s)
 	return s
 }
 
