@@ -114,12 +114,12 @@ func (r *rawSockets) LeaveESP(local netip.Addr, spi uint32) {
 	}
 }
 
-// RingLost counts packets that came faster than they were read.
-func (r *rawSockets) RingLost() uint64 {
+// Ring implements taker.
+func (r *rawSockets) Ring() (taken, lost uint64) {
 	if r.ring == nil {
-		return 0
+		return 0, 0
 	}
-	return r.ring.Lost()
+	return r.ring.Taken(), r.ring.Lost()
 }
 
 // Protocol implements Raw.

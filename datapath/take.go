@@ -12,6 +12,9 @@ import (
 type taker interface {
 	TakeESP(local, remote netip.Addr, spi uint32)
 	LeaveESP(local netip.Addr, spi uint32)
+	// Ring counts the packets that were taken, and those that came faster than
+	// they were read.
+	Ring() (taken, lost uint64)
 }
 
 // take has the packets of an inbound SA of ESP taken, unless they arrive in UDP or

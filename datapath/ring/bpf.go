@@ -44,15 +44,6 @@ type (
 		ifindex, attachType uint32
 		_                   [32]byte
 	}
-	testRun struct {
-		progFD, retval              uint32
-		sizeIn, sizeOut             uint32
-		dataIn, dataOut             uint64
-		repeat, duration            uint32
-		ctxSizeIn, ctxSizeOut       uint32
-		ctxIn, ctxOut               uint64
-		flags, cpu, batchSize, _pad uint32
-	}
 )
 
 func bpf[T any](cmd uintptr, attr *T) (int, error) {

@@ -106,7 +106,8 @@ func (rd *reader) collect() {
 			free = free[m:]
 		}
 	}
-	// The exchange makes the copies come before.
+	rd.r.count.Add(uint64(len(rd.packets)))
+	// The copies come before.
 	atomic.StoreUint64(rd.behind, rd.at)
 }
 

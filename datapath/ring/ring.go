@@ -65,6 +65,7 @@ type Ring struct {
 	producer []byte // one page with that of the program, and twice the memory
 	closed   atomic.Bool
 	reading  sync.WaitGroup
+	count    atomic.Uint64 // packets that were read
 
 	watch *netstate.Watch
 	links map[int]int // interface: descriptor; of the look
@@ -178,6 +179,9 @@ func (r *Ring) Leave(local netip.Addr, spi uint32) {
 		r.watch.Wake()
 	}
 }
+
+// Taken counts the packets that were read.
+func (r *Ring) Taken() uint64 { return r.count.Load() }
 
 // Lost counts the packets that found no room.
 func (r *Ring) Lost() uint64 {
