@@ -36,8 +36,9 @@ func (d *Datapath) router(p *spd.Policy) Router {
 	return d.io.Router
 }
 
-// restOf marks the ID of the entry that lets the rest pass.
-const restOf = 1 << 63
+// restOf marks the ID of the entry that lets the rest pass: owners of policies
+// count from 1 or from 1<<63.
+const restOf = 1 << 62
 
 // rest is the entry behind all others for what two hosts say to each other outside
 // of a policy's protocols and ports: the route to the peer brings it to the device,

@@ -188,3 +188,41 @@ func TestHostFragments(t *testing.T) {
 		})
 	}
 }
+
+// The entry that lets the rest between two hosts pass comes and goes with its
+// policy, stands behind all others, and takes the ID of none.
+func TestRestBetweenHosts(t *testing.T) {
+	a, _ := pair(t, Options{}, 1500)
+	ported := modePolicy(spd.Transport, out4A, out4B)
+	ported.Local[0].Proto, ported.Remote[0].Proto = 17, 17
+	ported.Remote[0].PortFrom, ported.Remote[0].PortTo = 53, 53
+	byHand := backendtest.Policy(1<<63|1, 7, net4A, net4B)
+	apply := func(remove []uint64, add ...spd.Policy) {
+		t.Helper()
+		if err := a.ApplyPolicies(remove, add); err != nil {
+			t.Fatal(err)
+		}
+	}
+	action := func(f spd.Flow) spd.Action { return a.table.Lookup(&f).Action }
+	between := spd.Flow{Local: out4A, Remote: out4B, Proto: 17, LocalPort: 1000, RemotePort: 80, HasPorts: true}
+	dns := between
+	dns.RemotePort = 53
+	sites := spd.Flow{Local: host(net4A, 1), Remote: host(net4B, 1), Proto: 17, LocalPort: 1000, RemotePort: 80, HasPorts: true}
+	check := func(when string, wantDNS, wantRest, wantSites spd.Action) {
+		t.Helper()
+		if action(dns) != wantDNS || action(between) != wantRest || action(sites) != wantSites {
+			t.Errorf("%s: port 53 %d, the rest %d, the sites %d, expected %d, %d, %d", when, action(dns), action(between), action(sites), wantDNS, wantRest, wantSites)
+		}
+	}
+	check("nothing", spd.Discard, spd.Discard, spd.Discard)
+	apply(nil, byHand)
+	apply(nil, ported)
+	check("both", spd.Protect, spd.Bypass, spd.Protect)
+	tunnel := ported
+	tunnel.Mode = spd.Tunnel
+	apply(nil, tunnel)
+	check("the same in tunnel mode", spd.Protect, spd.Discard, spd.Protect)
+	apply(nil, ported)
+	apply([]uint64{ported.ID})
+	check("removed", spd.Discard, spd.Discard, spd.Protect)
+}
