@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -136,7 +137,39 @@ func (c *Control) Initiate(ctx context.Context, child string) error {
 }
 
 // SAs lists the IKE SAs with their children, oldest first.
-func (c *Control) SAs(ctx context.Context) ([]IKESA, error) {
+//
+// The client library drops events of a stream that come faster than they are
+// taken, so that a list may be short: it is held against the number of SAs that the
+// daemon counts.
+func (c *Control) SAs(ctx context.Context) (sas []IKESA, err error) {
+	var total int
+	for range 20 {
+		if sas, err = c.listSAs(ctx); err != nil {
+			return nil, err
+		}
+		m, err := c.Call(ctx, "stats", nil)
+		if err != nil {
+			return nil, err
+		}
+		if total, err = countSAs(m); err != nil || total == len(sas) {
+			return sas, err
+		}
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("interop: list-sas lists %d IKE SAs, stats counts %d", len(sas), total)
+}
+
+func countSAs(stats *vici.Message) (int, error) {
+	ikesas, ok := stats.Get("ikesas").(*vici.Message)
+	if !ok {
+		return 0, errors.New("interop: stats has no section ikesas")
+	}
+	return strconv.Atoi(text(ikesas, "total"))
+}
+
+func (c *Control) listSAs(ctx context.Context) ([]IKESA, error) {
 	s, err := c.session()
 	if err != nil {
 		return nil, fmt.Errorf("interop: %s: %w", c.Socket, err)

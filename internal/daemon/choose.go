@@ -21,20 +21,8 @@ type choice struct {
 // prober asks the kernel what it has; interfaces why it has no devices for
 // route-based tunnels, nil when it has.
 type prober struct {
-	kernel     func() (kernelHas, error)
+	kernel     func() (xfrm.Report, error)
 	interfaces func() error
-}
-
-// kernelHas is what the choice needs of an xfrm.Report.
-type kernelHas struct {
-	missing  []string
-	unusable string
-	info     backend.Info
-}
-
-func askKernel() (kernelHas, error) {
-	r, err := xfrm.Probe()
-	return kernelHas{r.Missing, r.Unusable, backend.Info{Name: "kernel", Supports: r.Supports}}, err
 }
 
 // remedy is what a person can do about a kernel that carries nothing.
@@ -53,10 +41,10 @@ func choose(want conf.Backend, conns []*conf.Connection, p prober) (choice, erro
 		if err != nil {
 			return choice{}, fmt.Errorf("backend kernel: %w; it needs root or CAP_NET_ADMIN", err)
 		}
-		if r.unusable != "" {
-			return choice{}, fmt.Errorf("backend kernel: %s; %s", r.unusable, remedy)
+		if r.Unusable != "" {
+			return choice{}, fmt.Errorf("backend kernel: the kernel cannot carry IPsec, because %s; %s", r.Unusable, remedy)
 		}
-		return choice{want, "as configured" + r.lacks()}, fits(r.info, p.interfaces, conns)
+		return choice{want, "as configured" + lacks(&r)}, fits(kernelInfo(&r), p.interfaces, conns)
 	case conf.BackendAuto:
 	default:
 		return choice{}, fmt.Errorf("backend %q is not known, expected auto, kernel or userspace", want)
@@ -65,33 +53,29 @@ func choose(want conf.Backend, conns []*conf.Connection, p prober) (choice, erro
 	switch {
 	case err != nil:
 		return choice{conf.BackendUserspace, fmt.Sprintf("because the kernel cannot be asked what it has: %v", err)}, fits(userspaceInfo(), nil, conns)
-	case r.unusable != "":
-		err = errors.New(r.unusable)
+	case r.Unusable != "":
+		err = errors.New(r.Unusable)
 	default:
-		if err = fits(r.info, p.interfaces, conns); err == nil {
+		if err = fits(kernelInfo(&r), p.interfaces, conns); err == nil {
 			why := "because the kernel has what the configuration needs"
 			if len(conns) == 0 {
 				why = "because the kernel has it"
 			}
-			return choice{conf.BackendKernel, why + r.lacks()}, nil
+			return choice{conf.BackendKernel, why + lacks(&r)}, nil
 		}
 	}
 	if other := fits(userspaceInfo(), nil, conns); other != nil {
 		return choice{}, fmt.Errorf("no backend can carry what is configured. Kernel: %w. Userspace: %w", err, other)
 	}
-	why := fmt.Sprintf("because %v", err)
-	if r.unusable == "" {
-		why = fmt.Sprintf("because the kernel cannot carry all that is configured: %v", err)
-	}
-	return choice{conf.BackendUserspace, why}, nil
+	return choice{conf.BackendUserspace, fmt.Sprintf("because of the kernel: %v", err)}, nil
 }
 
 // lacks names what a usable kernel has not.
-func (r *kernelHas) lacks() string {
-	if len(r.missing) == 0 {
+func lacks(r *xfrm.Report) string {
+	if len(r.Missing) == 0 {
 		return ""
 	}
-	return "; missing: " + strings.Join(r.missing, ", ")
+	return "; missing: " + strings.Join(r.Missing, ", ")
 }
 
 // fits tells why a backend cannot carry one of the connections.
@@ -102,6 +86,10 @@ func fits(info backend.Info, can func() error, conns []*conf.Connection) error {
 		}
 	}
 	return nil
+}
+
+func kernelInfo(r *xfrm.Report) backend.Info {
+	return backend.Info{Name: "kernel", Supports: r.Supports}
 }
 
 func userspaceInfo() backend.Info {

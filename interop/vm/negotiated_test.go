@@ -52,61 +52,141 @@ var negotiations = []negotiation{
 	{name: "BEET, ESN, trap", mode: "beet", esp: "aes128gcm16-esn", esn: true, trap: true},
 }
 
+// TestStrongSwan runs the cases one after the other between the same two daemons,
+// for each backend and role: what a case leaves behind shows in the next.
 func TestStrongSwan(t *testing.T) {
 	uml.Require(t)
 	testnet.RequireCommand(t, interop.CharonPath, "strongswan-charon")
-	for _, c := range negotiations {
-		if c.inner == 0 {
-			c.inner, c.outer = 4, 4
-		}
-		for _, backend := range []string{"kernel", "userspace"} {
-			for _, at := range []string{"A", "B"} {
-				role := map[string]string{"A": "initiator", "B": "responder"}[at]
-				t.Run(c.name+"/"+backend+"/"+role, func(t *testing.T) {
-					defer func() { negotiatedTable.add(c.name, backend+", "+role, !t.Failed()) }()
-					c.run(t, backend, at)
-				})
-			}
+	for _, backend := range []string{"kernel", "userspace"} {
+		for _, role := range []string{"initiator", "responder"} {
+			t.Run(backend+"/"+role, func(t *testing.T) {
+				d := newDaemons(t, backend, role)
+				for _, c := range negotiations {
+					t.Run(c.name, func(t *testing.T) {
+						defer func() { negotiatedTable.add(c.name, backend+", "+role, !t.Failed()) }()
+						c.run(t, d)
+					})
+				}
+				d.stop(t)
+			})
 		}
 	}
+}
+
+// daemons are iked and strongSwan on the two gateways; A initiates.
+type daemons struct {
+	*testnet.Topology
+	a, b   *interop.Control
+	iked   *interop.Iked
+	charon *interop.Charon
+	ikedNS *testnet.Namespace
+	before string // what was in the kernel before iked
+	served map[netip.Addr]backendtest.Node
+}
+
+func newDaemons(t *testing.T, backend, role string) *daemons {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	d := &daemons{Topology: testnet.ForTest(t, testnet.TopologyOptions{}), served: map[netip.Addr]backendtest.Node{}}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	d.iked, err = interop.NewIked(binaries(), d.Path("iked"))
+	must(err)
+	must(d.iked.Configure("connections: []\n"))
+	var charonNS *testnet.Namespace
+	if role == "initiator" {
+		d.ikedNS, charonNS = d.GwA, d.GwB
+	} else {
+		d.ikedNS, charonNS = d.GwB, d.GwA
+	}
+	d.before = system(t, d.ikedNS)
+	must(d.iked.Start(ctx, d.ikedNS, "--backend", backend))
+	// strongSwan tells of itself only when asked to, and takes BEET mode only from its
+	// like.
+	d.charon, err = interop.StartCharon(ctx, charonNS, d.Path("charon"), interop.CharonOptions{Kernel: true, Settings: "send_vendor_id = yes\n"})
+	must(err)
+	if role == "initiator" {
+		d.a, d.b = &d.iked.Control, &d.charon.Control
+	} else {
+		d.a, d.b = &d.charon.Control, &d.iked.Control
+	}
+	for ns, addrs := range map[*testnet.Namespace][]netip.Addr{
+		d.HostA: {d.HostA4, d.HostA6}, d.HostB: {d.HostB4, d.HostB6},
+		d.GwA: {d.WanA4, d.WanA6, d.LanA4, d.LanA6}, d.GwB: {d.WanB4, d.WanB6, d.LanB4, d.LanB6},
+	} {
+		for _, a := range addrs {
+			d.served[a] = backendtest.Serve(t, ns, a)
+		}
+	}
+	return d
+}
+
+// stop ends iked, which leaves nothing in the kernel.
+func (d *daemons) stop(t *testing.T) {
+	t.Helper()
+	if err := d.iked.Stop(); err != nil {
+		t.Error(err)
+	}
+	if after := system(t, d.ikedNS); after != d.before {
+		t.Errorf("iked left behind:\n%s\nbefore it there was:\n%s", after, d.before)
+	}
+}
+
+// system is what a daemon may put into the kernel.
+func system(t *testing.T, ns *testnet.Namespace) string {
+	t.Helper()
+	var b strings.Builder
+	for _, cmd := range []string{"ip xfrm state", "ip xfrm policy", "ip -4 rule", "ip -6 rule"} {
+		out, err := ns.Run(t.Context(), strings.Fields(cmd)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "%s:\n%s", cmd, out)
+	}
+	links, err := ns.Links()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(&b, "links: %v\n", links)
+	return b.String()
 }
 
 // negotiated is a running case.
 type negotiated struct {
 	*testing.T
-	*testnet.Topology
+	*daemons
 	negotiation
 	ctx          context.Context
-	backend      string
-	a, b         *interop.Control
-	iked         *interop.Iked
 	nodeA, nodeB backendtest.Node
 }
 
-func (c negotiation) run(t *testing.T, backend, at string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	n := &negotiated{T: t, Topology: testnet.ForTest(t, testnet.TopologyOptions{}), negotiation: c, ctx: ctx, backend: backend}
-	n.nodes()
-	gateways := map[string]*testnet.Namespace{"A": n.GwA, "B": n.GwB}
-	before := n.system(gateways[at])
-	for _, side := range []string{"B", "A"} {
-		conf := n.config(side)
-		var ctl *interop.Control
-		if side == at {
-			ctl = n.startIked(gateways[side], conf)
-		} else {
-			ctl = n.startCharon(gateways[side], conf)
-		}
-		if side == "A" {
-			n.a = ctl
-		} else {
-			n.b = ctl
-		}
+func (c negotiation) run(t *testing.T, d *daemons) {
+	if c.inner == 0 {
+		c.inner, c.outer = 4, 4
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	n := &negotiated{T: t, daemons: d, negotiation: c, ctx: ctx}
+	n.nodes()
+	defer n.logs(len(d.iked.Process.Log()), len(d.charon.Process.Log()))
 	wire, err := testnet.Sent(testnet.End{NS: n.GwA, If: "wan0"}, n.Wire)
 	if err != nil {
 		t.Fatal(err)
+	}
+	defer n.end()
+	for _, x := range []struct {
+		ctl  *interop.Control
+		side string
+	}{{n.b, "B"}, {n.a, "A"}} {
+		if err := x.ctl.Load(ctx, n.config(x.side)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if c.trap {
 		if _, err := n.nodeA.NS.WaitPing(n.nodeB.Addr, testnet.PingOptions{From: n.nodeA.Addr}, 20*time.Second); err != nil {
@@ -124,7 +204,46 @@ func (c negotiation) run(t *testing.T, backend, at string) {
 	n.agree()
 	wire.Stop()
 	n.onWire(wire)
-	n.end(gateways[at], before)
+}
+
+// logs shows what both daemons said of a case that has failed.
+func (n *negotiated) logs(fromIked, fromCharon int) {
+	if !n.Failed() {
+		return
+	}
+	n.Logf("configuration of A:\n%s\niked:\n%s\nstrongSwan:\n%s", n.config("A").YAML(),
+		n.iked.Process.Log()[fromIked:], n.charon.Process.Log()[fromCharon:])
+}
+
+// end takes the connection away on both sides: no SA and no policy of it is left.
+func (n *negotiated) end() {
+	n.Helper()
+	ctx, cancel := context.WithTimeout(n.Context(), 20*time.Second)
+	defer cancel()
+	for _, c := range []*interop.Control{n.a, n.b} {
+		if _, err := c.Call(ctx, "unload-conn", map[string]any{"name": "net"}); err != nil {
+			n.Error(err)
+		}
+	}
+	sas, err := n.a.SAs(ctx)
+	if err != nil {
+		n.Error(err)
+	}
+	if len(sas) > 0 {
+		if _, err := n.a.Call(ctx, "terminate", map[string]any{"ike": "net"}); err != nil {
+			n.Error(err)
+		}
+	}
+	none := func(sas []interop.IKESA) bool { return len(sas) == 0 }
+	for who, c := range map[string]*interop.Control{"A": n.a, "B": n.b} {
+		if _, err := c.Until(ctx, "no SA at "+who+" after terminate", none); err != nil {
+			n.Error(err)
+		}
+	}
+	out, err := n.ikedNS.Run(ctx, "ip", "xfrm", "state")
+	if err != nil || out != "" {
+		n.Errorf("SAs are left in the kernel: %v\n%s", err, out)
+	}
 }
 
 // nodes are the hosts behind the gateways in tunnel mode, else the gateways.
@@ -137,14 +256,11 @@ func (n *negotiated) nodes() {
 	}
 	switch n.mode {
 	case "transport":
-		n.nodeA = backendtest.Serve(n.T, n.GwA, pick(n.WanA4, n.WanA6))
-		n.nodeB = backendtest.Serve(n.T, n.GwB, pick(n.WanB4, n.WanB6))
+		n.nodeA, n.nodeB = n.served[pick(n.WanA4, n.WanA6)], n.served[pick(n.WanB4, n.WanB6)]
 	case "beet":
-		n.nodeA = backendtest.Serve(n.T, n.GwA, pick(n.LanA4, n.LanA6))
-		n.nodeB = backendtest.Serve(n.T, n.GwB, pick(n.LanB4, n.LanB6))
+		n.nodeA, n.nodeB = n.served[pick(n.LanA4, n.LanA6)], n.served[pick(n.LanB4, n.LanB6)]
 	default:
-		n.nodeA = backendtest.Serve(n.T, n.HostA, pick(n.HostA4, n.HostA6))
-		n.nodeB = backendtest.Serve(n.T, n.HostB, pick(n.HostB4, n.HostB6))
+		n.nodeA, n.nodeB = n.served[pick(n.HostA4, n.HostA6)], n.served[pick(n.HostB4, n.HostB6)]
 	}
 }
 
@@ -192,51 +308,6 @@ func (n *negotiated) config(side string) interop.Config {
 		}}},
 		Secrets: []interop.Secret{{PSK: "a throw-away secret", IDs: []string{"a.example", "b.example"}}},
 	}
-}
-
-// showLog prints a daemon's log and configuration when the test has failed.
-func (n *negotiated) showLog(p *testnet.Process, conf string) {
-	n.Cleanup(func() {
-		if n.Failed() {
-			log := p.Log()
-			if len(log) > 20000 {
-				log = "[…]\n" + log[len(log)-20000:]
-			}
-			n.Logf("configuration:\n%s\nlog of %s in %s:\n%s", conf, p.Name, p.NS.Name, log)
-		}
-	})
-}
-
-func (n *negotiated) startIked(ns *testnet.Namespace, conf interop.Config) *interop.Control {
-	n.Helper()
-	d, err := interop.NewIked(binaries(), n.Path("iked"))
-	if err != nil {
-		n.Fatal(err)
-	}
-	n.iked = d
-	if err := d.Configure(conf.YAML()); err != nil {
-		n.Fatal(err)
-	}
-	if err := d.Start(n.ctx, ns, "--backend", n.backend); err != nil {
-		n.Fatal(err)
-	}
-	n.showLog(d.Process, conf.YAML())
-	return &d.Control
-}
-
-func (n *negotiated) startCharon(ns *testnet.Namespace, conf interop.Config) *interop.Control {
-	n.Helper()
-	// strongSwan tells of itself only when asked to, and takes BEET mode only from its
-	// like.
-	c, err := interop.StartCharon(n.ctx, ns, n.Path("charon"), interop.CharonOptions{Kernel: true, Settings: "send_vendor_id = yes\n"})
-	if err != nil {
-		n.Fatal(err)
-	}
-	n.showLog(c.Process, conf.Swanctl())
-	if err := c.Load(n.ctx, conf); err != nil {
-		n.Fatal(err)
-	}
-	return &c.Control
 }
 
 // agree waits until both sides list one IKE SA with one CHILD SA, the same and of
@@ -336,44 +407,4 @@ func (n *negotiated) onWire(wire *testnet.SentCapture) {
 	if c := wire.Counts(); c[testnet.IKE] < 4 || c[want] < 50 {
 		n.Errorf("on the wire: %v; want IKE and %v", wire, want)
 	}
-}
-
-// end terminates from A: no SA is left, and after its stop iked leaves nothing in
-// the kernel.
-func (n *negotiated) end(ns *testnet.Namespace, before string) {
-	n.Helper()
-	if _, err := n.a.Call(n.ctx, "terminate", map[string]any{"ike": "net"}); err != nil {
-		n.Error(err)
-	}
-	none := func(sas []interop.IKESA) bool { return len(sas) == 0 }
-	for who, c := range map[string]*interop.Control{"A": n.a, "B": n.b} {
-		if _, err := c.Until(n.ctx, "no SA at "+who+" after terminate", none); err != nil {
-			n.Error(err)
-		}
-	}
-	if err := n.iked.Stop(); err != nil {
-		n.Error(err)
-	}
-	if after := n.system(ns); after != before {
-		n.Errorf("iked left behind:\n%s\nbefore it there was:\n%s", after, before)
-	}
-}
-
-// system is what a daemon may put into the kernel.
-func (n *negotiated) system(ns *testnet.Namespace) string {
-	n.Helper()
-	var b strings.Builder
-	for _, cmd := range []string{"ip xfrm state", "ip xfrm policy", "ip -4 rule", "ip -6 rule"} {
-		out, err := ns.Run(n.ctx, strings.Fields(cmd)...)
-		if err != nil {
-			n.Fatal(err)
-		}
-		fmt.Fprintf(&b, "%s:\n%s", cmd, out)
-	}
-	links, err := ns.Links()
-	if err != nil {
-		n.Fatal(err)
-	}
-	fmt.Fprintf(&b, "links: %v\n", links)
-	return b.String()
 }

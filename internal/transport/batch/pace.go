@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Pace makes a reader rest while packets come fast but one by one, so that more
+// pace makes a reader rest while packets come fast but one by one, so that more
 // of them are read, opened and handed on together: what a network card does with
 // its interrupts. A socket with little traffic is read at once.
-type Pace struct {
+type pace struct {
 	start time.Time // of the window in which packets are counted
 	count int
 	last  int // packets of the last read
@@ -23,8 +23,8 @@ const (
 	paceRest   = 60 * time.Microsecond
 )
 
-// Read tells of n packets that were read.
-func (p *Pace) Read(n int, now time.Time) {
+// read tells of n packets that were read.
+func (p *pace) read(n int, now time.Time) {
 	p.last = n
 	p.count += n
 	if d := now.Sub(p.start); d >= paceWindow {
@@ -33,20 +33,19 @@ func (p *Pace) Read(n int, now time.Time) {
 	}
 }
 
-// Full tells that the last read does not ask for a rest.
-func (p *Pace) Full() bool { return !p.busy || p.last >= paceBatch }
+// full tells that the last read does not ask for a rest.
+func (p *pace) full() bool { return !p.busy || p.last >= paceBatch }
 
-// Woken tells, when a packet arrived after the socket was empty, whether to read
+// woken tells, when a packet arrived after the socket was empty, whether to read
 // at once; after a pause the traffic counts as slow.
-func (p *Pace) Woken(now time.Time) bool {
+func (p *pace) woken(now time.Time) bool {
 	if now.Sub(p.start) >= 4*paceWindow {
 		p.busy = false
 	}
 	return !p.busy
 }
 
-// Rest waits for the time of a rest.
-func Rest() {
+func rest() {
 	t := unix.NsecToTimespec(int64(paceRest))
 	// Woken early is as good.
 	_ = unix.Nanosleep(&t, nil)

@@ -9,39 +9,39 @@ import (
 // batches at once, and after a pause everything begins anew.
 func TestPace(t *testing.T) {
 	now := time.Unix(1000, 0)
-	var p Pace
+	var p pace
 	each := func(n int, every time.Duration) {
 		for range 100 {
 			now = now.Add(every)
-			p.Read(n, now)
+			p.read(n, now)
 		}
 	}
 	each(1, time.Millisecond)
-	if !p.Full() || !p.Woken(now) {
+	if !p.full() || !p.woken(now) {
 		t.Error("1,000 packets in a second make the reader rest")
 	}
 	each(1, 20*time.Microsecond)
-	if p.Full() || p.Woken(now) {
+	if p.full() || p.woken(now) {
 		t.Error("50,000 packets in a second, one by one, do not make the reader rest")
 	}
 	each(paceBatch, time.Millisecond)
-	if !p.Full() {
+	if !p.full() {
 		t.Error("full batches make the reader rest")
 	}
-	if now = now.Add(time.Second); !p.Woken(now) || !p.Full() {
+	if now = now.Add(time.Second); !p.woken(now) || !p.full() {
 		t.Error("the reader rests after a pause")
 	}
 }
 
 // The first packet ever is read at once.
 func TestPaceBegins(t *testing.T) {
-	var p Pace
+	var p pace
 	now := time.Unix(1000, 0)
-	if !p.Full() || !p.Woken(now) {
+	if !p.full() || !p.woken(now) {
 		t.Error("the reader rests before anything was read")
 	}
-	p.Read(1, now)
-	if !p.Full() {
+	p.read(1, now)
+	if !p.full() {
 		t.Error("the reader rests after one packet")
 	}
 }
