@@ -11,7 +11,7 @@ import (
 func authFields() []field[Auth] {
 	return []field[Auth]{
 		{key: "round", typ: "number", def: "0", doc: "Order of the rounds.", set: integer(0, 1<<30, func(a *Auth) *int { return &a.Round })},
-		{key: "auth", typ: "psk, pubkey, rsa…, ecdsa…", doc: "Class of authentication. Without it: a pre-shared key if a secret of the two identities is there, else certificates. Constraints on the key and the hash may follow, as rsa-3072-sha256, ecdsa-384, rsa/pss-sha256, pubkey-ed25519; after ike: hashes are about the IKE signature only.", set: setAuth},
+		{key: "auth", typ: "psk, pubkey, rsa…, ecdsa…, xauth", doc: "Class of authentication. xauth is a user name and a password behind phase 1 of IKEv1: as second round, or as the only one (hybrid). Without it: a pre-shared key if a secret of the two identities is there, else certificates. Constraints on the key and the hash may follow, as rsa-3072-sha256, ecdsa-384, rsa/pss-sha256, pubkey-ed25519; after ike: hashes are about the IKE signature only.", set: setAuth},
 		{key: "id", typ: "identity", def: "local: subject of the certificate, or the own address; remote: %any", doc: "Own identity, or the expected one; that may be a subnet, a range or have wildcards.", set: identity(func(a *Auth) *ident.ID { return &a.ID })},
 		{key: "certs", typ: "list of files", list: true, binary: true, doc: "Local: own certificates to choose from. Remote: the only certificates accepted; they need no CA. Names are looked up in certs/.", set: certificates("certs", func(a *Auth) *[]*pki.Cert { return &a.Certs })},
 		{key: "cacerts", typ: "list of files", list: true, binary: true, doc: "The only CAs accepted. Names are looked up in cacerts/.", set: certificates("cacerts", func(a *Auth) *[]*pki.Cert { return &a.CACerts })},
@@ -29,7 +29,7 @@ func authFields() []field[Auth] {
 		{key: "groups", typ: "list of names", list: true, doc: "Group memberships: not supported by this version.", set: unsupported[Auth]()},
 		{key: "eap_id", typ: "identity", doc: "EAP: not supported by this version.", set: unsupported[Auth]("")},
 		{key: "aaa_id", typ: "identity", doc: "EAP: not supported by this version.", set: unsupported[Auth]("")},
-		{key: "xauth_id", typ: "identity", doc: "XAuth: not supported by this version.", set: unsupported[Auth]("")},
+		{key: "xauth_id", typ: "text", doc: "IKEv1: the own user name for XAuth, with auth: xauth in a local section.", set: text(func(a *Auth) *string { return &a.User })},
 	}
 }
 
@@ -39,6 +39,9 @@ func setAuth(_ *loader, a *Auth, it *Item) error {
 	switch {
 	case low == "psk":
 		a.Class = AuthPSK
+		return nil
+	case low == "xauth" || low == "xauth-generic":
+		a.Class = AuthXAuth
 		return nil
 	case strings.HasPrefix(low, "eap") || strings.HasPrefix(low, "xauth"):
 		return refuse("use psk or pubkey", "not supported by this version: auth %s", quote(it.Value))

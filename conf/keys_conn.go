@@ -23,7 +23,11 @@ func connectionFields() []field[Connection] {
 			})},
 		{key: "aggressive", typ: "yes/no", def: "no", doc: "IKEv1: initiate with Aggressive Mode, and accept it (RFC 2409, Section 5.4). Identities are sent in clear.", set: boolean(func(c *Connection) *bool { return &c.Aggressive })},
 		{key: "aggressive_psk", typ: "yes/no", def: "no", doc: "IKEv1: answer Aggressive Mode with a pre-shared key. Whoever asks gets a hash to try passwords on, so that it takes this consent.", fileOnly: true, set: boolean(func(c *Connection) *bool { return &c.AggressivePSK })},
-		{key: "pull", typ: "yes/no", def: "yes", doc: "IKEv1 mode config pull: no is not supported by this version.", set: unsupported[Connection]("yes")},
+		{key: "pull", typ: "yes/no", def: "yes", doc: "IKEv1 Mode Config: the client asks for its virtual address; no lets the server send it unasked.", set: func(_ *loader, c *Connection, it *Item) error {
+			yes, err := parseBool(it.Value)
+			c.Push = !yes
+			return err
+		}},
 		{key: "dscp", typ: "six binary digits", def: "000000", doc: "DSCP of IKE packets.", set: value(parseDSCP, func(c *Connection) *uint8 { return &c.DSCP })},
 		{key: "encap", typ: "yes/no", def: "no", doc: "Force UDP encapsulation, NAT or not.", set: boolean(func(c *Connection) *bool { return &c.Encap })},
 		{key: "mobike", typ: "yes/no", def: "yes", doc: "Allow MOBIKE (RFC 4555). This version does not offer it either way.", set: boolean(func(c *Connection) *bool { return &c.Mobike })},

@@ -10,7 +10,8 @@ import (
 // secretEntry is an entry of the list secrets of a file: a shared secret or a
 // private key.
 type secretEntry struct {
-	name, typ  string
+	name       string
+	kind       SecretType
 	psk        secret.Bytes
 	owners     []ident.ID
 	private    string
@@ -26,10 +27,24 @@ func secretFields() []field[secretEntry] {
 			s.owners = append(s.owners, id)
 			return err
 		})},
-		{key: "type", typ: "ike", def: "ike", doc: "What the secret is for. eap, ntlm and ppk are not supported by this version.", set: unsupported[secretEntry]("ike")},
+		{key: "type", typ: "ike, xauth", def: "ike", doc: "What the secret is for: IKE, or a user of XAuth, whose name is the id. ntlm and ppk are not supported by this version.", set: setSecretType},
 		{key: "private", typ: "file", doc: "Private key: a file in private/ or beside the configuration, PEM or DER, PKCS#8, PKCS#1 or SEC1. All files in private/ are read anyway; this gives one a passphrase or reads another.", set: text(func(s *secretEntry) *string { return &s.private })},
 		{key: "passphrase", typ: "text", doc: "Passphrase of the private key, written as psk.", set: setSecret(func(s *secretEntry) *secret.Bytes { return &s.passphrase })},
 	}
+}
+
+func setSecretType(_ *loader, s *secretEntry, it *Item) error {
+	switch it.Value {
+	case "ike":
+		s.kind = SecretIKE
+	case "xauth", "eap":
+		s.kind = SecretEAP
+	case "ntlm", "ppk":
+		return refuse("remove the key or set it to ike", "not supported by this version: type %s", it.Value)
+	default:
+		return refuse("", "expected ike or xauth, found %s", quote(it.Value))
+	}
+	return nil
 }
 
 // setSecret reads a secret. No message shows any of it.

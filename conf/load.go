@@ -2,6 +2,7 @@ package conf
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -211,7 +212,7 @@ func (l *loader) connection(t *Tree) *Connection {
 	}, "local", "remote", "children")
 	for _, side := range [][]*Auth{c.Local, c.Remote} {
 		slices.SortStableFunc(side, func(a, b *Auth) int { return a.Round - b.Round })
-		if len(side) > 1 {
+		if len(side) > 1 && c.Version != 1 {
 			l.fault(side[1].pos, "keep one local and one remote section", "not supported by this version: more than one authentication round")
 		}
 	}
@@ -293,7 +294,7 @@ func (l *loader) secrets(n *node, p Pos) []*secretEntry {
 // secret takes an entry of the list secrets over.
 func (l *loader) secret(c *Config, s *secretEntry) {
 	if s.private == "" {
-		c.Secrets = append(c.Secrets, &Secret{Name: s.name, Type: SecretIKE, Data: s.psk, Owners: s.owners, pos: s.pos})
+		c.Secrets = append(c.Secrets, &Secret{Name: s.name, Type: cmp.Or(s.kind, SecretIKE), Data: s.psk, Owners: s.owners, pos: s.pos})
 		return
 	}
 	data, path, err := l.read("private", s.private)

@@ -140,17 +140,19 @@ type Connection struct {
 	// Aggressive is Aggressive Mode of IKEv1, AggressivePSK the consent to answer it
 	// with a pre-shared key.
 	Aggressive, AggressivePSK bool
-	LocalAddrs                []Host
-	RemoteAddrs               []Host
-	LocalPort                 uint16 // 0: the daemon's port
-	RemotePort                uint16 // 500
-	Proposals                 []suite.Proposal
-	VIPs                      []netip.Addr // addresses to ask for; unspecified: any of that family
-	Pools                     []string     // pools to give addresses from
-	DSCP                      uint8        // of IKE packets
-	Encap                     bool         // force UDP encapsulation
-	Mobike                    bool
-	DPDDelay                  time.Duration // 0: off
+	// Push is Mode Config without request (key pull: no).
+	Push        bool
+	LocalAddrs  []Host
+	RemoteAddrs []Host
+	LocalPort   uint16 // 0: the daemon's port
+	RemotePort  uint16 // 500
+	Proposals   []suite.Proposal
+	VIPs        []netip.Addr // addresses to ask for; unspecified: any of that family
+	Pools       []string     // pools to give addresses from
+	DSCP        uint8        // of IKE packets
+	Encap       bool         // force UDP encapsulation
+	Mobike      bool
+	DPDDelay    time.Duration // 0: off
 	// IfIDIn and IfIDOut are those of children that give none.
 	IfIDIn, IfIDOut uint32
 	// Fragmentation of IKE messages (RFC 7383).
@@ -254,6 +256,7 @@ const (
 	AuthAny AuthClass = iota
 	AuthPSK
 	AuthPubkey
+	AuthXAuth // IKEv1: a user name and a password
 )
 
 // Auth is one authentication round of one side.
@@ -277,6 +280,7 @@ type Auth struct {
 	Revocation  pki.Revocation
 	CertPolicy  []string // OIDs, one of which the chain must have
 	Text        string   // of the key auth
+	User        string   // name of the own user for XAuth
 	pos         Pos
 }
 

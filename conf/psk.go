@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"iked/internal/ident"
+	"iked/internal/secret"
 )
 
 // PSKs are shared secrets, ready to be looked up by identities.
@@ -37,6 +38,22 @@ func NewPSKs(secrets []*Secret) *PSKs {
 		}
 	}
 	return p
+}
+
+// User is the password of a user of XAuth: that of the first secret of type eap or
+// xauth with the name among its owners. Names are compared letter by letter.
+func (p *PSKs) User(name string) (secret.Bytes, bool) {
+	for _, s := range p.all {
+		if s.Type != SecretEAP {
+			continue
+		}
+		for _, o := range s.Owners {
+			if o.Data == name && (o.Type == ident.FQDN || o.Type == ident.RFC822 || o.Type == ident.KeyID) {
+				return s.Data.Clone(), true
+			}
+		}
+	}
+	return secret.Bytes{}, false
 }
 
 // single is the form in which an identity that matches only its like is looked

@@ -3,6 +3,7 @@ package conf
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"iked/internal/ident"
 	"iked/internal/secret"
@@ -51,5 +52,28 @@ func TestPSKsFindTheBest(t *testing.T) {
 	}
 	if found < 500 {
 		t.Errorf("only %d look-ups found a secret", found)
+	}
+}
+
+// A secret of type xauth is a user's, by a name that is compared letter by letter,
+// and never a pre-shared key.
+func TestUserSecrets(t *testing.T) {
+	cfg, faults := Parse("/nowhere/iked.yaml", []byte("secrets:\n  - {psk: \"sesame\", type: xauth, id: [bob, alice@example.org]}\n  - {psk: \"other\", id: [bob]}\n"), time.Now())
+	if faults.Failed() {
+		t.Fatal(faults.Err())
+	}
+	p := NewPSKs(cfg.Secrets)
+	for name, want := range map[string]bool{"bob": true, "alice@example.org": true, "Bob": false, "": false, "eve": false, "%any": false} {
+		s, ok := p.User(name)
+		if ok != want || ok && string(s.Reveal()) != "sesame" {
+			t.Errorf("user %q: found %t, expected %t", name, ok, want)
+		}
+	}
+	bob, err := ident.Parse("bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := p.Find(bob, bob); !ok || string(s.Data.Reveal()) != "other" {
+		t.Error("the user's password was taken for a pre-shared key")
 	}
 }

@@ -24,24 +24,20 @@ func (l *loader) checkVersion(c *Connection) {
 				l.fault(c.pos.sub(key, 0), "remove it, or set version to 1", "%s is about IKEv1, and the connection speaks IKEv2", key)
 			}
 		}
+		for _, side := range [][]*Auth{c.Local, c.Remote} {
+			for _, a := range side {
+				if a.Class == AuthXAuth {
+					l.fault(a.pos.sub("auth", 0), "use psk or pubkey, or version: 1", "xauth is about IKEv1, and the connection speaks IKEv2")
+				}
+			}
+		}
 		return
 	}
 	if c.AggressivePSK && !c.Aggressive {
 		l.fault(c.pos.sub("aggressive_psk", 0), "set aggressive to yes, or remove aggressive_psk", "aggressive_psk consents to Aggressive Mode, which aggressive does not allow")
 	}
-	if len(c.VIPs) > 0 || len(c.Pools) > 0 {
-		key := "vips"
-		if len(c.Pools) > 0 {
-			key = "pools"
-		}
-		l.fault(c.pos.sub(key, 0), "remove "+key+", or use version: 2", "virtual addresses need Mode Config in IKEv1, which this version does not have")
-	}
-	for _, side := range [][]*Auth{c.Local, c.Remote} {
-		if len(side) > 1 {
-			l.fault(side[1].pos, "remove the second round, or use version: 2", "a second round of authentication is XAuth in IKEv1, which this version does not have")
-		}
-	}
-	if a, b := c.Local[0], c.Remote[0]; a.Class != AuthAny && b.Class != AuthAny && a.Class != b.Class {
+	l.checkXAuth(c)
+	if a, b := c.Local[0], c.Remote[0]; a.Class != AuthAny && b.Class != AuthAny && a.Class != b.Class && a.Class != AuthXAuth && b.Class != AuthXAuth {
 		l.fault(b.pos.sub("auth", 0), "use the same for both sides, or version: 2", "local auth and remote auth differ, and both sides of IKEv1 use one method (RFC 2409, Section 5)")
 	}
 	if !slices.ContainsFunc(c.Proposals, sayable) {
@@ -56,6 +52,37 @@ func (l *loader) checkVersion(c *Connection) {
 		}
 		if ch.PFP != 0 {
 			l.fault(ch.pos.sub("pfp", 0), "remove pfp, or use version: 2", "pfp is not negotiated by IKEv1 in this version")
+		}
+	}
+}
+
+// checkXAuth holds the rounds of authentication against what IKEv1 can do: one
+// round, and XAuth behind it or, hybrid, in its place on one side.
+func (l *loader) checkXAuth(c *Connection) {
+	users := 0
+	for _, side := range [][]*Auth{c.Local, c.Remote} {
+		for i, a := range side {
+			switch {
+			case a.Class == AuthXAuth:
+				users++
+			case i > 0:
+				l.fault(a.pos, "set auth to xauth, or remove the round", "a second round of authentication is XAuth in IKEv1")
+			}
+			if i > 1 {
+				l.fault(a.pos, "remove the round", "IKEv1 has at most two rounds of authentication")
+			}
+		}
+	}
+	if a := c.Local[len(c.Local)-1]; a.Class == AuthXAuth && a.User == "" {
+		l.fault(a.pos.sub("xauth_id", 0), "add xauth_id with the user name", "XAuth needs the own user name")
+	}
+	if users > 1 {
+		l.fault(c.pos, "let one side alone have auth: xauth", "one side is the user of XAuth, and both are configured so")
+	}
+	for i, side := range [][]*Auth{c.Local, c.Remote} {
+		other := [][]*Auth{c.Remote, c.Local}[i]
+		if side[0].Class == AuthXAuth && other[0].Class != AuthPubkey {
+			l.fault(other[0].pos.sub("auth", 0), "set it to pubkey", "hybrid authentication proves the server by a certificate")
 		}
 	}
 }

@@ -87,6 +87,9 @@ func (d *Datapath) Counters() map[string]uint64 {
 			m["out_invalid_"+f.String()] += c.fault[f].Load()
 		}
 	}
+	if t, ok := d.io.Raw.(taker); ok {
+		m["in_ring"], m["in_ring_lost"] = t.Ring()
+	}
 	if r, ok := d.io.Router.(*guarded); ok {
 		if n, err := r.guard.Dropped(); err == nil {
 			m["in_drop_clear_text"] = n

@@ -112,7 +112,7 @@ func New(o Options) (*Datapath, error) {
 	undo = append(undo, prober.Close)
 	io.PathMTU = prober.PathMTU
 	if !o.UDPEncapOnly {
-		raw, err := openRaw(o.Mark, io.PathMTU, warn)
+		raw, err := openRaw(o.Mark, guard.TableName(dev.Name()), io.PathMTU, warn)
 		if err != nil {
 			return fail(err)
 		}

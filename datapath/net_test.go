@@ -353,3 +353,53 @@ func cpu(b *testing.B) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// ESP is taken from the interface beside the IP stack, in both families; an
+// interface that goes down and comes back is found again; a firewall on the way in
+// sees every packet.
+func TestRing(t *testing.T) {
+	testnet.RequireRoot(t)
+	testnet.RequireTUN(t)
+	testnet.RequireCommand(t, "nft", "nftables")
+	for _, w := range ways[:2] {
+		t.Run(w.name, func(t *testing.T) {
+			topo := testnet.ForTest(t, testnet.TopologyOptions{})
+			a, b := open(t, topo.GwA, datapath.Options{}), open(t, topo.GwB, datapath.Options{})
+			connect(t, topo, a, b, w)
+			run := func(command string) {
+				t.Helper()
+				if out, err := topo.GwB.Run(context.Background(), strings.Fields(command)...); err != nil {
+					t.Fatal(command, out, err)
+				}
+			}
+			until := func(what string, ok func(ring, all uint64) bool) {
+				t.Helper()
+				for deadline := time.Now().Add(20 * time.Second); ; {
+					before := b.Counters()
+					r, err := topo.HostA.Ping(topo.HostB4, testnet.PingOptions{Count: 5, Size: 1340, Interval: time.Millisecond})
+					after := b.Counters()
+					if err == nil && r.Lost() == 0 && ok(after["in_ring"]-before["in_ring"], after["in_packets"]-before["in_packets"]) {
+						return
+					}
+					if time.Now().After(deadline) {
+						t.Fatalf("%s: %v, %v\n%v", what, r, err, counters(b))
+					}
+				}
+			}
+			all := func(ring, all uint64) bool { return ring >= 5 && ring == all }
+			none := func(ring, all uint64) bool { return ring == 0 && all >= 5 }
+			until("no packet is taken", all)
+			transfer(t, topo, topo.HostB4)
+			if w.outer == 4 { // IPv6 loses its addresses with the interface
+				run("ip link set " + topo.Wire.If + " down")
+				run("ip link set " + topo.Wire.If + " up")
+				until("none is taken after the interface came back", all)
+			}
+			run("nft add table inet f")
+			run("nft add chain inet f i { type filter hook input priority 0 ; }")
+			until("packets pass the firewall by", none)
+			run("nft delete table inet f")
+			until("none is taken after the firewall went", all)
+		})
+	}
+}

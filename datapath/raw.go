@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"iked/datapath/ring"
 	"iked/datapath/shortcut"
 	"iked/internal/transport/batch"
 )
@@ -21,13 +22,15 @@ type rawSockets struct {
 	by     [2]*batch.Conn     // that send, IPv4 and IPv6
 	link   *batch.Conn        // for packets that take a shortcut; nil: none do
 	short  *shortcut.Shortcut // nil: none
+	ring   *ring.Ring         // for ESP that is received without the IP stack; nil: none is
 	sinks  []*batch.ErrorSink // for path MTUs over IPv6
 	nl     *netlink.Handle    // interfaces and their addresses
 	warn   func(string)
 	wg     sync.WaitGroup
 }
 
-func openRaw(mark uint32, pathMTU func(netip.Addr) (int, error), warn func(string)) (*rawSockets, error) {
+// openRaw opens them; table is the daemon's own of netfilter.
+func openRaw(mark uint32, table string, pathMTU func(netip.Addr) (int, error), warn func(string)) (*rawSockets, error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
@@ -66,6 +69,10 @@ func openRaw(mark uint32, pathMTU func(netip.Addr) (int, error), warn func(strin
 		return nil, fmt.Errorf("no raw socket: neither IPv4 nor IPv6: %w", unix.EAFNOSUPPORT)
 	}
 	r.openLink(mark, pathMTU)
+	if r.ring, err = ring.New(ring.Options{Mark: mark, Table: table}); err != nil {
+		warn(fmt.Sprintf("every received packet takes the way through the IP stack: %v", err))
+		r.ring = nil
+	}
 	return r, nil
 }
 
@@ -85,10 +92,43 @@ func (r *rawSockets) openLink(mark uint32, pathMTU func(netip.Addr) (int, error)
 	r.link, r.short = link, short
 }
 
-func (r *rawSockets) Queues() int { return len(r.conns) }
+// Queues is one for each socket, and one for the ring.
+func (r *rawSockets) Queues() int {
+	if r.ring != nil {
+		return len(r.conns) + 1
+	}
+	return len(r.conns)
+}
+
+// TakeESP implements taker.
+func (r *rawSockets) TakeESP(local, remote netip.Addr, spi uint32) {
+	if r.ring != nil {
+		r.ring.Take(local, remote, spi)
+	}
+}
+
+// LeaveESP implements taker.
+func (r *rawSockets) LeaveESP(local netip.Addr, spi uint32) {
+	if r.ring != nil {
+		r.ring.Leave(local, spi)
+	}
+}
+
+// Ring implements taker.
+func (r *rawSockets) Ring() (taken, lost uint64) {
+	if r.ring == nil {
+		return 0, 0
+	}
+	return r.ring.Taken(), r.ring.Lost()
+}
 
 // Protocol implements Raw.
-func (r *rawSockets) Protocol(queue int) uint8 { return r.protos[queue] }
+func (r *rawSockets) Protocol(queue int) uint8 {
+	if queue == len(r.conns) {
+		return unix.IPPROTO_ESP // the ring
+	}
+	return r.protos[queue]
+}
 
 // rawBatch and rawSize: a packet is rarely bigger than a link's MTU, but
 // the kernel reassembles.
@@ -98,6 +138,9 @@ const (
 )
 
 func (r *rawSockets) Serve(f func(queue int, packets []batch.Packet)) {
+	if r.ring != nil {
+		r.ring.Serve(func(p []batch.Packet) { f(len(r.conns), p) })
+	}
 	for i, c := range r.conns {
 		r.wg.Go(func() {
 			rd := batch.NewReader(c, rawBatch, rawSize)
@@ -184,6 +227,9 @@ func (r *rawSockets) way(run []batch.Packet) *shortcut.Way {
 }
 
 func (r *rawSockets) Close() error {
+	if r.ring != nil {
+		r.ring.Close()
+	}
 	if r.short != nil {
 		r.short.Close()
 		r.link.Close()

@@ -152,6 +152,7 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 			return err
 		}
 		d.sas[id] = x
+		d.take(x, id)
 		return nil
 	}
 	out, err := esp.NewOutbound(&c, mtu, now)
@@ -221,8 +222,10 @@ func (d *Datapath) UpdateSA(id sad.ID, m backend.Move) (sad.ID, error) {
 		x.SetPath(p)
 		x.id.Store(&to)
 	case *inSA:
+		d.leave(id)
 		x.SetPath(p)
 		x.id.Store(&to)
+		d.take(x, to)
 		x.mapped.Store(nil)
 	}
 	delete(d.sas, id)
@@ -256,6 +259,7 @@ func (d *Datapath) deleteSA(id sad.ID) bool {
 		x.dead.Store(true)
 		d.space(id.Proto).remove(id)
 		d.leaveGroup(id.Dst)
+		d.leave(id)
 	default:
 		return false
 	}

@@ -19,7 +19,7 @@ import (
 // initiator offers the method that fits it.
 func (p *phase1) chooseIdentity(now time.Time) {
 	sa := p.sa
-	if sa.cfg.Local.Class != keyex.AuthPubkey {
+	if sa.cfg.Local.Class != keyex.AuthPubkey || sa.cfg.V1.Hybrid && sa.cfg.V1.XAuth == keyex.XAuthClient {
 		sa.localID = sa.ownID(sa.cfg)
 		return
 	}
@@ -30,6 +30,10 @@ func (p *phase1) chooseIdentity(now time.Time) {
 			return
 		}
 		sa.localID, p.certs, p.curve = id.ID, id.Certs, id.Curve
+		if id.Curve != 0 && sa.cfg.V1.XAuth != keyex.NoXAuth {
+			p.fail(now, message.AuthenticationFailed, sa.failure(now, trace.StageAuth, "XAuth and hybrid authentication go with RSA keys, and ours is another", "use an RSA key, or authentication without XAuth"))
+			return
+		}
 		if m := methods(sa.cfg, id.Curve)[0]; !sa.initiator && m != sa.auth {
 			p.fail(now, message.AuthenticationFailed, sa.failure(now, trace.StageAuth, fmt.Sprintf("the peer wants %v, and our key makes %v: both sides of IKEv1 use one method", sa.auth, m),
 				"use keys of one kind on both sides"))
@@ -117,7 +121,7 @@ func (p *phase1) hashFor(initiator bool, idBody []byte) []byte {
 func (p *phase1) prove(now time.Time) {
 	sa := p.sa
 	h := p.hashFor(sa.initiator, idPayload(sa.localID).Append(nil))
-	if sa.auth == MethodPSK {
+	if !sa.auth.signs(sa.initiator) {
 		p.proof = &message.Opaque{Kind: message.TypeHash, Data: h}
 		return
 	}
@@ -162,7 +166,8 @@ func (p *phase1) takeProof(now time.Time, in *incoming, then func(now time.Time)
 		sa.remoteID, p.idBody = id, idp.Append(nil)
 	}
 	kind := message.TypeSignature
-	if sa.auth == MethodPSK {
+	byHash := !sa.auth.signs(!sa.initiator)
+	if byHash {
 		kind = message.TypeHash
 	}
 	proof, ok := one[*message.Opaque](in.Message, kind)
@@ -172,7 +177,7 @@ func (p *phase1) takeProof(now time.Time, in *incoming, then func(now time.Time)
 	}
 	p.takeCertificates(in.Message)
 	want := p.hashFor(!sa.initiator, p.idBody)
-	if sa.auth == MethodPSK && !hmac.Equal(want, proof.Data) {
+	if byHash && !hmac.Equal(want, proof.Data) {
 		p.fail(now, message.AuthenticationFailed, sa.failure(now, trace.StageAuth, fmt.Sprintf("the peer %v has another shared secret than ours", sa.remoteID), "configure the same secret on both sides"))
 		return
 	}
@@ -181,12 +186,12 @@ func (p *phase1) takeProof(now time.Time, in *incoming, then func(now time.Time)
 		return
 	}
 	p.takeContact(in.Message)
-	if sa.auth == MethodPSK {
+	if byHash {
 		sa.follow(now, in.from)
 		then(now)
 		return
 	}
-	w := keyex.Verify{Config: sa.cfg, Scheme: keyex.SchemeIKEv1, ID: sa.remoteID, Method: uint8(sa.auth), Auth: proof.Data, Octets: want, Certs: p.peerCerts}
+	w := keyex.Verify{Config: sa.cfg, Scheme: keyex.SchemeIKEv1, ID: sa.remoteID, Method: sa.auth.signature(), Auth: proof.Data, Octets: want, Certs: p.peerCerts}
 	p.flow.Ask(w, func(now time.Time, r keyex.Reply) {
 		v, ok := r.(keyex.VerifyReply)
 		switch {
@@ -220,7 +225,7 @@ func (p *phase1) admit(now time.Time) bool {
 		p.fail(now, message.InvalidIDInformation, p.stranger(now))
 		return false
 	}
-	if sa.auth != MethodPSK {
+	if !sa.auth.psk() {
 		return true
 	}
 	// The secret was found by address: who has that of an address is not yet who has

@@ -144,7 +144,7 @@ func (sa *SA) begun(now time.Time, h isakmp.Header) *exchange {
 		return &exchange{kind: kind, id: h.MessageID, next: sa.hint}
 	}
 	switch {
-	case sa.state != keyex.Established && sa.state != keyex.Rekeyed || sa.keys == nil:
+	case sa.keys == nil || sa.keys.last == nil, kind == message.ExchangeQuick && (sa.state == keyex.Created || sa.state == keyex.Connecting):
 		sa.dropped(now, "wrong-state", kind.String()+" comes before the end of phase 1")
 		return nil
 	case h.MessageID == 0 || sa.used.has(h.MessageID):

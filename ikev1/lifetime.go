@@ -33,6 +33,9 @@ func (sa *SA) setLifetimes(now time.Time) {
 	if soft > 0 {
 		sa.timers.rekey = now.Add(max(soft-keyex.Jitter(sa.env, jitter), time.Second))
 	}
+	if c.V1.XAuth == keyex.XAuthServer {
+		sa.timers.rekey = time.Time{} // only the client can begin: it has the password
+	}
 	if hard > 0 {
 		sa.timers.hard = now.Add(hard)
 	}

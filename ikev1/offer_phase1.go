@@ -28,6 +28,10 @@ const (
 	MethodECDSA256  AuthMethod = 9
 	MethodECDSA384  AuthMethod = 10
 	MethodECDSA521  AuthMethod = 11
+	// The initiator is the client of XAuth; hybrid: the client proves nothing else.
+	MethodHybridRSA AuthMethod = 64221
+	MethodXAuthPSK  AuthMethod = 65001
+	MethodXAuthRSA  AuthMethod = 65005
 )
 
 func (m AuthMethod) String() string {
@@ -40,6 +44,12 @@ func (m AuthMethod) String() string {
 		return "RSA signatures"
 	case MethodRSAEncr, MethodRSARevEnc:
 		return "RSA encryption, which is refused because its padding is an oracle"
+	case MethodXAuthPSK:
+		return "pre-shared key and XAuth"
+	case MethodXAuthRSA:
+		return "RSA signatures and XAuth"
+	case MethodHybridRSA:
+		return "hybrid authentication"
 	case MethodECDSA256:
 		return "ECDSA with P-256"
 	case MethodECDSA384:
@@ -48,6 +58,22 @@ func (m AuthMethod) String() string {
 		return "ECDSA with P-521"
 	}
 	return fmt.Sprintf("authentication method %d", uint16(m))
+}
+
+// psk tells whether SKEYID comes from a pre-shared key.
+func (m AuthMethod) psk() bool { return m == MethodPSK || m == MethodXAuthPSK }
+
+// signs tells whether a side proves itself by a signature, else by a hash.
+func (m AuthMethod) signs(initiator bool) bool {
+	return !m.psk() && !(m == MethodHybridRSA && initiator)
+}
+
+// signature is the number of the signature in it (RFC 2409, Appendix A).
+func (m AuthMethod) signature() uint8 {
+	if m == MethodXAuthRSA || m == MethodHybridRSA {
+		m = MethodRSA
+	}
+	return uint8(m)
 }
 
 // maxPhase1 bounds the transforms of our offer: the first message is sent before

@@ -98,7 +98,14 @@ func (sa *SA) answerPhase1(now time.Time, kind message.Exchange) *exchange {
 // (RFC 2409, Section 5). curve is the size of the own key's curve, 0 RSA, -1 not
 // known yet.
 func methods(cfg *keyex.Config, curve int) []AuthMethod {
-	if cfg.Local.Class != keyex.AuthPubkey {
+	switch x := cfg.V1.XAuth != keyex.NoXAuth; {
+	case x && cfg.V1.Hybrid:
+		return []AuthMethod{MethodHybridRSA}
+	case x && cfg.Local.Class == keyex.AuthPubkey:
+		return []AuthMethod{MethodXAuthRSA}
+	case x:
+		return []AuthMethod{MethodXAuthPSK}
+	case cfg.Local.Class != keyex.AuthPubkey:
 		return []AuthMethod{MethodPSK}
 	}
 	switch curve {
@@ -210,7 +217,7 @@ func (p *phase1) takeKE(now time.Time, m *message.Message) (public, nonce []byte
 func (p *phase1) derive(now time.Time) bool {
 	sa := p.sa
 	var skeyid secret.Bytes
-	if sa.auth == MethodPSK {
+	if sa.auth.psk() {
 		psk, ok := p.findPSK()
 		if !ok {
 			p.fail(now, message.AuthenticationFailed, sa.noPSK(now))
@@ -247,7 +254,7 @@ func (p *phase1) takeCertificates(m *message.Message) {
 
 // certRequest asks for a certificate of any CA (RFC 2408, Section 3.10).
 func (p *phase1) certRequest() []message.Payload {
-	if p.sa.auth == MethodPSK || !p.sa.cfg.SendCertReq {
+	if p.sa.auth.psk() || !p.sa.cfg.SendCertReq {
 		return nil
 	}
 	return []message.Payload{&message.Cert{Request: true, Encoding: message.CertX509Signature}}
@@ -260,17 +267,31 @@ func (p *phase1) established(now time.Time) {
 	sa.keys.forgetSKEYID()
 	sa.finish(now, p.x)
 	p.x.end = time.Time{} // as long as the SA
-	contact := p.contact
+	sa.contact = p.contact
 	sa.p1.destroy()
 	sa.p1 = nil
+	sa.timers = timers{halfOpen: now.Add(halfOpenTime)}
+	sa.behindPhase1(now)
+}
+
+// ready is the end of all that comes before Quick Mode.
+func (sa *SA) ready(now time.Time) {
+	if sa.state == keyex.Established {
+		return
+	}
 	sa.state, sa.established = keyex.Established, now
 	sa.setLifetimes(now)
-	sa.log(now, trace.Control, false, "IKE_SA %s established between %v[%v] and %v[%v], %s with %v", sa.cfg.Name, sa.local.Addr(), sa.localID, sa.remote.Addr(), sa.remoteID, p.x.kind, sa.auth)
+	sa.log(now, trace.Control, false, "IKE_SA %s established between %v[%v] and %v[%v], %s with %v", sa.cfg.Name, sa.local.Addr(), sa.localID, sa.remote.Addr(), sa.remoteID, sa.first.kind, sa.auth)
+	later := sa.later
+	sa.later = nil
+	for _, c := range later {
+		sa.queueChild(now, c.cfg, c.flow)
+	}
 	if sa.parent != nil {
 		sa.takeOver(now)
 		return
 	}
-	sa.Event(keyex.Up{InitialContact: contact})
+	sa.Event(keyex.Up{InitialContact: sa.contact})
 }
 
 // fail ends the SA and tells the peer, if notify is not 0.
@@ -301,7 +322,7 @@ func (p *phase1) late(now time.Time) {
 	switch {
 	case p.hinted != 0:
 		f = sa.refusedBy(now, p.hinted, p.x.kind.String())
-	case p.garbled || sa.keys != nil && sa.auth == MethodPSK && sa.initiator:
+	case p.garbled || sa.keys != nil && sa.auth.psk() && sa.initiator:
 		f = sa.failure(now, trace.StageAuth, "the peer "+sa.remote.String()+" cannot read our message, or we not its: the pre-shared keys differ, most likely",
 			"configure the same secret on both sides, for the peer's address: Main Mode chooses the key before it knows identities")
 	}

@@ -43,6 +43,11 @@ type quick struct {
 // queueChild begins a Quick Mode for each pair of selectors of a child. A packet
 // that asked for it goes first.
 func (sa *SA) queueChild(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow) {
+	if sa.state == keyex.Created || sa.state == keyex.Connecting {
+		// The own address may be one that the peer gives.
+		sa.later = append(sa.later, pending{cfg, flow})
+		return
+	}
 	list := sa.pairs(cfg)
 	if len(list) == 0 {
 		sa.failed(now, cfg, sa.failure(now, trace.StageSelectors, "local_ts and remote_ts of "+cfg.Name+" have no address family and protocol in common", "make them of one family"))
@@ -71,6 +76,12 @@ func (sa *SA) rekeyChild(now time.Time, c *keyex.Child) {
 	book(c).rekeying = true
 	c.State = keyex.ChildRekeying
 	sa.waiting = append(sa.waiting, &quick{sa: sa, cfg: c.Config, local: c.Local[0], remote: c.Remote[0], old: c, flow: keyex.Flow{Queue: &sa.Queue}})
+}
+
+// pending is a child that waits for the end of what comes before Quick Mode.
+type pending struct {
+	cfg  *keyex.ChildConfig
+	flow *spd.Flow
 }
 
 func (q *quick) begin(now time.Time) {

@@ -46,6 +46,10 @@ func (sa *SA) takeOver(now time.Time) {
 // began a new phase 1 and goes on under it. The older one ends soon: some peers
 // forget it without a word.
 func (sa *SA) Adopt(now time.Time, p *SA) {
+	if len(sa.vipLocal)+len(sa.vipRemote) == 0 {
+		sa.vipLocal, sa.vipRemote, sa.dns, sa.using, sa.leased = p.vipLocal, p.vipRemote, p.dns, p.using, p.leased
+		p.using, p.leased = false, false
+	}
 	sa.children, p.children = append(p.children, sa.children...), nil
 	sa.fading, p.fading = append(p.fading, sa.fading...), nil
 	// What was being negotiated begins anew here.

@@ -49,6 +49,16 @@ type SA struct {
 	heir        *SA            // takes over, see rekey.go
 	parent      *SA            // whose children it takes over
 	dpd         dpdState
+	contact     bool // the peer sent INITIAL-CONTACT
+	cfgID       uint16
+	user        string // whom XAuth authenticated
+	userDone    bool
+	later       []pending // children that wait for the end of phase 1
+
+	// Virtual addresses that we were given, and that the peer was; see modecfg.go.
+	vipLocal, vipRemote []netip.Prefix
+	dns                 []netip.Addr
+	using, leased       bool
 
 	timers       timers
 	established  time.Time
@@ -195,6 +205,7 @@ func (sa *SA) close(now time.Time, c keyex.Closed) {
 		sa.removeChild(ch, true, true)
 	}
 	sa.children, sa.fading = nil, nil
+	sa.returnAddresses()
 	sa.destroySecrets()
 	sa.state, sa.closed = keyex.Destroying, true
 	sa.Forget()

@@ -36,8 +36,15 @@ func tsOf(p *message.ID) (spd.TS, error) {
 	return t, t.Check()
 }
 
-// resolve puts the host's address for dynamic selectors.
-func resolve(list []keyex.Selector, host netip.Addr) []spd.TS {
+// resolve puts the virtual addresses, or the host's own, for dynamic selectors.
+func resolve(list []keyex.Selector, host netip.Addr, vips []netip.Prefix) []spd.TS {
+	addrs := []netip.Addr{host}
+	if len(vips) > 0 {
+		addrs = addrs[:0]
+		for _, p := range vips {
+			addrs = append(addrs, p.Addr())
+		}
+	}
 	out := make([]spd.TS, 0, len(list))
 	for _, s := range list {
 		t := s.TS
@@ -49,11 +56,15 @@ func resolve(list []keyex.Selector, host netip.Addr) []spd.TS {
 		}
 		out = append(out, t)
 	}
-	return spd.Resolve(out, host)
+	return spd.Resolve(out, addrs...)
 }
 
-func (sa *SA) localTS(c *keyex.ChildConfig) []spd.TS  { return resolve(c.Local, sa.local.Addr()) }
-func (sa *SA) remoteTS(c *keyex.ChildConfig) []spd.TS { return resolve(c.Remote, sa.remote.Addr()) }
+func (sa *SA) localTS(c *keyex.ChildConfig) []spd.TS {
+	return resolve(c.Local, sa.local.Addr(), sa.vipLocal)
+}
+func (sa *SA) remoteTS(c *keyex.ChildConfig) []spd.TS {
+	return resolve(c.Remote, sa.remote.Addr(), sa.vipRemote)
+}
 
 // pairs are the selectors of a child as Quick Modes negotiate them: each has one
 // of either side (RFC 2409, Section 5.5), of one family and protocol.

@@ -138,6 +138,10 @@ type host struct {
 	lastIn  time.Time
 	other   bool // answers FindOther
 
+	password  string // of user bob
+	addresses []netip.Prefix
+	leases    int
+
 	sas      []*SA
 	closed   []keyex.Closed
 	events   []keyex.SAEvent
@@ -152,7 +156,7 @@ type host struct {
 
 func (n *network) host(name, addr string) *host {
 	h := &host{n: n, name: name, addr: netip.MustParseAddr(addr), in: map[uint32]*keyex.Child{}, out: map[uint32]*keyex.Child{}, reserved: map[uint32]bool{},
-		counts: map[string]int{}, draining: map[*SA]bool{}, spi: 0x1000 * uint32(len(n.hosts)+1),
+		password: "sesame", counts: map[string]int{}, draining: map[*SA]bool{}, spi: 0x1000 * uint32(len(n.hosts)+1),
 		key: func(_, _ ident.ID) (string, bool) { return "secret", true }}
 	n.hosts = append(n.hosts, h)
 	return h
@@ -314,6 +318,31 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 		}
 	case keyex.LastInbound:
 		return keyex.TimeReply{At: h.lastIn}
+	case keyex.CheckUser:
+		if w.User != "bob" || string(w.Password.Reveal()) != "sesame" {
+			return keyex.DoneReply{Err: errors.New("no such user, or a wrong password")}
+		}
+		return keyex.DoneReply{}
+	case keyex.UserSecret:
+		if h.password == "" {
+			return keyex.SecretReply{Err: errors.New("no password")}
+		}
+		return keyex.SecretReply{Secret: secret.New([]byte(h.password))}
+	case keyex.AssignAddress:
+		for _, a := range w.Wanted {
+			if a.Is4() {
+				h.leases++
+				return keyex.AddressReply{Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/32")}, DNS: []netip.Addr{netip.MustParseAddr("10.9.0.53")}}
+			}
+		}
+		return keyex.AddressReply{Err: errors.New("no pool of that family")}
+	case keyex.ReleaseAddress:
+		h.leases--
+	case keyex.UseAddress:
+		h.addresses = w.Addrs
+		if w.Remove {
+			h.addresses = nil
+		}
 	case keyex.FindOther:
 		return keyex.FoundReply{Found: h.other}
 	}

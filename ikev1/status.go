@@ -11,6 +11,7 @@ func (sa *SA) Status() keyex.Status {
 		Config: sa.cfg, Local: sa.local, Remote: sa.remote, NATT: sa.natt, NATLocal: sa.nat.local, NATRemote: sa.nat.remote, NATFake: sa.nat.fake,
 		LocalID: sa.localID, RemoteID: sa.remoteID, Proposal: sa.proposal, Children: append([]*keyex.Child(nil), sa.children...),
 		Established: sa.established, ExpireAt: sa.timers.hard, ReauthAt: sa.timers.rekey, LastInbound: sa.lastInbound,
+		LocalVIPs: sa.vipLocal, RemoteVIPs: sa.vipRemote, DNS: sa.dns,
 	}
 	for _, q := range sa.waiting {
 		_ = q

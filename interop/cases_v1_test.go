@@ -44,6 +44,31 @@ func anySecret(s side, conn, _ *Section, c *Config) {
 	c.Secrets = []Secret{{PSK: "a throw-away secret"}}
 }
 
+// user makes A a user of XAuth behind phase 1.
+func user(s side, conn, _ *Section, c *Config) {
+	if s.name == "a" {
+		conn.Set("local-2", Section{{"auth", "xauth"}, {"xauth_id", "bob"}})
+	} else {
+		conn.Set("remote-2", Section{{"auth", "xauth"}})
+	}
+	c.Secrets = append(c.Secrets, Secret{PSK: "open sesame", IDs: []string{"bob"}, XAuth: true})
+}
+
+// hybrid: B has a certificate, A a password only.
+func hybrid(s side, conn, _ *Section, c *Config) {
+	c.Secrets = []Secret{{PSK: "open sesame", IDs: []string{"bob"}, XAuth: true}}
+	if s.name == "a" {
+		conn.Set("local", Section{{"auth", "xauth"}, {"id", "a.example"}, {"xauth_id", "bob"}})
+		conn.Set("remote", Section{{"auth", "pubkey"}, {"id", s.peerID}, {"cacerts", []string{"root.pem"}}})
+		return
+	}
+	conn.Set("local", Section{{"auth", "pubkey"}, {"id", s.id}, {"certs", []string{"b.pem"}}})
+	conn.Set("remote", Section{{"auth", "xauth"}})
+}
+
+// push lets the server send the virtual address unasked.
+func push(_ side, conn, _ *Section, _ *Config) { conn.Set("pull", "no") }
+
 const acceptsAggressivePSK = "i_dont_care_about_security_and_use_aggressive_mode_psk = yes\n"
 
 var v1Cases = []testCase{
@@ -59,6 +84,16 @@ var v1Cases = []testCase{
 	v1(testCase{name: "Main Mode, ECDSA P-521", pki: certificates(ECDSA521, CertOptions{}, false)}, byCertificate),
 	v1(testCase{name: "Aggressive Mode, PSK", charon: acceptsAggressivePSK}, aggressive),
 	v1(testCase{name: "Aggressive Mode, RSA", pki: certificates(RSA2048, CertOptions{}, false)}, byCertificate, func(_ side, conn, _ *Section, _ *Config) { conn.Set("aggressive", "yes") }),
+	v1(testCase{name: "Main Mode, PSK and XAuth"}, byAddress, user),
+	v1(testCase{name: "Aggressive Mode, PSK and XAuth", charon: acceptsAggressivePSK}, aggressive, user),
+	v1(testCase{name: "Main Mode, RSA and XAuth", pki: certificates(RSA2048, CertOptions{}, false)}, byCertificate, user),
+	v1(testCase{name: "Main Mode, hybrid", pki: func() func() *keyring {
+		full := certificates(RSA2048, CertOptions{}, false)
+		return func() *keyring { k := *full(); k.a = nil; return &k }
+	}()}, hybrid),
+	v1(testCase{name: "Mode Config, pulled", ping: fromVirtualIP(hostB4)}, byAddress, virtualIP("0.0.0.0", "10.9.0.0/28")),
+	v1(testCase{name: "Mode Config, pushed", ping: fromVirtualIP(hostB4)}, byAddress, virtualIP("0.0.0.0", "10.9.0.0/28"), push),
+	v1(testCase{name: "Mode Config, pulled behind XAuth", ping: fromVirtualIP(hostB4)}, byAddress, user, virtualIP("0.0.0.0", "10.9.0.0/28")),
 	v1(testCase{name: "Quick Mode with MODP 2048", esp: "aes128-sha256-modp2048"}, byAddress),
 	v1(testCase{name: "Quick Mode with P-256, AES-GCM", esp: "aes256gcm16-ecp256"}, byAddress),
 	v1(testCase{name: "AES-CBC, SHA-1", esp: "aes128-sha1"}, byAddress),

@@ -59,7 +59,7 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
 	}
 	conf := filepath.Join(dir, "strongswan.conf")
 	text := fmt.Sprintf(`charon {
-  load = random nonce aes sha1 sha2 md5 hmac kdf gcm ctr ccm chapoly openssl curve25519 gmp pem pkcs1 pkcs8 x509 pubkey constraints revocation socket-default %skernel-netlink vici updown
+  load = random nonce aes sha1 sha2 md5 hmac kdf gcm ctr ccm chapoly openssl curve25519 gmp pem pkcs1 pkcs8 x509 pubkey constraints revocation socket-default %skernel-netlink vici updown xauth-generic
   user =
   install_virtual_ip = yes
   filelog { stderr { default = %d

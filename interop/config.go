@@ -54,6 +54,8 @@ type Config struct {
 type Secret struct {
 	PSK string
 	IDs []string
+	// XAuth makes it the password of a user.
+	XAuth bool
 }
 
 // named are the keys whose Sections hold named things: lists in YAML.
@@ -67,7 +69,11 @@ func (c Config) Swanctl() string {
 	writeSwanctl(&b, "", Section{{"connections", c.Connections}, {"pools", c.Pools}})
 	b.WriteString("secrets {\n")
 	for i, s := range c.Secrets {
-		fmt.Fprintf(&b, "  ike-%d {\n    secret = %q\n", i, s.PSK)
+		kind := "ike"
+		if s.XAuth {
+			kind = "eap" // charon has one type for both
+		}
+		fmt.Fprintf(&b, "  %s-%d {\n    secret = %q\n", kind, i, s.PSK)
 		for j, id := range s.IDs {
 			fmt.Fprintf(&b, "    id-%d = %q\n", j, id)
 		}
@@ -108,6 +114,9 @@ func (c Config) YAML() string {
 	}
 	for _, s := range c.Secrets {
 		fmt.Fprintf(&b, "  - psk: %q\n", s.PSK)
+		if s.XAuth {
+			b.WriteString("    type: xauth\n")
+		}
 		if len(s.IDs) > 0 {
 			fmt.Fprintf(&b, "    id: %s\n", yamlList(s.IDs))
 		}

@@ -57,6 +57,9 @@ type Guard struct {
 	Incomplete error
 }
 
+// TableName is the name of the table for a device.
+func TableName(device string) string { return "iked_" + device }
+
 // New makes the table in the network namespace of the calling thread; one that a
 // crashed process left is replaced. ports are the UDP ports of IKE, mark is that of
 // the daemon's own packets, 0 none.
@@ -79,7 +82,7 @@ func New(device string, ports []uint16, mark uint32) (*Guard, error) {
 }
 
 func (g *Guard) build(ports []uint16) error {
-	g.table = &nftables.Table{Family: nftables.TableFamilyINet, Name: "iked_" + g.device}
+	g.table = &nftables.Table{Family: nftables.TableFamilyINet, Name: TableName(g.device)}
 	// Adding first makes the deletion succeed whether or not it was there.
 	g.conn.AddTable(g.table)
 	g.conn.DelTable(g.table)

@@ -10,20 +10,16 @@
 package shortcut
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"iked/datapath/netstate"
 	"iked/internal/transport/batch"
 )
 
@@ -53,47 +49,25 @@ type Shortcut struct {
 	ways  atomic.Pointer[map[pair]*Way] // nil values: none
 	mu    sync.Mutex
 	asked map[pair]time.Time // guarded by mu
-	nl    *netlink.Handle
-	nft   *nftables.Conn // nil: the kernel has none
-	ns    *os.File
-	wake  chan struct{}
-	done  chan struct{}
-	wg    sync.WaitGroup
-	once  sync.Once
+	watch *netstate.Watch
 }
 
 type pair struct{ src, dst netip.Addr }
 
 const (
-	period  = 500 * time.Millisecond // between two looks
-	settle  = 20 * time.Millisecond  // least time between two looks
-	idle    = 10 * time.Second       // ways that nobody asked for are dropped
+	idle    = 10 * time.Second // ways that nobody asked for are dropped
 	maxWays = 1024
 )
 
 // New starts to look, in the network namespace of the calling thread.
 func New(o Options) (*Shortcut, error) {
-	s := &Shortcut{opt: o, asked: map[pair]time.Time{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	s.ways.Store(&map[pair]*Way{})
-	var err error
-	if s.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_XFRM); err != nil {
-		return nil, fmt.Errorf("shortcuts of packets: %w", err)
-	}
-	if s.ns, err = os.Open("/proc/thread-self/ns/net"); err != nil {
-		s.nl.Close()
-		return nil, fmt.Errorf("shortcuts of packets: %w", err)
-	}
-	news, err := subscribe()
+	w, err := netstate.New()
 	if err != nil {
-		s.nl.Close()
-		s.ns.Close()
-		return nil, fmt.Errorf("shortcuts of packets: news of routes: %w", err)
+		return nil, fmt.Errorf("shortcuts of packets: %w", err)
 	}
-	if s.nft, err = nftables.New(nftables.AsLasting()); err != nil {
-		s.nft = nil
-	}
-	s.wg.Go(func() { s.listen(news) })
-	s.wg.Go(func() { s.run(); news.Close() })
+	s := &Shortcut{opt: o, asked: map[pair]time.Time{}, watch: w}
+	s.ways.Store(&map[pair]*Way{})
+	w.Start(s.look)
 	return s, nil
 }
 
@@ -118,102 +92,11 @@ func (s *Shortcut) ask(p pair) {
 // Forget drops all ways, because one did not work.
 func (s *Shortcut) Forget() {
 	s.ways.Store(&map[pair]*Way{})
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.watch.Wake()
 }
 
 // Close ends the looking.
-func (s *Shortcut) Close() {
-	s.once.Do(func() {
-		close(s.done)
-		s.wg.Wait()
-		s.nl.Close()
-		s.ns.Close()
-		if s.nft != nil {
-			s.nft.CloseLasting()
-		}
-	})
-}
-
-// subscribe opens a socket that tells of changes of links, neighbours, addresses,
-// routes and rules.
-func subscribe() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	var groups uint32
-	for _, g := range []int{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE} {
-		groups |= 1 << (g - 1)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "netlink"), nil
-}
-
-// listen wakes the look at every piece of news. What it says does not matter,
-// and neither does what was lost.
-func (s *Shortcut) listen(news *os.File) {
-	buf := make([]byte, 1<<16)
-	for {
-		if _, err := news.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return
-		}
-		select {
-		case s.wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (s *Shortcut) run() {
-	// Files in /proc belong to the namespace of the thread that opens them. The
-	// thread ends with this function, as it stays locked.
-	runtime.LockOSThread()
-	if err := enter(s.ns); err != nil {
-		return // no shortcuts
-	}
-	t := time.NewTicker(period)
-	defer t.Stop()
-	for {
-		news := false
-		select {
-		case <-s.done:
-			return
-		case <-t.C:
-		case <-s.wake:
-			news = true
-		}
-		s.look(time.Now(), news)
-		if news {
-			select {
-			case <-s.done:
-				return
-			case <-time.After(settle):
-			}
-		}
-	}
-}
-
-// enter makes ns the network namespace of this thread.
-func enter(ns *os.File) error {
-	var want, have unix.Stat_t
-	if err := unix.Fstat(int(ns.Fd()), &want); err != nil {
-		return err
-	}
-	if err := unix.Stat("/proc/thread-self/ns/net", &have); err != nil {
-		return err
-	}
-	if want.Ino == have.Ino && want.Dev == have.Dev {
-		return nil
-	}
-	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-}
+func (s *Shortcut) Close() { s.watch.Close() }
 
 // look finds the ways of all pairs again. One that is the same stays warm when
 // only news made us look: else each batch of news would send packets through the
@@ -233,7 +116,7 @@ func (s *Shortcut) look(now time.Time, news bool) {
 	asked := maps.Clone(s.asked)
 	s.mu.Unlock()
 	ways := make(map[pair]*Way, len(asked))
-	if len(asked) > 0 && s.untouched() {
+	if len(asked) > 0 && s.watch.Untouched(netstate.Out, "") {
 		hoods := map[hood][]netlink.Neigh{}
 		for p := range asked {
 			w := s.find(p, hoods)

@@ -40,7 +40,7 @@ func (d *process) chooseBackend() error {
 	if d.links, err = iface.New(); err != nil {
 		return err
 	}
-	d.choice, err = choose(wantBackend(&d.opt, d.cfg), d.cfg.Connections, prober{kernel: xfrm.Probe, interfaces: d.links.Can})
+	d.choice, err = choose(wantBackend(&d.opt, d.cfg), d.cfg.Connections, prober{kernel: askKernel, interfaces: d.links.Can})
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func checkBackend(o *Options, c *conf.Config) error {
 		return err
 	}
 	defer links.End()
-	ch, err := choose(wantBackend(o, c), c.Connections, prober{kernel: xfrm.Probe, interfaces: links.Can})
+	ch, err := choose(wantBackend(o, c), c.Connections, prober{kernel: askKernel, interfaces: links.Can})
 	if err != nil && unix.Geteuid() != 0 {
 		fmt.Fprintf(o.Stderr, "backend: not known without privilege: %v\n", err)
 		return nil

@@ -21,8 +21,20 @@ type choice struct {
 // prober asks the kernel what it has; interfaces why it has no devices for
 // route-based tunnels, nil when it has.
 type prober struct {
-	kernel     func() (xfrm.Report, error)
+	kernel     func() (kernelHas, error)
 	interfaces func() error
+}
+
+// kernelHas is what the choice needs of an xfrm.Report.
+type kernelHas struct {
+	missing  []string
+	unusable string
+	info     backend.Info
+}
+
+func askKernel() (kernelHas, error) {
+	r, err := xfrm.Probe()
+	return kernelHas{r.Missing, r.Unusable, backend.Info{Name: "kernel", Supports: r.Supports}}, err
 }
 
 // remedy is what a person can do about a kernel that carries nothing.
@@ -41,10 +53,10 @@ func choose(want conf.Backend, conns []*conf.Connection, p prober) (choice, erro
 		if err != nil {
 			return choice{}, fmt.Errorf("backend kernel: %w; it needs root or CAP_NET_ADMIN", err)
 		}
-		if r.Unusable != "" {
-			return choice{}, fmt.Errorf("backend kernel: the kernel cannot carry IPsec, because %s; %s", r.Unusable, remedy)
+		if r.unusable != "" {
+			return choice{}, fmt.Errorf("backend kernel: %s; %s", r.unusable, remedy)
 		}
-		return choice{want, "as configured" + lacks(&r)}, fits(kernelInfo(&r), p.interfaces, conns)
+		return choice{want, "as configured" + r.lacks()}, fits(r.info, p.interfaces, conns)
 	case conf.BackendAuto:
 	default:
 		return choice{}, fmt.Errorf("backend %q is not known, expected auto, kernel or userspace", want)
@@ -53,29 +65,33 @@ func choose(want conf.Backend, conns []*conf.Connection, p prober) (choice, erro
 	switch {
 	case err != nil:
 		return choice{conf.BackendUserspace, fmt.Sprintf("because the kernel cannot be asked what it has: %v", err)}, fits(userspaceInfo(), nil, conns)
-	case r.Unusable != "":
-		err = errors.New(r.Unusable)
+	case r.unusable != "":
+		err = errors.New(r.unusable)
 	default:
-		if err = fits(kernelInfo(&r), p.interfaces, conns); err == nil {
+		if err = fits(r.info, p.interfaces, conns); err == nil {
 			why := "because the kernel has what the configuration needs"
 			if len(conns) == 0 {
 				why = "because the kernel has it"
 			}
-			return choice{conf.BackendKernel, why + lacks(&r)}, nil
+			return choice{conf.BackendKernel, why + r.lacks()}, nil
 		}
 	}
 	if other := fits(userspaceInfo(), nil, conns); other != nil {
 		return choice{}, fmt.Errorf("no backend can carry what is configured. Kernel: %w. Userspace: %w", err, other)
 	}
-	return choice{conf.BackendUserspace, fmt.Sprintf("because of the kernel: %v", err)}, nil
+	why := fmt.Sprintf("because %v", err)
+	if r.unusable == "" {
+		why = fmt.Sprintf("because the kernel cannot carry all that is configured: %v", err)
+	}
+	return choice{conf.BackendUserspace, why}, nil
 }
 
 // lacks names what a usable kernel has not.
-func lacks(r *xfrm.Report) string {
-	if len(r.Missing) == 0 {
+func (r *kernelHas) lacks() string {
+	if len(r.missing) == 0 {
 		return ""
 	}
-	return "; missing: " + strings.Join(r.Missing, ", ")
+	return "; missing: " + strings.Join(r.missing, ", ")
 }
 
 // fits tells why a backend cannot carry one of the connections.
@@ -86,10 +102,6 @@ func fits(info backend.Info, can func() error, conns []*conf.Connection) error {
 		}
 	}
 	return nil
-}
-
-func kernelInfo(r *xfrm.Report) backend.Info {
-	return backend.Info{Name: "kernel", Supports: r.Supports}
 }
 
 func userspaceInfo() backend.Info {

@@ -9,8 +9,8 @@ import (
 
 	"iked/conf"
 	"iked/crypto/suite"
+	"iked/internal/backend"
 	"iked/spd"
-	"iked/xfrm"
 )
 
 func connections(t *testing.T, child string) []*conf.Connection {
@@ -34,14 +34,17 @@ secrets: [{psk: "a-long-secret"}]
 // is configured, else the userspace datapath, when that can. What was asked for by
 // name is not replaced.
 func TestChoose(t *testing.T) {
-	noESP := xfrm.Report{Unusable: "CONFIG_INET_ESP is not set", Missing: []string{"CONFIG_INET_ESP is not set"}}
-	good := xfrm.Report{}
-	odd := xfrm.Report{Missing: []string{"CONFIG_INET_AH is not set"}}
+	noESP := kernelHas{unusable: "CONFIG_INET_ESP is not set", missing: []string{"CONFIG_INET_ESP is not set"}}
+	good := kernelHas{info: backend.Info{Name: "kernel", Supports: func(p suite.Protocol, _ spd.Mode, encr, _ suite.Transform, _ bool) (bool, string) {
+		return encr.ID != suite.EncrChaCha20Poly1305 && p == suite.ProtoESP, "CONFIG_CRYPTO_CHACHA20POLY1305 is not set"
+	}}}
+	odd := good
+	odd.missing = []string{"CONFIG_INET_AH is not set"}
 	some := errors.New("CONFIG_XFRM_INTERFACE is not set")
 	for _, x := range []struct {
 		name   string
 		want   conf.Backend
-		report xfrm.Report
+		report kernelHas
 		err    error
 		child  string
 		none   bool // no connection
@@ -49,7 +52,7 @@ func TestChoose(t *testing.T) {
 		got    conf.Backend
 		says   string // in the reason, or in the error
 	}{
-		{name: "auto, no ESP", want: "auto", report: noESP, got: "userspace", says: "because of the kernel: CONFIG_INET_ESP is not set"},
+		{name: "auto, no ESP", want: "auto", report: noESP, got: "userspace", says: "because CONFIG_INET_ESP is not set"},
 		{name: "auto, unprivileged", want: "auto", err: errors.New("operation not permitted"), got: "userspace", says: "cannot be asked"},
 		{name: "auto, nothing configured, no ESP", want: "auto", report: noESP, none: true, got: "userspace", says: "CONFIG_INET_ESP"},
 		{name: "auto, device wanted, no ESP", want: "auto", report: noESP, child: ", interface: office0", says: "Userspace: connection office, child net: interface needs the kernel backend"},
@@ -63,6 +66,9 @@ func TestChoose(t *testing.T) {
 		{name: "auto, nothing configured", want: "auto", report: good, none: true, got: "kernel", says: "because the kernel has it"},
 		{name: "auto, something else missing", want: "auto", report: odd, got: "kernel", says: "missing: CONFIG_INET_AH is not set"},
 		{name: "kernel, something missing", want: "kernel", report: odd, got: "kernel", says: "missing: CONFIG_INET_AH is not set"},
+		{name: "auto, a cipher is missing", want: "auto", report: good, child: ", esp_proposals: [chacha20poly1305-x25519]", got: "userspace", says: "because the kernel cannot carry all that is configured: connection office, child net: the kernel backend carries none of its proposals: CONFIG_CRYPTO_CHACHA20POLY1305"},
+		{name: "auto, a cipher of two is missing", want: "auto", report: good, child: ", esp_proposals: [chacha20poly1305-aes128gcm16-x25519]", got: "kernel", says: "has what"},
+		{name: "kernel, a cipher is missing", want: "kernel", report: good, child: ", esp_proposals: [chacha20poly1305-x25519]", says: "none of its proposals"},
 		{name: "auto, device wanted, there are none", want: "auto", report: good, child: ", interface: office0", links: some, says: "Kernel: connection office, child net: interface office0 cannot be made: CONFIG_XFRM_INTERFACE"},
 		{name: "auto, device wanted", want: "auto", report: good, child: ", interface: office0", got: "kernel", says: "has what"},
 	} {
@@ -72,7 +78,7 @@ func TestChoose(t *testing.T) {
 				conns = nil
 			}
 			c, err := choose(x.want, conns, prober{
-				kernel:     func() (xfrm.Report, error) { return x.report, x.err },
+				kernel:     func() (kernelHas, error) { return x.report, x.err },
 				interfaces: func() error { return x.links },
 			})
 			if x.got == "" {
@@ -88,14 +94,10 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// The two descriptions that the choice works with say what the backends say when
-// they are open.
-func TestDescriptionsForTheChoice(t *testing.T) {
-	r := xfrm.Report{Unusable: "nothing is there"}
+// The description of the userspace datapath that the choice works with says what
+// it says when it is open.
+func TestDescriptionForTheChoice(t *testing.T) {
 	gcm := suite.Transform{Type: suite.ENCR, ID: suite.EncrAESGCM16, KeyBits: 128}
-	if ok, why := kernelInfo(&r).Supports(suite.ProtoESP, spd.Tunnel, gcm, suite.Transform{}, false); ok || why != "nothing is there" {
-		t.Errorf("kernel: %v %q", ok, why)
-	}
 	if ok, why := userspaceInfo().Supports(suite.ProtoESP, spd.Tunnel, gcm, suite.Transform{}, false); !ok {
 		t.Errorf("userspace: %q", why)
 	}

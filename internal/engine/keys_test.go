@@ -44,7 +44,7 @@ func keyCases() map[string]map[string]keyCase {
 		},
 		"connections": {
 			"version": v("1"), "local_addrs": v("[192.0.2.9]"), "remote_addrs": v("[192.0.2.9]"), "local_port": v("4500"), "remote_port": v("4500"),
-			"proposals": v("[aes128-sha256-modp2048]"), "vips": v("[0.0.0.0]"), "aggressive": {value: "yes", with: "version: 1"}, "aggressive_psk": {value: "yes", with: "version: 1\naggressive: yes"}, "pull": no("no"), "dscp": v("'101110'"),
+			"proposals": v("[aes128-sha256-modp2048]"), "vips": v("[0.0.0.0]"), "aggressive": {value: "yes", with: "version: 1"}, "aggressive_psk": {value: "yes", with: "version: 1\naggressive: yes"}, "pull": {value: "no", with: "version: 1"}, "dscp": v("'101110'"),
 			"encap": v("yes"), "mobike": {nothing: "does not offer it either way"}, "dpd_delay": v("10s"), "dpd_timeout": {nothing: "IKEv1 only"},
 			"fragmentation": v("no"), "childless": no("force"), "send_certreq": v("no"), "send_cert": v("always"), "ocsp": no("both"),
 			"ppk_id": no("x"), "ppk_required": no("yes"), "keyingtries": at("internal/engine/keys_act_test.go:TestKeyingTries"),
@@ -54,7 +54,7 @@ func keyCases() map[string]map[string]keyCase {
 		"connections: local and remote": {
 			"round": {nothing: "Order of the rounds"}, "auth": at("ikev2/features_test.go:TestAuthClass"), "id": v("other"), "certs": at("conf/creds_test.go:TestLoadCertAndKey"),
 			"cacerts": at(pkiTest), "ca_id": v("'CN=x'"), "revocation": v("strict"), "cert_policy": v("[1.2.3]"), "pubkeys": no("[x]"), "groups": no("[x]"),
-			"eap_id": no("x"), "aaa_id": no("x"), "xauth_id": no("x"),
+			"eap_id": no("x"), "aaa_id": no("x"), "xauth_id": at("ikev1/xauth_test.go:TestXAuth"),
 		},
 		"connections: children": {
 			"start": v("on-demand"), "fail": at("internal/engine/keys_act_test.go:TestFailOfEachChild"), "ah_proposals": v("[sha256]"), "esp_proposals": v("[aes128-sha256]"), "local_ts": v("[10.9.0.0/16]"),
@@ -72,7 +72,7 @@ func keyCases() map[string]map[string]keyCase {
 			"per_cpu_sas": no("yes"), "icmp": no("yes"),
 		},
 		"secrets": {
-			"name": {nothing: "Name, for people"}, "psk": v("another"), "id": v("[sun]"), "type": no("eap"),
+			"name": {nothing: "Name, for people"}, "psk": v("another"), "id": v("[sun]"), "type": at("conf/psk_test.go:TestUserSecrets"),
 			"private": at("conf/creds_test.go:TestCredentialFaults"), "passphrase": at("internal/pki/pkcs8_test.go:TestEncryptedKeys"),
 		},
 		"pools": {

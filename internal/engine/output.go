@@ -123,6 +123,10 @@ func (s *shard) request(x *ikeSA, now time.Time, q ikev2.Request) {
 		if c := s.child(w.Child); c != nil {
 			s.uninstall(c, w.In, w.Out)
 		}
+	case keyex.CheckUser:
+		x.answer(q.ID, ikev2.DoneReply{Err: e.store.checkUser(w)})
+	case keyex.UserSecret:
+		x.answer(q.ID, e.store.userSecret(w))
 	case keyex.FindOther:
 		s.findOther(x, q.ID, w)
 	case ikev2.LastInbound:

@@ -175,7 +175,7 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 	}
 	cfg := &ikev2.Config{
 		Name: c.Name, Version: uint8(c.Version), Proposals: c.Proposals,
-		V1:    keyex.V1{Aggressive: c.Aggressive, AggressivePSK: c.AggressivePSK},
+		V1:    v1Config(c),
 		Local: authConfig(c.Local, true), Remote: authConfig(c.Remote, false),
 		FragmentSize: g.FragmentSize, ForceEncap: c.Encap, SendCertReq: c.SendCertReq,
 		VIPs: c.VIPs, Pools: c.Pools, DPDDelay: c.DPDDelay, KeepAlive: keepAlive, PortNATT: g.PortNATT,
@@ -212,6 +212,24 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 		}
 	}
 	return cfg
+}
+
+// v1Config is what only IKEv1 knows: a second round of authentication, or an only
+// one without certificate and secret, is XAuth.
+func v1Config(c *conf.Connection) keyex.V1 {
+	v := keyex.V1{Aggressive: c.Aggressive, AggressivePSK: c.AggressivePSK, Push: c.Push}
+	for i, side := range [][]*conf.Auth{c.Local, c.Remote} {
+		for _, a := range side {
+			if a.Class != conf.AuthXAuth {
+				continue
+			}
+			v.XAuth, v.Hybrid = keyex.XAuthServer, len(side) == 1
+			if i == 0 {
+				v.XAuth, v.User = keyex.XAuthClient, a.User
+			}
+		}
+	}
+	return v
 }
 
 func authConfig(rounds []*conf.Auth, local bool) ikev2.AuthConfig {

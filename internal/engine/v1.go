@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
 	"hash/maphash"
 	"net/netip"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"iked/internal/ident"
 	"iked/internal/isakmp"
 	"iked/internal/keyex"
+	"iked/internal/secret"
 )
 
 // ikev1SA lets the engine drive an ikev1.SA.
@@ -152,6 +155,28 @@ func (s *shard) adoptV1(x *ikeSA, now time.Time) bool {
 	s.inherit(old, x)
 	s.do(func(s *shard) { s.drive(old, func(time.Time) {}) })
 	return true
+}
+
+// checkUser checks a user of XAuth against the secrets of that type.
+func (s *credStore) checkUser(w keyex.CheckUser) error {
+	want, ok := s.now.Load().secrets.User(w.User)
+	// The comparison takes as long for a user that is not there.
+	if !ok {
+		want = secret.New(make([]byte, w.Password.Len()+1))
+	}
+	if !want.Equal(w.Password) || !ok {
+		return errors.New("there is no such user, or the password is wrong")
+	}
+	return nil
+}
+
+// userSecret finds the own password for XAuth.
+func (s *credStore) userSecret(w keyex.UserSecret) keyex.SecretReply {
+	x, ok := s.now.Load().secrets.User(w.User)
+	if !ok {
+		return keyex.SecretReply{Err: fmt.Errorf("there is no secret of type xauth for %q", w.User)}
+	}
+	return keyex.SecretReply{Secret: x}
 }
 
 // findOther answers whether there is another IKE SA with the peer.

@@ -1,5 +1,10 @@
 package keyex
 
+import (
+	"iked/internal/ident"
+	"iked/internal/secret"
+)
+
 // V1 is what only an IKEv1 connection has.
 type V1 struct {
 	// Aggressive initiates with Aggressive Mode, and accepts it as responder (RFC
@@ -8,12 +13,30 @@ type V1 struct {
 	// AggressivePSK consents to Aggressive Mode with a pre-shared key as responder:
 	// whoever asks gets a hash to try passwords on at home.
 	AggressivePSK bool
+	// XAuth is this side's part in draft-beaulieu-ike-xauth, behind phase 1; User the
+	// client's name.
+	XAuth XAuthRole
+	User  string
+	// Hybrid: the client proves itself by XAuth alone, the server by a certificate
+	// (draft-ietf-ipsec-isakmp-hybrid-auth).
+	Hybrid bool
+	// Push: the server gives addresses without being asked; a client waits for them.
+	Push bool
 }
 
-// SignScheme says how Sign and Verify work. Those of IKEv1:
-// Octets are HASH_I or HASH_R themselves, RSA signs them as PKCS #1
-// without DigestInfo (RFC 2409, Section 5.1), ECDSA takes them as the digest (RFC
-// 4754). 0 are those of IKEv2.
+// XAuthRole is a part in XAuth.
+type XAuthRole uint8
+
+// Parts in XAuth.
+const (
+	NoXAuth XAuthRole = iota
+	XAuthClient
+	XAuthServer
+)
+
+// SignScheme says how Sign and Verify work. Those of IKEv1: Octets are HASH_I or
+// HASH_R themselves, RSA signs them as PKCS #1 without DigestInfo (RFC 2409,
+// Section 5.1), ECDSA takes them as the digest (RFC 4754). 0 are those of IKEv2.
 type SignScheme uint8
 
 // Schemes.
@@ -21,3 +44,29 @@ const (
 	SchemeIKEv2 SignScheme = iota
 	SchemeIKEv1
 )
+
+// CheckUser checks a user name and a password (XAuth). Reply: DoneReply; an error
+// refuses the user.
+type CheckUser struct {
+	Config   *Config
+	Peer     ident.ID
+	User     string
+	Password secret.Bytes
+}
+
+// UserSecret asks for the own password (XAuth). Reply: SecretReply.
+type UserSecret struct {
+	Config *Config
+	User   string
+}
+
+func (CheckUser) work()  {}
+func (UserSecret) work() {}
+
+// SecretReply answers UserSecret.
+type SecretReply struct {
+	Secret secret.Bytes
+	Err    error
+}
+
+func (SecretReply) reply() {}

@@ -44,6 +44,7 @@ func main() {
 	wg := flag.String("wireguard", "", "wireguard-go program")
 	iked := flag.String("iked", "", "iked program")
 	ikectl := flag.String("ikectl", "", "ikectl program")
+	onlyTCP := flag.Bool("tcp", false, "measure TCP only")
 	rounds := flag.Int("rounds", 1, "rounds; the best of each number counts")
 	flag.Parse()
 	if err := testnet.CanBuild(); err != nil {
@@ -61,7 +62,7 @@ func main() {
 		}
 		best := result{name: c.name}
 		for range *rounds {
-			r := measure(ctx, c, *seconds)
+			r := measure(ctx, c, *seconds, *onlyTCP)
 			if r.err != nil {
 				best.err = r.err
 				break
@@ -124,7 +125,7 @@ func (b *result) keep(r result) {
 }
 
 // measure brings one contender up and sends all traffic through it.
-func measure(ctx context.Context, c contender, d time.Duration) (r result) {
+func measure(ctx context.Context, c contender, d time.Duration, onlyTCP bool) (r result) {
 	r.name = c.name
 	topo, err := testnet.NewTopology(testnet.TopologyOptions{})
 	if err != nil {
@@ -174,6 +175,9 @@ func measure(ctx context.Context, c contender, d time.Duration) (r result) {
 		r.cpuPerGB = (after - before).Seconds() / (float64(bytes) / 1e9)
 	}
 	if _, r.tcp4, err = tcp(topo, 4, d); fail(err) {
+		return r
+	}
+	if onlyTCP {
 		return r
 	}
 	u, err := udp(topo, 1200, d)

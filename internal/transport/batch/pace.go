@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pace makes a reader rest while packets come fast but one by one, so that more
+// Pace makes a reader rest while packets come fast but one by one, so that more
 // of them are read, opened and handed on together: what a network card does with
 // its interrupts. A socket with little traffic is read at once.
-type pace struct {
+type Pace struct {
 	start time.Time // of the window in which packets are counted
 	count int
 	last  int // packets of the last read
@@ -23,8 +23,8 @@ const (
 	paceRest   = 60 * time.Microsecond
 )
 
-// read tells of n packets that were read.
-func (p *pace) read(n int, now time.Time) {
+// Read tells of n packets that were read.
+func (p *Pace) Read(n int, now time.Time) {
 	p.last = n
 	p.count += n
 	if d := now.Sub(p.start); d >= paceWindow {
@@ -33,19 +33,20 @@ func (p *pace) read(n int, now time.Time) {
 	}
 }
 
-// full tells that the last read does not ask for a rest.
-func (p *pace) full() bool { return !p.busy || p.last >= paceBatch }
+// Full tells that the last read does not ask for a rest.
+func (p *Pace) Full() bool { return !p.busy || p.last >= paceBatch }
 
-// woken tells, when a packet arrived after the socket was empty, whether to read
+// Woken tells, when a packet arrived after the socket was empty, whether to read
 // at once; after a pause the traffic counts as slow.
-func (p *pace) woken(now time.Time) bool {
+func (p *Pace) Woken(now time.Time) bool {
 	if now.Sub(p.start) >= 4*paceWindow {
 		p.busy = false
 	}
 	return !p.busy
 }
 
-func rest() {
+// Rest waits for the time of a rest.
+func Rest() {
 	t := unix.NsecToTimespec(int64(paceRest))
 	// Woken early is as good.
 	_ = unix.Nanosleep(&t, nil)

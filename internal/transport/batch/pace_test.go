@@ -9,39 +9,39 @@ import (
 // batches at once, and after a pause everything begins anew.
 func TestPace(t *testing.T) {
 	now := time.Unix(1000, 0)
-	var p pace
+	var p Pace
 	each := func(n int, every time.Duration) {
 		for range 100 {
 			now = now.Add(every)
-			p.read(n, now)
+			p.Read(n, now)
 		}
 	}
 	each(1, time.Millisecond)
-	if !p.full() || !p.woken(now) {
+	if !p.Full() || !p.Woken(now) {
 		t.Error("1,000 packets in a second make the reader rest")
 	}
 	each(1, 20*time.Microsecond)
-	if p.full() || p.woken(now) {
+	if p.Full() || p.Woken(now) {
 		t.Error("50,000 packets in a second, one by one, do not make the reader rest")
 	}
 	each(paceBatch, time.Millisecond)
-	if !p.full() {
+	if !p.Full() {
 		t.Error("full batches make the reader rest")
 	}
-	if now = now.Add(time.Second); !p.woken(now) || !p.full() {
+	if now = now.Add(time.Second); !p.Woken(now) || !p.Full() {
 		t.Error("the reader rests after a pause")
 	}
 }
 
 // The first packet ever is read at once.
 func TestPaceBegins(t *testing.T) {
-	var p pace
+	var p Pace
 	now := time.Unix(1000, 0)
-	if !p.full() || !p.woken(now) {
+	if !p.Full() || !p.Woken(now) {
 		t.Error("the reader rests before anything was read")
 	}
-	p.read(1, now)
-	if !p.full() {
+	p.Read(1, now)
+	if !p.Full() {
 		t.Error("the reader rests after one packet")
 	}
 }

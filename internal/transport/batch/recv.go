@@ -21,7 +21,7 @@ type Reader struct {
 	room    int // free octets before a packet, for headers
 	packets []Packet
 
-	pace  pace // of a dedicated socket
+	pace  Pace // of a dedicated socket
 	n     int  // result of the last call
 	errno unix.Errno
 	call  func(fd uintptr) bool
@@ -68,8 +68,8 @@ func (r *Reader) recv(fd uintptr) bool {
 			h.SetControllen(len(r.oobs[i]))
 		}
 	}
-	if r.c.wake >= 0 && !r.pace.full() {
-		rest()
+	if r.c.wake >= 0 && !r.pace.Full() {
+		Rest()
 	}
 	for {
 		// It never waits. Telling the scheduler of it would cost more than it does.
@@ -79,8 +79,8 @@ func (r *Reader) recv(fd uintptr) bool {
 		}
 		if e == unix.EAGAIN && r.c.wake >= 0 {
 			if r.c.await(fd, unix.POLLIN) {
-				if !r.pace.woken(time.Now()) {
-					rest()
+				if !r.pace.Woken(time.Now()) {
+					Rest()
 				}
 				continue
 			}
@@ -136,7 +136,7 @@ func (r *Reader) Read() ([]Packet, error) {
 		r.packets = append(r.packets, p)
 	}
 	if r.c.wake >= 0 {
-		r.pace.read(len(r.packets), time.Now())
+		r.pace.Read(len(r.packets), time.Now())
 	}
 	return r.packets, nil
 }

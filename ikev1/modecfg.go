@@ -1,0 +1,248 @@
+package ikev1
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"iked/ikev1/message"
+	"iked/internal/keyex"
+	"iked/internal/trace"
+)
+
+// Mode Config (draft-dukes-ike-mode-cfg): virtual addresses. The client pulls them
+// with a request, or the server pushes them with a set.
+
+// Bounds on what Mode Config may make the other side keep.
+const (
+	maxNameServers = 8
+	maxAddresses   = 4
+)
+
+// configure is the step behind authentication: addresses, then Quick Mode.
+func (sa *SA) configure(now time.Time) {
+	cfg := sa.cfg
+	switch {
+	case sa.parent != nil && len(sa.parent.vipLocal)+len(sa.parent.vipRemote) > 0:
+		sa.ready(now) // they are taken over
+	case len(cfg.VIPs) > 0 && cfg.V1.Push:
+		// The server sends them.
+	case len(cfg.VIPs) > 0:
+		sa.pull(now)
+	case len(cfg.Pools) > 0 && cfg.V1.Push && len(sa.vipRemote) == 0:
+		sa.push(now)
+	default:
+		sa.ready(now)
+	}
+}
+
+// pull asks for addresses.
+func (sa *SA) pull(now time.Time) {
+	var list []message.Attribute
+	add := func(address, dns uint16, a netip.Addr) {
+		var v []byte
+		if !a.IsUnspecified() {
+			v = a.AsSlice()
+		}
+		list = append(list, message.Variable(address, v))
+		if _, ok := find(list, dns); !ok {
+			list = append(list, message.Variable(dns, nil))
+		}
+	}
+	for _, a := range sa.cfg.VIPs {
+		if a = a.Unmap(); a.Is4() {
+			add(cfgIP4Address, cfgIP4DNS, a)
+		} else {
+			add(cfgIP6Address, cfgIP6DNS, a)
+		}
+	}
+	sa.transact(now, "MODE_CONFIG", message.CfgRequest, list, func(now time.Time, a *message.Attributes) {
+		sa.takeAddresses(now, a.List)
+	})
+}
+
+// addressOf is the address in an attribute; IPv6 ones may have a prefix length
+// behind.
+func addressOf(a message.Attribute) (netip.Addr, bool) {
+	b := a.Value
+	switch a.Type {
+	case cfgIP4Address, cfgIP4DNS:
+		if len(b) != 4 {
+			return netip.Addr{}, false
+		}
+	case cfgIP6Address, cfgIP6DNS:
+		if len(b) == 17 {
+			b = b[:16]
+		}
+		if len(b) != 16 {
+			return netip.Addr{}, false
+		}
+	default:
+		return netip.Addr{}, false
+	}
+	addr, ok := netip.AddrFromSlice(b)
+	return addr, ok && !addr.Is4In6()
+}
+
+// takeAddresses uses what the server gave, as far as it was asked for.
+func (sa *SA) takeAddresses(now time.Time, list []message.Attribute) {
+	for _, a := range list {
+		addr, ok := addressOf(a)
+		if !ok {
+			continue
+		}
+		switch a.Type {
+		case cfgIP4Address, cfgIP6Address:
+			if sa.wantsAddress(addr) {
+				sa.vipLocal = append(sa.vipLocal, netip.PrefixFrom(addr, addr.BitLen()))
+			}
+		case cfgIP4DNS, cfgIP6DNS:
+			if len(sa.dns) < maxNameServers && !slices.Contains(sa.dns, addr) {
+				sa.dns = append(sa.dns, addr)
+			}
+		}
+	}
+	if len(sa.vipLocal) == 0 {
+		f := sa.failure(now, trace.StageAddress, "the peer gave no virtual address", "configure pools at the peer, or remove vips here")
+		sa.log(now, trace.Control, true, "%s", f.Sentence)
+		sa.inform(now, &message.Delete{Protocol: message.ProtoISAKMP, SPIs: [][]byte{sa.cookies()}})
+		sa.close(now, keyex.Closed{Reason: keyex.CloseFailed, Failure: f})
+		return
+	}
+	sa.using = true
+	sa.Tell(keyex.UseAddress{Config: sa.cfg, Addrs: sa.vipLocal, DNS: sa.dns})
+	sa.ready(now)
+}
+
+// wantsAddress tells whether an address is one more of those that were asked for,
+// and may be an own one.
+func (sa *SA) wantsAddress(a netip.Addr) bool {
+	if !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() {
+		return false
+	}
+	left := 0
+	for _, v := range sa.cfg.VIPs {
+		if v.Unmap().Is4() == a.Is4() {
+			left++
+		}
+	}
+	for _, p := range sa.vipLocal {
+		if p.Addr() == a {
+			return false
+		}
+		if p.Addr().Is4() == a.Is4() {
+			left--
+		}
+	}
+	return left > 0
+}
+
+// takePushed takes addresses that the server pushes.
+func (sa *SA) takePushed(now time.Time, list []message.Attribute, answer func(time.Time, []message.Attribute)) {
+	if len(sa.cfg.VIPs) == 0 || sa.state == keyex.Established || sa.cfg.V1.XAuth == keyex.XAuthClient && !sa.userDone {
+		sa.log(now, trace.Control, true, "the peer %v pushes addresses, which this connection does not want now", sa.remoteID)
+		answer(now, nil)
+		return
+	}
+	var ack []message.Attribute
+	for _, a := range list {
+		ack = append(ack, message.Variable(a.Type, nil))
+	}
+	answer(now, ack)
+	sa.takeAddresses(now, list)
+}
+
+// lease asks the pools for addresses; then gets the attributes, none when there
+// are none.
+func (sa *SA) lease(now time.Time, wanted []netip.Addr, then func(now time.Time, list []message.Attribute)) {
+	give := func(now time.Time) {
+		var list []message.Attribute
+		for _, p := range sa.vipRemote {
+			if p.Addr().Is4() {
+				list = append(list, message.Variable(cfgIP4Address, p.Addr().AsSlice()), message.Variable(cfgIP4Netmask, []byte{255, 255, 255, 255}))
+			} else {
+				list = append(list, message.Variable(cfgIP6Address, append(p.Addr().AsSlice(), 128)))
+			}
+		}
+		for _, d := range sa.dns {
+			t := cfgIP6DNS
+			if d.Is4() {
+				t = cfgIP4DNS
+			}
+			list = append(list, message.Variable(t, d.AsSlice()))
+		}
+		then(now, list)
+	}
+	if len(sa.vipRemote) > 0 {
+		give(now) // asked again, as after a new phase 1
+		return
+	}
+	sa.Ask(keyex.AssignAddress{Config: sa.cfg, Peer: sa.remoteID, Wanted: wanted}, func(now time.Time, r keyex.Reply) {
+		a, ok := r.(keyex.AddressReply)
+		if !ok || a.Err != nil {
+			sa.log(now, trace.Control, true, "no virtual address for the peer %v: %v", sa.remoteID, a.Err)
+			then(now, nil)
+			return
+		}
+		sa.vipRemote, sa.dns, sa.leased = a.Addrs, a.DNS, true
+		give(now)
+	})
+}
+
+// answerConfig is the server's answer to a pull. Before the peer is wholly
+// authenticated it gets nothing.
+func (sa *SA) answerConfig(now time.Time, list []message.Attribute, answer func(time.Time, []message.Attribute)) {
+	if len(sa.cfg.Pools) == 0 || sa.state != keyex.Established {
+		answer(now, nil)
+		return
+	}
+	var wanted []netip.Addr
+	for _, a := range list {
+		any := netip.IPv4Unspecified()
+		switch a.Type {
+		case cfgIP4Address:
+		case cfgIP6Address:
+			any = netip.IPv6Unspecified()
+		default:
+			continue
+		}
+		if addr, ok := addressOf(a); ok {
+			any = addr
+		}
+		if len(wanted) < maxAddresses {
+			wanted = append(wanted, any)
+		}
+	}
+	if len(wanted) == 0 {
+		answer(now, nil)
+		return
+	}
+	sa.lease(now, wanted, answer)
+}
+
+// push gives addresses without being asked.
+func (sa *SA) push(now time.Time) {
+	sa.lease(now, []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, func(now time.Time, list []message.Attribute) {
+		if len(list) == 0 {
+			sa.ready(now)
+			return
+		}
+		sa.transact(now, "MODE_CONFIG", message.CfgSet, list, func(now time.Time, _ *message.Attributes) { sa.ready(now) })
+	})
+}
+
+// returnAddresses gives virtual addresses back.
+func (sa *SA) returnAddresses() {
+	if sa.using {
+		sa.using = false
+		sa.Tell(keyex.UseAddress{Config: sa.cfg, Remove: true, Addrs: sa.vipLocal, DNS: sa.dns})
+	}
+	if sa.leased {
+		sa.leased = false
+		rel := keyex.ReleaseAddress{Config: sa.cfg, Peer: sa.remoteID}
+		for _, p := range sa.vipRemote {
+			rel.Addrs = append(rel.Addrs, p.Addr())
+		}
+		sa.Tell(rel)
+	}
+}
