@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,11 +28,14 @@ func Sent(ends ...End) (*SentCapture, error) {
 // SentCapture are the captures of Sent.
 type SentCapture struct{ ends []*Capture }
 
-// Stop ends the recording.
+// Stop ends the recording. Closing a packet socket takes the kernel a while, so it
+// is done at all ends at once.
 func (s *SentCapture) Stop() {
+	var wg sync.WaitGroup
 	for _, c := range s.ends {
-		c.Stop()
+		wg.Go(c.Stop)
 	}
+	wg.Wait()
 }
 
 // Counts are the frames by class.

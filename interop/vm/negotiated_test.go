@@ -63,7 +63,13 @@ func TestStrongSwan(t *testing.T) {
 				d := newDaemons(t, backend, role)
 				for _, c := range negotiations {
 					t.Run(c.name, func(t *testing.T) {
-						defer func() { negotiatedTable.add(c.name, backend+", "+role, !t.Failed()) }()
+						defer func() {
+							result := "pass"
+							if t.Failed() {
+								result = "FAIL"
+							}
+							negotiatedTable.Set(c.name, backend+", "+role, result)
+						}()
 						c.run(t, d)
 					})
 				}
