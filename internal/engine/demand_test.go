@@ -326,3 +326,18 @@ func TestAcquireOfWhatIsHeldDown(t *testing.T) {
 		}
 	})
 }
+
+// RFC 4301, Section 4.4.1: what is to be protected does not leave in clear from the
+// moment on at which a configuration is loaded, also where its selectors are the two
+// hosts themselves: their addresses are written down.
+func TestTrapStandsWhenLoaded(t *testing.T) {
+	simulate(t, func(w *world) {
+		text := moonConf("    local_addrs: ["+moonAddr+"]", ", start: on-demand, mode: transport")
+		text = strings.NewReplacer("[10.1.0.0/16]", "[dynamic]", "[10.2.0.0/16]", "[dynamic]").Replace(text)
+		moon := w.gateway("moon", moonAddr, text)
+		p := moon.trapOf("office/net")
+		if len(p.Local) != 1 || p.Local[0] != spd.Host(addr(moonAddr)) || len(p.Remote) != 1 || p.Remote[0] != spd.Host(addr(sunAddr)) {
+			t.Errorf("the policy is for %v and %v", p.Local, p.Remote)
+		}
+	})
+}

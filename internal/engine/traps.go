@@ -105,6 +105,15 @@ func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
 		return // whoever comes: there is nothing to hold back
 	}
 	conn, ch := c.prog.conf, k.conf
+	// Addresses that are written down need no look-up: nothing leaves in clear from
+	// the moment on at which the configuration counts as loaded.
+	if l, r := onlyAddr(conn.LocalAddrs), onlyAddr(conn.RemoteAddrs); l.IsValid() && r.IsValid() && l.Is4() == r.Is4() {
+		w.local, w.remote = fixed(ch.Local, l), fixed(ch.Remote, r)
+		if err := p.e.policies.stand(w); err != nil {
+			p.e.warnf(trace.KNL, "%v", err)
+		}
+		return
+	}
 	p.trapLater(c, k, func() (policyWant, error) {
 		local, remote, err := p.e.addresses(conn, 0)
 		w.local, w.remote = fixed(ch.Local, local.Addr()), fixed(ch.Remote, remote.Addr())
