@@ -37,7 +37,8 @@ type question struct {
 }
 
 const (
-	// pfpClear is how long one flow may keep others of its policy from asking.
+	// pfpClear is how long a flow that asks again may keep others of its policy
+	// from asking.
 	pfpClear = 20 * time.Millisecond
 	// askAgain is when a flow asks again that got no answer.
 	askAgain = 10 * time.Second
@@ -134,8 +135,9 @@ func (b *Backend) acquire(m *wire.Acquire) {
 	if q := b.asking.open[key]; q != nil && now.Before(q.until) {
 		b.counts[acquiresStale]++
 		q.acq = m
-		if p.PFP != 0 {
+		if p.PFP != 0 && q.clear.IsZero() {
 			q.clear = now.Add(pfpClear)
+			time.AfterFunc(pfpClear, func() { b.answer(time.Now()) })
 		}
 		return
 	}
@@ -152,11 +154,13 @@ func (b *Backend) acquire(m *wire.Acquire) {
 		return
 	}
 	q := &question{acq: m, reqID: p.ReqID, until: now.Add(askAgain)}
-	q.clear = q.until
-	if p.PFP != 0 {
-		q.clear = now.Add(pfpClear)
+	if p.PFP == 0 {
+		q.clear = q.until
 	}
 	b.asking.open[key] = q
+	if p.PFP != 0 {
+		b.takeBack(m) // at once, for the other flows
+	}
 }
 
 // served tells whether there is an outbound SA for an entry. In transport mode each
@@ -197,6 +201,9 @@ func (b *Backend) AcquireFailed(policy uint64, flow spd.Flow, retry time.Duratio
 func (b *Backend) answer(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
 	for k, q := range b.asking.open {
 		if !q.clear.IsZero() && !now.Before(q.clear) {
 			q.clear = time.Time{}

@@ -72,7 +72,7 @@ func (b *Backend) adopt() error {
 func (b *Backend) dropOrphans(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.orphans.IsZero() || now.Before(b.orphans) {
+	if b.closed || b.orphans.IsZero() || now.Before(b.orphans) {
 		return
 	}
 	b.orphans = time.Time{}
@@ -244,7 +244,7 @@ const watchPeriod = time.Second
 func (b *Backend) watchOpen(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if now.Before(b.watchAt) {
+	if b.closed || now.Before(b.watchAt) {
 		return
 	}
 	b.watchAt = now.Add(watchPeriod)

@@ -121,6 +121,9 @@ func (b *Backend) FreeSPI(proto suite.Protocol, _ netip.Addr, spi uint32) {
 func (b *Backend) lapse(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
 	for k, v := range b.larval {
 		if now.After(v.until) {
 			delete(b.larval, k)
