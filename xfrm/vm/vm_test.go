@@ -2,6 +2,8 @@
 package vm
 
 import (
+	"fmt"
+	"os"
 	"testing"
 
 	"iked/internal/backend"
@@ -12,7 +14,16 @@ import (
 	"iked/xfrm"
 )
 
-func TestMain(m *testing.M) { uml.Main(m, uml.Options{Modules: []string{"dummy"}}) }
+func TestMain(m *testing.M) {
+	if os.Getenv(leaveEnv) != "" {
+		if err := leaveBehind(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	uml.Main(m, uml.Options{Modules: []string{"dummy"}})
+}
 
 // namespace is a fresh one.
 func namespace(t *testing.T) *testnet.Namespace {
