@@ -331,7 +331,25 @@ func (e *Engine) AddStaticPolicy(p *spd.Policy) error {
 	s.nextID++
 	s.policies[p.Name] = p
 	s.say("added policy %s", p.Name)
+	s.warnShadowed()
 	return nil
+}
+
+// maxRegions bounds the search for policies that are never used.
+const maxRegions = 2000
+
+// warnShadowed tells which static policies decide about nothing, because those
+// before them have all their traffic. Where that would be long to find out,
+// nothing is told.
+func (s *statics) warnShadowed() {
+	list := s.sorted()
+	hidden, err := spd.Shadowed(list, maxRegions)
+	if err != nil {
+		return
+	}
+	for _, i := range hidden {
+		s.log(trace.Record{Level: trace.Control, Group: trace.KNL, Warn: true, Msg: fmt.Sprintf("static: policy %s is never used: those before it have all its traffic; give it a lower priority number", list[i].Name)})
+	}
 }
 
 // DeleteStaticPolicy removes a policy.
@@ -381,6 +399,10 @@ func (e *Engine) StaticPolicies() []spd.Policy {
 	s := e.statics
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.sorted()
+}
+
+func (s *statics) sorted() []spd.Policy {
 	out := make([]spd.Policy, 0, len(s.policies))
 	for _, p := range s.policies {
 		out = append(out, *p)

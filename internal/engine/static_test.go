@@ -197,6 +197,10 @@ func TestStaticLife(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		// All three have the same selectors.
+		if moon.logged("policy p0 is never used") || !moon.logged("policy p1 is never used") {
+			t.Error("which policies are never used was not said")
+		}
 		if n, err := moon.e.FlushStaticSAs(); n != 3 || err != nil {
 			t.Errorf("flushed %d SAs, %v", n, err)
 		}
