@@ -81,6 +81,7 @@ func replay(t *testing.T, p *pair, c Cell) {
 	wire := p.capture(t)
 	p.up(t, s)
 	ping(t, s)
+	wire.Stop()
 	frames := protectedFrames(wire, s.b.in.SPI)
 	if len(frames) < 3 {
 		t.Fatalf("%d packets to replay: %v", len(frames), wire)
@@ -119,6 +120,7 @@ func forgery(t *testing.T, p *pair, c Cell) {
 	wire := p.capture(t)
 	p.up(t, s)
 	ping(t, s)
+	wire.Stop()
 	frames := protectedFrames(wire, s.b.in.SPI)
 	if len(frames) == 0 {
 		t.Fatalf("no packet to forge: %v", wire)
@@ -201,15 +203,15 @@ func (p *pair) expires(t *testing.T, s *setup, h *half, sa *sad.SA, why string) 
 	if sa.Limits.HardTime > 0 && (took < sa.Limits.HardTime-time.Second || took > sa.Limits.HardTime+patience) {
 		t.Errorf("the SA ended after %v, its limit is %v", took, sa.Limits.HardTime)
 	}
-	n := len(protectedFrames(wire, sa.SPI))
-	if most := int(sa.Limits.HardPackets); sa.Dir == sad.Out && most > 0 && n > most {
-		t.Errorf("%d packets left by an SA that ends after %d", n, most)
-	}
 	r, err := s.a.NS.Ping(s.b.Addr, testnet.PingOptions{From: s.a.Addr, Timeout: 50 * time.Millisecond})
 	if err != nil || r.Received != 0 {
 		t.Errorf("an SA that has ended carries: %v, %v", r, err)
 	}
 	p.noClearText(t, wire)
+	n := len(protectedFrames(wire, sa.SPI))
+	if most := int(sa.Limits.HardPackets); sa.Dir == sad.Out && most > 0 && n > most {
+		t.Errorf("%d packets left by an SA that ends after %d", n, most)
+	}
 }
 
 func (p *pair) noClearText(t *testing.T, wire *testnet.SentCapture) {

@@ -140,12 +140,12 @@ func populate(t *testing.T, p *pair, c Cell) {
 	// Both go on, each by its own SA.
 	ping(t, first)
 	ping(t, second)
+	p.noClearText(t, wire)
 	for _, s := range []*setup{first, second} {
 		if n := len(protectedFrames(wire, s.b.in.SPI)); n < 3 {
 			t.Errorf("%d packets to %v by its SA: %v", n, s.b.Addr, wire)
 		}
 	}
-	p.noClearText(t, wire)
 }
 
 // narrow waits for the Acquire of a destination; the answer to it is a narrower
