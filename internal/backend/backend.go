@@ -85,7 +85,8 @@ type Expire struct {
 	ID    sad.ID
 	Owner uint64
 	Hard  bool
-	// Why is "time", "bytes" or "packets".
+	// Why is "time", "bytes" or "packets"; "removed" when somebody else took the SA
+	// away.
 	Why string
 }
 
