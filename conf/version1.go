@@ -44,11 +44,8 @@ func (l *loader) checkVersion(c *Connection) {
 		l.fault(c.pos.sub("proposals", 0), "add one such as aes256-sha256-modp2048", "IKEv1 can say none of the proposals: it has AES-CBC and 3DES with HMAC, and MODP and ECP groups")
 	}
 	for _, ch := range c.Children {
-		switch {
-		case ch.Mode == ModeBEET:
+		if ch.Mode == ModeBEET {
 			l.fault(ch.pos.sub("mode", 0), "use tunnel or transport, or version: 2", "mode beet is not negotiated by IKEv1 in this version")
-		case ch.Mode == ModeTransport && c.Encap:
-			l.fault(ch.pos.sub("mode", 0), "use mode: tunnel, or version: 2", "transport mode in UDP is not negotiated by IKEv1 in this version")
 		}
 		if ch.PFP != 0 {
 			l.fault(ch.pos.sub("pfp", 0), "remove pfp, or use version: 2", "pfp is not negotiated by IKEv1 in this version")

@@ -75,7 +75,12 @@ func (sa *SA) rekeyChild(now time.Time, c *keyex.Child) {
 	}
 	book(c).rekeying = true
 	c.State = keyex.ChildRekeying
-	sa.waiting = append(sa.waiting, &quick{sa: sa, cfg: c.Config, local: c.Local[0], remote: c.Remote[0], old: c, flow: keyex.Flow{Queue: &sa.Queue}})
+	q := &quick{sa: sa, cfg: c.Config, local: c.Local[0], remote: c.Remote[0], old: c, flow: keyex.Flow{Queue: &sa.Queue}}
+	if sa.translates(c.Mode) {
+		// The peer may have another address by now.
+		q.local, q.remote, _ = sa.asSeen(q.local, q.remote)
+	}
+	sa.waiting = append(sa.waiting, q)
 }
 
 // pending is a child that waits for the end of what comes before Quick Mode.
@@ -133,8 +138,8 @@ func (q *quick) request(now time.Time) {
 		q.fail(now, sa.failure(now, trace.StageSelectors, err.Error(), "use one port, or none, in local_ts and remote_ts of "+q.cfg.Name))
 		return
 	}
-	if q.cfg.Mode == spd.BEET || q.cfg.Mode == spd.Transport && sa.nat.any() {
-		q.fail(now, sa.failure(now, trace.StageConfig, fmt.Sprintf("mode %s", modeName(q.cfg.Mode))+" is not negotiated here by IKEv1, or not through a NAT", "use mode: tunnel, or version: 2"))
+	if q.cfg.Mode == spd.BEET {
+		q.fail(now, sa.failure(now, trace.StageConfig, "mode beet is not negotiated here by IKEv1", "use mode: tunnel or transport, or version: 2"))
 		return
 	}
 	seconds, kbytes := lifeWords(q.cfg)
@@ -149,8 +154,9 @@ func (q *quick) request(now time.Time) {
 		list = append(list, &message.Opaque{Kind: message.TypeKE, Data: q.pair.Public()})
 	}
 	q.x.next = q.answer
-	// HASH(1) = prf(SKEYID_a, M-ID | SA | Ni [ | KE ] [ | IDci | IDcr ]).
-	if err := sa.sendHashed(now, q.x, true, nil, append(list, q.idci, q.idcr)...); err != nil {
+	// HASH(1) = prf(SKEYID_a, M-ID | SA | Ni [ | KE ] [ | IDci | IDcr ] [ | NAT-OAi | NAT-OAr ]).
+	list = append(append(list, q.idci, q.idcr), sa.originals(q.cfg.Mode, true)...)
+	if err := sa.sendHashed(now, q.x, true, nil, list...); err != nil {
 		q.fail(now, sa.failure(now, trace.StageConfig, err.Error(), "offer fewer proposals"))
 	}
 }
@@ -180,6 +186,7 @@ func (q *quick) answer(now time.Time, in *incoming) {
 	}
 	c := sa.made(q.cfg, t, mode, q.local, q.remote, q.spi, spiOut)
 	c.Initiator, book(c).reserved = true, true
+	sa.tellChecksums(c, in.Message, false)
 	q.made = c
 	var gqm secret.Bytes
 	q.flow.Run(now, func(now time.Time) {
@@ -259,7 +266,8 @@ func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t transf
 	if ids := idPair(m); ids != nil {
 		l, errL := tsOf(ids[0])
 		r, errR := tsOf(ids[1])
-		if errL != nil || errR != nil || l != q.local || r != q.remote {
+		same := errL == nil && errR == nil && (l == q.local && r == q.remote || sa.translates(mode) && sameButAddresses(l, q.local) && sameButAddresses(r, q.remote))
+		if !same {
 			return t, 0, 0, life, bad("the peer's answer has other selectors than ours, and IKEv1 narrows nothing")
 		}
 	}

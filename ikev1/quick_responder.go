@@ -26,6 +26,8 @@ type quickResponder struct {
 	cfg           *keyex.ChildConfig
 	local, remote spd.TS
 	idci, idcr    *message.ID // as they came; nil: none did
+	mapped        bool        // the selectors are those of transport mode through a NAT
+	first         *message.Message
 	proposal      *message.Proposal
 	chosen        transform2
 	mode          spd.Mode
@@ -60,8 +62,8 @@ func (q *quickResponder) request(now time.Time, in *incoming) {
 		q.refuse(now, message.NoProposalChosen, sa.failure(now, trace.StageChild, fmt.Sprintf("the IKE_SA has %d CHILD_SAs, no more are made", len(sa.children)), "close some"))
 		return
 	}
-	q.ni = ni.Data
-	if n, f := q.findChild(now, in.Message); f != nil {
+	q.ni, q.first = ni.Data, in.Message
+	if n, f := q.findChild(now, in.Message, offersTransport(offer)); f != nil {
 		q.refuse(now, n, f)
 		return
 	}
@@ -78,8 +80,9 @@ func (q *quickResponder) request(now time.Time, in *incoming) {
 
 // findChild finds the configured child for the peer's selectors. IKEv1 narrows
 // nothing: they must lie within the policy (RFC 2409, Section 5.5). Without
-// identities they are the peers' own addresses.
-func (q *quickResponder) findChild(now time.Time, m *message.Message) (message.NotifyType, *trace.Failure) {
+// identities they are the peers' own addresses. An offer of transport mode through
+// a NAT is looked up with the addresses as they are seen here.
+func (q *quickResponder) findChild(now time.Time, m *message.Message, transport bool) (message.NotifyType, *trace.Failure) {
 	sa := q.sa
 	q.local, q.remote = spd.Host(sa.local.Addr()), spd.Host(sa.remote.Addr())
 	if ids := idPair(m); ids != nil {
@@ -91,16 +94,22 @@ func (q *quickResponder) findChild(now time.Time, m *message.Message) (message.N
 			return message.InvalidIDInformation, sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer's selectors cannot be used: %v %v", errL, errR), "use addresses, subnets or ranges")
 		}
 	}
+	seenL, seenR, one := sa.asSeen(q.local, q.remote)
 	// One that has the same selectors before one that covers them.
 	for _, exact := range [...]bool{true, false} {
 		for _, cfg := range sa.cfg.Children {
 			l, r := sa.localTS(cfg), sa.remoteTS(cfg)
-			fits := spd.Subset([]spd.TS{q.local}, l) && spd.Subset([]spd.TS{q.remote}, r)
+			local, remote := q.local, q.remote
+			mapped := transport && one && sa.translates(cfg.Mode)
+			if mapped {
+				local, remote = seenL, seenR
+			}
+			fits := spd.Subset([]spd.TS{local}, l) && spd.Subset([]spd.TS{remote}, r)
 			if exact {
-				fits = slices.Contains(l, q.local) && slices.Contains(r, q.remote)
+				fits = slices.Contains(l, local) && slices.Contains(r, remote)
 			}
 			if fits {
-				q.cfg = cfg
+				q.cfg, q.local, q.remote, q.mapped = cfg, local, remote, mapped
 				return 0, nil
 			}
 		}
@@ -142,8 +151,8 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 				why = fmt.Sprintf("the peer offers encapsulation mode %d, and %s has mode %s", t.encap, q.cfg.Name, modeName(q.cfg.Mode))
 			case udp != sa.nat.any():
 				why = fmt.Sprintf("the peer offers encapsulation mode %d, and NAT detection found otherwise", t.encap)
-			case mode == spd.Transport && sa.nat.any():
-				why = "transport mode through a NAT is not negotiated here by IKEv1; use mode: tunnel, or version: 2"
+			case sa.translates(q.cfg.Mode) && (mode == spd.Transport) != q.mapped:
+				why = fmt.Sprintf("the peer offers encapsulation mode %d, and its selectors do not go with it through a NAT: transport mode has one address on each side", t.encap)
 			default:
 				list, read, modes, where = append(list, t.proposal), append(read, t), append(modes, mode), append(where, [2]int{i, j})
 			}
@@ -196,6 +205,8 @@ func (q *quickResponder) agree(now time.Time) {
 		spiOut := binary.BigEndian.Uint32(q.proposal.SPI)
 		c := sa.made(q.cfg, q.chosen, q.mode, q.local, q.remote, q.spi, spiOut)
 		book(c).reserved = true
+		sa.tellChecksums(c, q.first, true)
+		q.first = nil
 		q.made = c
 		if err := sa.childKeys(c, gqm, q.ni, q.nr); err != nil {
 			q.refuse(now, message.NoProposalChosen, sa.failure(now, trace.StageInstall, err.Error(), ""))
@@ -240,6 +251,7 @@ func (q *quickResponder) reply(now time.Time) {
 	if q.idci != nil {
 		list = append(list, q.idci, q.idcr)
 	}
+	list = append(list, sa.originals(q.mode, false)...)
 	q.life = lifeOf(q.cfg, q.chosen.seconds)
 	if own, _ := lifeWords(q.cfg); own != 0 && (q.chosen.seconds == 0 || own < q.chosen.seconds) {
 		list = append(list, sa.responderLifetime(q.chosen.proposal.Protocol, q.spi, own))

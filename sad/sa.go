@@ -102,10 +102,10 @@ type SA struct {
 	DSCP       DSCP
 	NoECN      bool  // copy_ecn = no
 	HopLimit   uint8 // TTL or hop limit of the tunnel header; 0: 64
-	// NATLocal and NATRemote are the addresses of this host and the peer before
-	// translation, in Transport mode behind a NAT: checksums of what the SA
-	// carried were made with them (RFC 3948, Section 3.1.2; RFC 7296, Section
-	// 2.23.1). Invalid: not translated.
+	// NATLocal and NATRemote are the addresses of this host and the peer as the peer
+	// has them, in Transport mode behind a NAT: NATLocal is where the peer sends to,
+	// and checksums of what it sends were made with both (RFC 3948, Section 3.1.2;
+	// RFC 7296, Section 2.23.1; RFC 3947, Section 5.2). Invalid: not translated.
 	NATLocal, NATRemote netip.Addr
 	// IfID binds the SA to a route-based interface, Mark to packets with that
 	// mark, SetMark is put on packets after the SA was applied; 0: none. Offload is
