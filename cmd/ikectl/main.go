@@ -100,7 +100,10 @@ func (a *app) root() *cobra.Command {
 		Short:         "Look inside iked and steer it",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if c.Name() == "convert" {
+				return nil // its output is a configuration
+			}
 			if a.output != "text" && a.output != "json" {
 				return usageError{fmt.Errorf("output %q: expected text or json", a.output)}
 			}
@@ -123,7 +126,7 @@ func (a *app) root() *cobra.Command {
 		a.statusCommand(), a.sasCommand(), a.policiesCommand(), a.connectionsCommand(),
 		a.upCommand(), a.downCommand(), a.rekeyCommand(), a.reloadCommand(),
 		a.explainCommand(), a.logCommand(), a.countersCommand(), a.versionCommand(),
-		a.saCommand(), a.policyCommand(),
+		a.saCommand(), a.policyCommand(), a.convertCommand(),
 	)
 	return root
 }

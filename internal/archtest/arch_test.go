@@ -29,7 +29,7 @@ type rule struct {
 }
 
 // pure are the protocol packages: bytes and a time go in, values come out.
-var pure = []string{"ikev2/...", "internal/keyex", "internal/isakmp", "internal/ident", "spd", "sad", "crypto/...", "beet", "migrate", "ikev1/...", "kink", "kink/message", "xfrm/wire"}
+var pure = []string{"ikev2/...", "internal/keyex", "internal/isakmp", "internal/ident", "spd", "sad", "crypto/...", "beet", "migrate", "ikev1/...", "kink", "kink/message", "xfrm/wire", "internal/convert"}
 
 func rules() []rule {
 	list := []rule{

@@ -1,0 +1,514 @@
+package convert
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"iked/crypto/suite"
+)
+
+// build makes connections of what was read.
+func (c *converter) build() {
+	c.checkMirrors()
+	for _, p := range c.policies {
+		if p.dir != "out" {
+			continue
+		}
+		switch p.action {
+		case "none", "discard":
+			c.shunt(p)
+		default:
+			c.protect(p)
+		}
+	}
+	c.unusedRemotes()
+	c.unpairedSAs()
+	var list []section
+	for _, x := range c.conns {
+		k := x.keys
+		k.set("local", x.local)
+		k.set("local-2", x.local2)
+		k.set("remote", x.remote)
+		k.set("remote-2", x.remote2)
+		if len(x.children) == 0 && x.from != nil {
+			c.note(x.from.stmt, true, "no policy says what this connection protects: add children with local_ts and remote_ts, or convert setkey.conf in the same run")
+		}
+		k.set("children", x.children)
+		list = append(list, k)
+	}
+	c.res.doc.set("connections", list)
+	if slices.ContainsFunc(c.conns, func(x *connection) bool { return has(x.keys, "pools") }) {
+		c.res.doc.set("pools", []section{c.pool})
+	}
+	c.res.doc.set("secrets", c.secrets())
+	for _, s := range c.sainfos {
+		if !s.used {
+			c.note(s.stmt, false, "no policy needs it; it is left out")
+		}
+	}
+}
+
+// checkMirrors looks whether what comes in is protected as what goes out: children
+// are for both ways.
+func (c *converter) checkMirrors() {
+	type key struct {
+		a, b   netip.Prefix
+		ap, bp string
+		proto  string
+	}
+	out := map[key]*policy{}
+	for _, p := range c.policies {
+		if p.dir == "out" {
+			out[key{p.src, p.dst, p.srcPort, p.dstPort, p.proto}] = p
+		}
+	}
+	for _, p := range c.policies {
+		if p.dir != "in" {
+			continue
+		}
+		o := out[key{p.dst, p.src, p.dstPort, p.srcPort, p.proto}]
+		switch {
+		case o == nil:
+			c.note(p.stmt, true, "there is no policy out with the same addresses turned round, and children are for both ways: add one to convert it")
+		case o.action != p.action:
+			c.note(p.stmt, true, "the policy out with the same addresses says %s; children are for both ways, and that one counts", o.action)
+		}
+	}
+}
+
+// selector writes a prefix with protocol and port in the words of a traffic selector.
+func selector(p netip.Prefix, proto, port string) (string, error) {
+	s := p.String()
+	if p.IsSingleIP() {
+		s = p.Addr().String()
+	}
+	clean := func(w string) bool {
+		return w != "" && strings.Trim(w, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+	}
+	if port == "" {
+		port = "any"
+	}
+	switch {
+	case !clean(proto) || !clean(port):
+		return "", fmt.Errorf("expected a protocol and a port")
+	case proto == "any" || proto == "ip" || proto == "ip4" || proto == "ip6":
+		if port != "any" {
+			return "", fmt.Errorf("ports without a protocol are not converted: name tcp or udp")
+		}
+		return s, nil
+	case port == "any":
+		return s + "[" + proto + "]", nil
+	}
+	return s + "[" + proto + "/" + port + "]", nil
+}
+
+func (c *converter) selectors(p *policy) (local, remote string, ok bool) {
+	local, err1 := selector(p.src, p.proto, p.srcPort)
+	remote, err2 := selector(p.dst, p.proto, p.dstPort)
+	if err1 == nil {
+		err1 = err2
+	}
+	if err1 == nil && p.src.Addr().Is4() != p.dst.Addr().Is4() {
+		err1 = fmt.Errorf("the addresses are of two families")
+	}
+	if err1 != nil {
+		c.note(p.stmt, true, "%v; write the child by hand", err1)
+		return "", "", false
+	}
+	return local, remote, true
+}
+
+// shunt is a policy that passes or drops: a child without SA.
+func (c *converter) shunt(p *policy) {
+	local, remote, ok := c.selectors(p)
+	if !ok {
+		return
+	}
+	i := slices.IndexFunc(c.conns, func(x *connection) bool { return x.from == nil && x.peer == "" })
+	if i < 0 {
+		x := &connection{name: c.unique("", "policies")}
+		x.scope = x.name
+		x.keys.set("name", x.name)
+		c.conns = append(c.conns, x)
+		i = len(c.conns) - 1
+	}
+	mode := map[string]string{"none": "pass", "discard": "drop"}[p.action]
+	x := c.conns[i]
+	var child section
+	child.set("name", c.unique(x.scope, mode))
+	child.set("mode", mode)
+	child.set("local_ts", []string{local})
+	child.set("remote_ts", []string{remote})
+	child.set("start", "on-demand")
+	x.children = append(x.children, child)
+}
+
+// protection is the one rule of a policy that is converted.
+func (c *converter) protection(p *policy) (rule, bool) {
+	var r rule
+	n := 0
+	for _, x := range p.rules {
+		if x.proto == "ipcomp" {
+			c.note(p.stmt, false, "packets are not compressed here: remove ipcomp on the peer, too")
+			continue
+		}
+		if n++; n == 1 {
+			r = x
+		}
+	}
+	switch {
+	case n == 0:
+		c.note(p.stmt, true, "compression protects nothing: name esp")
+		return r, false
+	case n > 1:
+		c.note(p.stmt, true, "AH and ESP around the same packet are not negotiated with IKEv1 here, and the child is left out: use esp with encryption and authentication on both sides, which protects all but the outer header")
+		return r, false
+	}
+	if level, _, _ := strings.Cut(r.level, ":"); level == "use" {
+		c.note(p.stmt, false, "use lets packets pass in clear while there is no SA; here they wait or are dropped (set fail to open for what it did)")
+	} else if level == "" || level == "default" {
+		c.note(p.stmt, false, "the level is the kernel's default; here packets never pass in clear, as with require")
+	}
+	return r, true
+}
+
+// protect makes the child of a policy, of the connection with its peer, or the
+// commands where its SAs are keyed by hand.
+func (c *converter) protect(p *policy) {
+	r, ok := c.protection(p)
+	if !ok {
+		return
+	}
+	local, remote, ok := c.selectors(p)
+	if !ok {
+		return
+	}
+	from, to := r.from, r.to
+	if r.mode == "transport" {
+		if !p.src.IsSingleIP() || !p.dst.IsSingleIP() {
+			if len(c.matching(p)) == 0 {
+				c.note(p.stmt, true, "transport mode is for the traffic of two hosts, and this policy has a subnet: write a policy for each host, or use tunnel mode")
+				return
+			}
+		} else {
+			from, to = p.src.Addr(), p.dst.Addr()
+		}
+	}
+	if c.static(p, r, from, to, local, remote) {
+		return
+	}
+	x := c.peer(p.stmt, to.String())
+	if !c.room(p.stmt) {
+		return
+	}
+	if from.IsValid() && !has(x.keys, "local_addrs") {
+		x.keys.set("local_addrs", []string{from.String()})
+	}
+	var child section
+	child.set("name", c.unique(x.scope, "net"))
+	if r.mode == "transport" {
+		child.set("mode", "transport")
+		child.set("mode_required", "yes")
+	}
+	child.set("local_ts", []string{local})
+	child.set("remote_ts", []string{remote})
+	if info := c.sainfo(x, p); info != nil {
+		c.phase2(&child, info, r.proto)
+	} else {
+		if c.racoon {
+			c.note(p.stmt, false, "no sainfo fits this policy, without which racoon negotiates nothing; the default proposals are offered")
+		}
+		if r.proto == "ah" {
+			child.set("ah_proposals", []string{"sha256"})
+		}
+	}
+	child.set("reqid", r.id())
+	if x.passive {
+		child.set("start", "passive")
+	} else {
+		child.set("start", "on-demand")
+	}
+	x.children = append(x.children, child)
+}
+
+// room bounds the children of the output.
+func (c *converter) room(at stmt) bool {
+	if c.children++; c.children > maxOutput {
+		c.note(at, true, "there are %d children already; convert the file in parts", maxOutput)
+		return false
+	}
+	return true
+}
+
+// peer is the connection with a peer, made of its remote or of the anonymous one.
+func (c *converter) peer(at stmt, addr string) *connection {
+	for _, x := range c.conns {
+		if x.peer == addr {
+			return x
+		}
+	}
+	var best *remote
+	for _, r := range c.remotes {
+		if same(r.addr, addr) {
+			best = r
+			break
+		}
+		if r.anonymous && best == nil {
+			best = r
+		}
+	}
+	if best == nil {
+		c.note(at, false, "no remote says how to negotiate with %s: version 1, a pre-shared key and the default proposals are taken; convert racoon.conf in the same run", addr)
+	}
+	return c.connect(best, addr)
+}
+
+// same tells whether the address of a remote is the peer's.
+func same(r, addr string) bool {
+	a, err := netip.ParseAddr(r)
+	return err == nil && a.String() == addr
+}
+
+// sainfo is the one that fits a policy best: both sides named, then one, then none;
+// of equals the first.
+func (c *converter) sainfo(x *connection, p *policy) *sainfo {
+	var best *sainfo
+	rank := -1
+	for _, s := range c.sainfos {
+		if s.id != "" && (x.from == nil || s.id != x.from.ph1id) {
+			continue
+		}
+		n := 0
+		if s.id != "" {
+			n++
+		}
+		for _, side := range []struct {
+			is     side
+			prefix netip.Prefix
+			port   string
+		}{{s.local, p.src, p.srcPort}, {s.remote, p.dst, p.dstPort}} {
+			switch {
+			case side.is.any:
+			case side.is.prefix == side.prefix && anyway(side.is.port) == anyway(side.port) && anyway(side.is.proto) == anyway(p.proto):
+				n += 2
+			default:
+				n = -100
+			}
+		}
+		if n > rank {
+			best, rank = s, n
+		}
+	}
+	return best
+}
+
+func anyway(s string) string {
+	if s == "" || s == "0" {
+		return "any"
+	}
+	return s
+}
+
+// phase2 writes the proposals and lifetimes of a sainfo into a child.
+func (c *converter) phase2(child *section, s *sainfo, proto string) {
+	first := !s.used // notes are said once
+	s.used = true
+	say := func(b stmt, format string, a ...any) {
+		if first {
+			c.note(b, false, format, a...)
+		}
+	}
+	var encr, auth []string
+	dh, life := "", time.Duration(0)
+	for _, b := range s.body {
+		switch b.word(0) {
+		case "pfs_group":
+			if dh = group(b.word(1)); dh != "" {
+				if _, err := suite.ParseProposals(suite.ProtoESP, []string{"aes256-sha256-" + dh}); err != nil {
+					say(b, "the group is not there, and modp2048 is taken in its place: set the peer to it (%v)", err)
+					dh = "modp2048"
+				}
+			}
+		case "lifetime":
+			if d, ok := duration(b, 2); ok && b.word(1) == "time" {
+				life = d
+			} else if b.word(1) == "byte" {
+				say(b, "a lifetime in octets is not negotiated; set life_bytes and rekey_bytes of the child")
+			} else {
+				say(b, "expected lifetime time, a number and sec, min or hour; the default is taken")
+			}
+		case "encryption_algorithm":
+			encr = c.algorithms(b, suite.ProtoESP, first)
+		case "authentication_algorithm":
+			auth = c.algorithms(b, suite.ProtoAH, first)
+		case "compression_algorithm":
+			say(b, "packets are not compressed here, and deflate was asked for only where a policy has ipcomp")
+		case "remoteid":
+		case "my_identifier":
+			say(b, "the identity of phase 2 is local_ts")
+		default:
+			say(b, "this statement of sainfo is not known; see whether it matters, and remove it")
+		}
+	}
+	join := func(parts ...string) string {
+		return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "-")
+	}
+	hashes := strings.Join(auth, "-")
+	var list []string
+	if proto == "ah" {
+		if len(auth) == 0 {
+			say(s.stmt, "no authentication algorithm is left: sha256 is taken, set the peer to it")
+			hashes = "sha256"
+		}
+		child.set("ah_proposals", []string{join(hashes, dh)})
+	} else {
+		var plain []string
+		for _, e := range encr {
+			switch {
+			case strings.Contains(e, "gcm"):
+				list = append(list, join(e, dh))
+			case len(auth) == 0:
+				say(s.stmt, "%s without an authentication algorithm protects nothing against forgery; name hmac_sha256", e)
+			case e == "null":
+				list = append(list, join(e, hashes, dh))
+			default:
+				plain = append(plain, e)
+			}
+		}
+		if len(plain) > 0 {
+			list = append([]string{join(strings.Join(plain, "-"), hashes, dh)}, list...)
+		}
+		list = slices.DeleteFunc(list, func(p string) bool {
+			_, err := suite.ParseProposals(suite.ProtoESP, []string{p})
+			if err != nil {
+				say(s.stmt, "a proposal is left out: %v", err)
+			}
+			return err != nil
+		})
+		if len(list) == 0 {
+			say(s.stmt, "no algorithm is left: aes256 and sha256 are taken, set the peer to them")
+			list = []string{join("aes256-sha256", dh)}
+		}
+		child.set("esp_proposals", list)
+	}
+	if life > 0 {
+		child.set("rekey_time", seconds(max(life*9/10, time.Second)))
+		child.set("life_time", seconds(max(life, 2*time.Second)))
+	}
+}
+
+// algorithms reads a list of ciphers or hashes, without those that are not there.
+func (c *converter) algorithms(b stmt, proto suite.Protocol, say bool) []string {
+	var out []string
+	drop := func(name, why string) {
+		if say {
+			c.note(b, false, "%s is left out: %s", name, why)
+		}
+	}
+	for _, alg := range strings.Split(strings.Join(lists(b), "\n"), "\n") {
+		name, bits, _ := strings.Cut(alg, " ")
+		test, key := "", ""
+		if proto == suite.ProtoAH {
+			if name == "non_auth" {
+				drop(name, "packets are always authenticated; name hmac_sha256")
+				continue
+			}
+			key = integ(name)
+			test = key
+		} else if key = cipher(name, bits); strings.Contains(key, "gcm") {
+			test = key
+		} else {
+			test = key + "-sha256"
+		}
+		if _, err := suite.ParseProposals(proto, []string{test}); err != nil {
+			drop(alg, err.Error())
+		} else if !slices.Contains(out, key) {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
+// lists cuts the words behind the first at commas.
+func lists(s stmt) []string {
+	var out []string
+	item := ""
+	for _, w := range s.words[min(1, len(s.words)):] {
+		if w.is(",") {
+			out, item = append(out, item), ""
+			continue
+		}
+		item = strings.TrimPrefix(item+" "+w.text, " ")
+	}
+	return append(out, item)
+}
+
+// unusedRemotes makes connections of the remotes that no policy needed: of those
+// that make policies of what the peer proposes, and where a sainfo says what is
+// protected.
+func (c *converter) unusedRemotes() {
+	var left []*remote
+	for _, r := range c.remotes {
+		if !r.used {
+			left = append(left, r)
+		}
+	}
+	for _, r := range left {
+		x := c.connect(r, r.addr)
+		var infos []*sainfo
+		for _, s := range c.sainfos {
+			named := s.id != "" && s.id == r.ph1id
+			alone := s.id == "" && len(left) == 1 && !s.used
+			if named || alone || s.id == "" && s.local.any && s.remote.any && (x.generate || x.passive) {
+				infos = append(infos, s)
+			}
+		}
+		for _, s := range infos {
+			c.childOf(x, s)
+		}
+	}
+}
+
+// childOf makes a child of a sainfo alone.
+func (c *converter) childOf(x *connection, s *sainfo) {
+	if s.local.other != "" || s.remote.other != "" {
+		c.note(s.stmt, true, "names are no selectors here: write local_ts and remote_ts of the child by hand")
+		return
+	}
+	if s.local.any && s.remote.any && !x.generate {
+		return // it says nothing about what is protected
+	}
+	write := func(d side, mine bool) (string, error) {
+		switch {
+		case !d.any && !d.client:
+			return selector(d.prefix, anyway(d.proto), d.port)
+		case mine && d.any && has(x.keys, "pools"):
+			return "0.0.0.0/0", nil
+		}
+		return "dynamic", nil
+	}
+	local, err1 := write(s.local, true)
+	remote, err2 := write(s.remote, false)
+	if err1 != nil || err2 != nil {
+		c.note(s.stmt, true, "expected addresses, a protocol and perhaps a port: write the child by hand")
+		return
+	}
+	if !c.room(s.stmt) {
+		return
+	}
+	var child section
+	child.set("name", c.unique(x.scope, "net"))
+	child.set("local_ts", []string{local})
+	child.set("remote_ts", []string{remote})
+	c.phase2(&child, s, "esp")
+	if x.passive || x.generate {
+		child.set("start", "passive")
+	} else {
+		child.set("start", "on-demand")
+	}
+	x.children = append(x.children, child)
+	c.note(s.stmt, false, "the child is made of sainfo alone, in tunnel mode: compare local_ts and remote_ts with the policies, or convert setkey.conf in the same run")
+}
