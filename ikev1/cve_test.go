@@ -196,6 +196,44 @@ func TestOtherMessages(t *testing.T) {
 	p.matched(1)
 }
 
+// RFC 2409, Section 5.6: an authentic New Group Mode is answered by a hashed refusal,
+// one without a hash by nothing; neither changes what is there, and a refusal ends
+// no pair of the side that gets it.
+func TestNewGroupMode(t *testing.T) {
+	for _, authentic := range []bool{true, false} {
+		p := newPair(t).up()
+		a, sent := p.saA, 0
+		p.filter = func(x *packet) []*packet {
+			if x.from.Addr() == p.b.addr {
+				sent++
+				if message.Exchange(x.data[18]) != message.ExchangeInformational || x.data[19]&message.FlagEncryption == 0 {
+					t.Errorf("the answer has exchange %d and flags %x", x.data[18], x.data[19])
+				}
+			}
+			return []*packet{x}
+		}
+		x := a.newExchange(message.ExchangeNewGroup, "NEW_GROUP")
+		list := []message.Payload{&message.SA{Proposals: []message.Proposal{{Number: 1, Protocol: message.ProtoISAKMP,
+			Transforms: []message.Transform{{Number: 1, ID: 1, Attributes: []message.Attribute{message.Basic(message.P1Group, 32768)}}}}}}}
+		var err error
+		if authentic {
+			err = a.sendHashed(p.now, x, false, nil, list...)
+		} else {
+			err = a.send(p.now, x, true, false, append([]message.Payload{&message.Opaque{Kind: message.TypeHash, Data: make([]byte, 32)}}, list...)...)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.a.drain(a)
+		p.run(5 * time.Second)
+		want := map[bool]int{true: 1}[authentic]
+		if sent != want || p.b.counts["ike-drop:unsupported-exchange"] != want || p.b.counts["ike-drop:hash"] != 1-want {
+			t.Errorf("authentic %t: %d answers, counters %v", authentic, sent, p.b.counts)
+		}
+		p.matched(1)
+	}
+}
+
 // FuzzReceive: whatever comes, in each state of a responder and an initiator,
 // nobody panics, and nothing is established that was not authenticated.
 func FuzzReceive(f *testing.F) {

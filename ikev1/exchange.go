@@ -131,8 +131,8 @@ func (sa *SA) begun(now time.Time, h isakmp.Header) *exchange {
 		}
 		sa.ckyI = h.SPIi
 		return sa.answerPhase1(now, kind)
-	case message.ExchangeQuick, message.ExchangeInformational, message.ExchangeTransaction:
-	case message.ExchangeBase, message.ExchangeAuthOnly, message.ExchangeNewGroup:
+	case message.ExchangeQuick, message.ExchangeInformational, message.ExchangeTransaction, message.ExchangeNewGroup:
+	case message.ExchangeBase, message.ExchangeAuthOnly:
 		sa.dropped(now, "exchange-type", kind.String()+" is not spoken here")
 		return nil
 	default:
@@ -164,6 +164,8 @@ func (sa *SA) begun(now time.Time, h isakmp.Header) *exchange {
 		x.next, x.name = sa.informational(x), "INFORMATIONAL"
 	case message.ExchangeTransaction:
 		x.next, x.name = sa.transaction(x), "TRANSACTION"
+	case message.ExchangeNewGroup:
+		x.next = sa.newGroup(x)
 	}
 	return x
 }

@@ -48,7 +48,7 @@ func (sa *SA) inform(now time.Time, list ...message.Payload) {
 	}
 }
 
-// tellError tells why phase 1 ends (RFC 2408, Section 4.8).
+// tellError tells why phase 1 ends, or what is not spoken (RFC 2408, Section 4.8).
 func (sa *SA) tellError(now time.Time, n message.NotifyType) {
 	sa.inform(now, &message.Notify{DOI: message.DOIIPsec, Protocol: message.ProtoISAKMP, SPI: sa.cookies(), Kind: n})
 }
@@ -116,6 +116,27 @@ func (sa *SA) informational(x *exchange) func(now time.Time, in *incoming) {
 				return
 			}
 		}
+	}
+}
+
+// newGroup refuses New Group Mode (RFC 2409, Section 5.6): groups are configured,
+// and one that a peer makes up may be a weak one. Only an authentic message is
+// answered.
+//
+//	HDR*, HASH(1), SA      HASH(1) = prf(SKEYID_a, M-ID | SA)
+func (sa *SA) newGroup(x *exchange) func(now time.Time, in *incoming) {
+	return func(now time.Time, in *incoming) {
+		hash, rest, ok := in.AfterHash()
+		if !ok || !hmac.Equal(hash, sa.keys.hashOf(idOctets(x.id), rest)) {
+			sa.dropped(now, "hash", "HASH(1) of New Group Mode is wrong or missing")
+			return
+		}
+		in.accept()
+		sa.used.add(x.id)
+		sa.follow(now, in.from)
+		sa.count("ike-drop", "unsupported-exchange")
+		sa.log(now, trace.Control, true, "the peer wants New Group Mode, which is not spoken here; configure a group of RFC 3526 or RFC 5903 on it")
+		sa.tellError(now, message.UnsupportedExchangeType)
 	}
 }
 

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -14,6 +16,7 @@ import (
 	"iked/internal/isakmp"
 	"iked/internal/keyex"
 	"iked/internal/secret"
+	"iked/internal/trace"
 )
 
 // ikev1SA lets the engine drive an ikev1.SA.
@@ -62,7 +65,8 @@ func (g *gate) receiveV1(d keyex.Datagram, h isakmp.Header) string {
 func (g *gate) firstV1(d keyex.Datagram, h isakmp.Header) string {
 	e := g.e
 	x := ikev1msg.Exchange(h.Exchange)
-	if h.MessageID != 0 || x != ikev1msg.ExchangeMain && x != ikev1msg.ExchangeAggressive {
+	other := x == ikev1msg.ExchangeBase || x == ikev1msg.ExchangeAuthOnly
+	if h.MessageID != 0 || x != ikev1msg.ExchangeMain && x != ikev1msg.ExchangeAggressive && !other {
 		e.total[cInvalid].Add(1)
 		return "exchange-type"
 	}
@@ -92,7 +96,35 @@ func (g *gate) firstV1(d keyex.Datagram, h isakmp.Header) string {
 		// Nothing is answered: who speaks IKEv1 to a host that does not is a scanner.
 		return "no-connection"
 	}
+	if other {
+		e.total[cInvalid].Add(1)
+		g.refuseExchange(d, h, x)
+		return "unsupported-exchange"
+	}
 	return g.accept(d, key)
+}
+
+// refuseExchange answers the first message of an exchange that is not spoken (RFC
+// 2408, Section 5.2: UNSUPPORTED-EXCHANGE-TYPE). It makes no state, the answer is
+// never longer than what asked for it, and both it and the sentence come at a
+// bounded rate.
+func (g *gate) refuseExchange(d keyex.Datagram, h isakmp.Header, x ikev1msg.Exchange) {
+	var id [4]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return
+	}
+	b, err := ikev1msg.Append(nil, isakmp.Header{SPIi: h.SPIi, Exchange: uint8(ikev1msg.ExchangeInformational), MessageID: binary.BigEndian.Uint32(id[:])},
+		[]ikev1msg.Payload{&ikev1msg.Notify{DOI: ikev1msg.DOIIPsec, Protocol: ikev1msg.ProtoISAKMP, Kind: ikev1msg.UnsupportedExchangeType}})
+	if err != nil || len(b) > len(d.Data) {
+		return
+	}
+	g.reply(d, b)
+	if !g.told.take(time.Now()) {
+		return
+	}
+	g.e.fail(trace.Failure{At: time.Now(), Stage: trace.StageConfig, Local: d.Local.String(), Remote: d.Remote.String(),
+		Sentence: fmt.Sprintf("the peer at %s begins with %s, which is not spoken here", d.Remote.Addr().Unmap(), x),
+		Advice:   "configure Main Mode on the peer, or Aggressive Mode and aggressive: yes here"}, 0)
 }
 
 // versionOf is the major version in the header of a datagram that has one.
