@@ -12,8 +12,12 @@ import (
 // Limits of what waits for an SA.
 const (
 	acquireTimeout = 10 * time.Second
-	holdOctets     = 128 << 10 // for each policy
-	maxAcquires    = 1024      // questions at a time
+	holdOctets     = 128 << 10 // for each question
+	holdTotal      = 8 << 20   // for all
+	maxAcquires    = 16 << 10  // questions at a time
+	// maxFlows is how many of them may be of one entry with PFP flags: whoever sends
+	// to many addresses must not keep other entries from asking.
+	maxFlows = 256
 )
 
 // acquires remembers for what an SA was asked for, and holds the first frames of
@@ -22,6 +26,8 @@ type acquires struct {
 	mu      sync.Mutex
 	frames  int // that are held for each question
 	pending map[question]*acquire
+	of      map[uint64]int // questions of each policy
+	octets  int            // that are held for all
 }
 
 // question is what an SA is asked for: a policy, and what tells its SAs apart.
@@ -43,10 +49,24 @@ type acquire struct {
 	since  time.Time
 	frames [][]byte
 	octets int
+	failed bool // nothing is held for it any more
 }
 
 func (a *acquires) init(frames int) {
-	a.frames, a.pending = frames, map[question]*acquire{}
+	a.frames, a.pending, a.of = frames, map[question]*acquire{}, map[uint64]int{}
+}
+
+// remove ends a question and what is held for it.
+func (a *acquires) remove(key question) {
+	q := a.pending[key]
+	if q == nil {
+		return
+	}
+	delete(a.pending, key)
+	a.octets -= q.octets
+	if a.of[key.policy]--; a.of[key.policy] == 0 {
+		delete(a.of, key.policy)
+	}
 }
 
 // add takes a frame that cannot be sent; nil: it was sent in clear. first tells
@@ -58,16 +78,18 @@ func (a *acquires) add(p *spd.Policy, f *spd.Flow, frame []byte, now time.Time) 
 	key := ask(p, f)
 	q := a.pending[key]
 	if q == nil {
-		if len(a.pending) >= maxAcquires {
+		if len(a.pending) >= maxAcquires || p.PFP != 0 && a.of[p.ID] >= maxFlows {
 			return false, false
 		}
 		q = &acquire{reqID: p.ReqID, pfp: p.PFP != 0, flow: *f, since: now}
 		a.pending[key] = q
+		a.of[p.ID]++
 		first = true
 	}
-	if frame != nil && len(q.frames) < a.frames && q.octets+len(frame) <= holdOctets {
+	if frame != nil && !q.failed && len(q.frames) < a.frames && q.octets+len(frame) <= holdOctets && a.octets+len(frame) <= holdTotal {
 		q.frames = append(q.frames, bytes.Clone(frame))
 		q.octets += len(frame)
+		a.octets += len(frame)
 		held = true
 	}
 	return first, held
@@ -80,7 +102,7 @@ func (a *acquires) take(reqID uint32) (frames [][]byte) {
 	for id, q := range a.pending {
 		if !q.pfp && q.reqID == reqID {
 			frames = append(frames, q.frames...)
-			delete(a.pending, id)
+			a.remove(id)
 		}
 	}
 	return frames
@@ -109,7 +131,7 @@ func (a *acquires) forget(policy uint64) (lost int) {
 	for key, q := range a.pending {
 		if key.policy == policy {
 			lost += len(q.frames)
-			delete(a.pending, key)
+			a.remove(key)
 		}
 	}
 	return lost
@@ -119,7 +141,7 @@ func (a *acquires) forget(policy uint64) (lost int) {
 func (a *acquires) unasked(key question) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.pending, key)
+	a.remove(key)
 }
 
 // failed drops what waits for an answer that will not come, and keeps the question
@@ -133,10 +155,11 @@ func (a *acquires) failed(policy uint64, f *spd.Flow, now time.Time, retry time.
 		}
 		lost += len(q.frames)
 		if retry <= 0 {
-			delete(a.pending, key)
+			a.remove(key)
 			continue
 		}
-		q.frames, q.octets, q.since = nil, holdOctets, now.Add(retry-acquireTimeout)
+		a.octets -= q.octets
+		q.frames, q.octets, q.failed, q.since = nil, 0, true, now.Add(retry-acquireTimeout)
 	}
 	return lost
 }
@@ -147,7 +170,7 @@ func (a *acquires) expire(now time.Time) (lost int) {
 	for id, q := range a.pending {
 		if now.Sub(q.since) >= acquireTimeout {
 			lost += len(q.frames)
-			delete(a.pending, id)
+			a.remove(id)
 		}
 	}
 	return lost

@@ -90,3 +90,46 @@ func TestAcquireFailed(t *testing.T) {
 	a.dev.Inject(0, tun.Header{}, frame)
 	event[backend.Acquire](t, a)
 }
+
+// Whoever sends to many addresses of an entry with PFP flags keeps no other entry
+// from asking, and what is held for all of its flows is bounded. Nothing of it is
+// left when the questions are over.
+func TestManyFlowsOfAnEntryWithPFP(t *testing.T) {
+	var a acquires
+	a.init(8)
+	scanned := backendtest.Policy(5, 9, net4A, net4B)
+	scanned.Acquire, scanned.PFP = true, spd.PFPRemoteAddr
+	other := backendtest.Policy(6, 10, net4A, net4B)
+	other.Acquire = true
+	now := time.Now()
+	frame := make([]byte, 16<<10)
+	flow := spd.Flow{Local: host(net4A, 1), Proto: 17}
+	asked, held := 0, 0
+	for i := range 70000 {
+		flow.Remote = netip.AddrFrom4([4]byte{10, 2, byte(i >> 8), byte(i)})
+		for range 8 {
+			first, kept := a.add(&scanned, &flow, frame, now)
+			if first {
+				asked++
+			}
+			if kept {
+				held += len(frame)
+			}
+		}
+	}
+	if asked != maxFlows || held > holdTotal {
+		t.Errorf("%d questions and %d octets, at most %d and %d expected", asked, held, maxFlows, holdTotal)
+	}
+	if first, _ := a.add(&other, &flow, frame, now); !first {
+		t.Error("another entry cannot ask")
+	}
+	a.failed(other.ID, &flow, now, time.Minute)
+	if _, kept := a.add(&other, &flow, frame, now); kept {
+		t.Error("a frame is held for a question that failed")
+	}
+	a.forget(scanned.ID)
+	a.expire(now.Add(2 * time.Minute))
+	if a.octets != 0 || len(a.of) != 0 || len(a.pending) != 0 {
+		t.Errorf("%d octets, %d policies and %d questions are left", a.octets, len(a.of), len(a.pending))
+	}
+}

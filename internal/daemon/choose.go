@@ -51,7 +51,7 @@ func choose(want conf.Backend, conns []*conf.Connection, p prober) (choice, erro
 	case conf.BackendKernel:
 		r, err := p.kernel()
 		if err != nil {
-			return choice{}, fmt.Errorf("backend kernel: %w; it needs root or CAP_NET_ADMIN", err)
+			return choice{}, fmt.Errorf("backend kernel: %w", err)
 		}
 		if r.unusable != "" {
 			return choice{}, fmt.Errorf("backend kernel: %s; %s", r.unusable, remedy)
