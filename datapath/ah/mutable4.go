@@ -51,8 +51,9 @@ func mutable4(h []byte, out bool) Fault {
 		case optSecurity, optExtSecurity, optCommercial, optRouterAlert, optMultiDestDel:
 			continue
 		case optLSRR, optSSRR:
-			// RFC 791, Section 3.1: at most one source route in a packet.
-			if routed || len(opt) < 3 || (len(opt)-3)%4 != 0 {
+			// RFC 791, Section 3.1: at most one source route in a packet, and its pointer
+			// is 4 or more.
+			if routed || len(opt) < 3 || (len(opt)-3)%4 != 0 || opt[2] < 4 {
 				return BadOption
 			}
 			routed = true

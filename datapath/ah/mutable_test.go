@@ -10,6 +10,22 @@ import (
 	"iked/datapath/ip"
 )
 
+// RFC 791, Section 3.1: a source route of nothing whose pointer lies before its
+// start is refused, and reads no octet before it.
+func TestSourceRouteWithoutAddresses(t *testing.T) {
+	for pointer := range 5 {
+		for _, sent := range []bool{false, true} {
+			h := packet4([]byte{131, 3, byte(pointer), 0}, 0)
+			h[9] = ip.ProtoAH
+			pkt := append(h, make([]byte, 24)...)
+			Put(pkt[len(h):], 24, 17, 0x12345678, 3)
+			if _, f := new(Scratch).form(pkt, len(h), 24, 12, sent); (f == OK) != (pointer == 4) {
+				t.Errorf("pointer %d, sent %t: fault %d", pointer, sent, f)
+			}
+		}
+	}
+}
+
 // The input of the ICV agrees with the reference for any headers, valid and not,
 // of packets that leave and that arrive.
 func TestMutabilityAgreesWithReference(t *testing.T) {

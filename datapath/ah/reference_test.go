@@ -56,7 +56,7 @@ func reference4(h []byte, sent bool) ([]byte, error) {
 		rest = rest[rest[1]:]
 		if kind == 131 || kind == 137 {
 			routes++
-			if routes > 1 || len(opt) < 3 || len(opt)%4 != 3 {
+			if routes > 1 || len(opt) < 3 || len(opt)%4 != 3 || opt[2] < 4 {
 				return nil, errReference
 			}
 			var addrs [][]byte
