@@ -42,11 +42,28 @@ const (
 	pfpClear = 20 * time.Millisecond
 	// askAgain is when a flow asks again that got no answer.
 	askAgain = 10 * time.Second
-	// maxQuestions bounds what is remembered.
+	// maxQuestions bounds what is remembered of entries that ask for many flows, and
+	// maxFlows what of one: whoever sends to many addresses must not keep other
+	// entries from asking. Each of the rest has one question at a time.
 	maxQuestions = 4096
+	maxFlows     = 256
 )
 
 func (a *asking) init() { a.open = map[flowKey]*question{} }
+
+// full tells whether an entry has no place for one more question.
+func (a *asking) full(p *spd.Policy) bool {
+	if p.PFP == 0 && p.Mode != spd.Transport {
+		return false
+	}
+	n := 0
+	for k := range a.open {
+		if k.policy == p.ID {
+			n++
+		}
+	}
+	return n >= maxFlows || len(a.open) >= maxQuestions
+}
 
 // seq is the number of the question that an SA answers, 0: none.
 func (a *asking) seq(reqID uint32, dst wire.Address) uint32 {
@@ -145,7 +162,7 @@ func (b *Backend) acquire(m *wire.Acquire) {
 		b.counts[acquiresStale]++ // the SA came, or moved, while the packet was on its way here
 		return
 	}
-	if len(b.asking.open) >= maxQuestions {
+	if b.asking.full(p) {
 		b.counts[eventsLost]++
 		return
 	}
