@@ -23,6 +23,8 @@ func connectionFields() []field[Connection] {
 			})},
 		{key: "aggressive", typ: "yes/no", def: "no", doc: "IKEv1: initiate with Aggressive Mode, and accept it (RFC 2409, Section 5.4). Identities are sent in clear.", set: boolean(func(c *Connection) *bool { return &c.Aggressive })},
 		{key: "aggressive_psk", typ: "yes/no", def: "no", doc: "IKEv1: answer Aggressive Mode with a pre-shared key. Whoever asks gets a hash to try passwords on, so that it takes this consent.", fileOnly: true, set: boolean(func(c *Connection) *bool { return &c.AggressivePSK })},
+		{key: "proposal_check", typ: "obey, strict, claim, exact", def: "claim", doc: "IKEv1: what a responder does with the initiator's lifetimes. claim uses the shorter one and tells the initiator when that is the own; obey takes the initiator's, and its choice of perfect forward secrecy; strict refuses one longer than the own; exact refuses any other.",
+			fileOnly: true, set: choice(func(c *Connection) *LifeCheck { return &c.LifeCheck }, []string{"obey", "strict", "claim", "exact"}, LifeObey, LifeStrict, LifeClaim, LifeExact)},
 		{key: "pull", typ: "yes/no", def: "yes", doc: "IKEv1 Mode Config: the client asks for its virtual address; no lets the server send it unasked.", set: func(_ *loader, c *Connection, it *Item) error {
 			yes, err := parseBool(it.Value)
 			c.Push = !yes

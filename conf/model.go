@@ -140,6 +140,8 @@ type Connection struct {
 	// Aggressive is Aggressive Mode of IKEv1, AggressivePSK the consent to answer it
 	// with a pre-shared key.
 	Aggressive, AggressivePSK bool
+	// LifeCheck is the key proposal_check.
+	LifeCheck LifeCheck
 	// Push is Mode Config without request (key pull: no).
 	Push        bool
 	LocalAddrs  []Host
@@ -225,6 +227,17 @@ const (
 	FragAccept
 	FragForce
 	FragNo
+)
+
+// LifeCheck is the key proposal_check.
+type LifeCheck uint8
+
+// Check levels of IKEv1.
+const (
+	LifeClaim LifeCheck = iota
+	LifeObey
+	LifeStrict
+	LifeExact
 )
 
 // SendCert is the key send_cert.

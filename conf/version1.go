@@ -19,7 +19,7 @@ func defaultsV1() []suite.Proposal {
 // checkVersion holds the version against the other keys.
 func (l *loader) checkVersion(c *Connection) {
 	if c.Version != 1 {
-		for key, given := range map[string]bool{"aggressive": c.Aggressive, "aggressive_psk": c.AggressivePSK} {
+		for key, given := range map[string]bool{"aggressive": c.Aggressive, "aggressive_psk": c.AggressivePSK, "proposal_check": c.LifeCheck != LifeClaim} {
 			if given {
 				l.fault(c.pos.sub(key, 0), "remove it, or set version to 1", "%s is about IKEv1, and the connection speaks IKEv2", key)
 			}

@@ -224,9 +224,13 @@ func (sa *SA) switchOver(now time.Time, c *keyex.Child) {
 type childLife struct{ soft, hard time.Duration }
 
 // lifeOf is what a configuration and the peer agree on: the shorter one counts
-// (RFC 2407, Section 4.5.4). The soft limit stays in proportion.
-func lifeOf(cfg *keyex.ChildConfig, seconds uint64) childLife {
+// (RFC 2407, Section 4.5.4), with obey that of the peer. The soft limit stays in
+// proportion.
+func lifeOf(cfg *keyex.ChildConfig, seconds uint64, obey bool) childLife {
 	l := childLife{cfg.Time.Rekey, cfg.Time.Hard}
+	if obey && seconds != 0 {
+		l = childLife{}
+	}
 	if peer := time.Duration(min(seconds, 1<<31)) * time.Second; seconds != 0 && (l.hard == 0 || peer < l.hard) {
 		l.soft, l.hard = min(nonZero(l.soft, peer), peer-peer/10), peer
 	}
@@ -243,6 +247,14 @@ func nonZero(d, other time.Duration) time.Duration {
 // lifeWords are the lifetimes that we offer.
 func lifeWords(cfg *keyex.ChildConfig) (seconds, kbytes uint64) {
 	return uint64(cfg.Time.Hard / time.Second), cfg.HardBytes / 1024
+}
+
+// limitBytes holds a pair to the kilobytes that were agreed on.
+func limitBytes(c *keyex.Child, kbytes uint64, obey bool) {
+	n := min(kbytes, 1<<50) * 1024
+	if n != 0 && (obey || c.Config.HardBytes == 0 || n < c.Config.HardBytes) {
+		c.HardBytes = n
+	}
 }
 
 func installFault(cfg *keyex.ChildConfig, err error) string {

@@ -145,6 +145,8 @@ func (sa *SA) takeNotify(now time.Time, n *message.Notify) {
 	switch {
 	case n.Kind == message.RUThere, n.Kind == message.RUThereAck:
 		sa.takeDPD(now, n)
+	case n.Kind == message.ResponderLifetime:
+		sa.takeLife(now, n)
 	case n.Kind == message.InitialContact:
 		sa.Event(keyex.Up{InitialContact: true})
 	case n.Kind.IsError():

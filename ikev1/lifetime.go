@@ -30,6 +30,10 @@ func (sa *SA) setLifetimes(now time.Time) {
 	if r := c.Reauth.Rekey; r > 0 && (soft == 0 || r < soft) {
 		soft, hard, jitter = r, c.Reauth.Hard, c.Reauth.Jitter
 	}
+	if use, _ := sa.agreedLife1(); !sa.initiator && c.V1.LifeCheck == keyex.LifeObey && use != 0 {
+		hard = seconds1(use)
+		soft = hard - hard/10
+	}
 	if soft > 0 {
 		sa.timers.rekey = now.Add(max(soft-keyex.Jitter(sa.env, jitter), time.Second))
 	}
@@ -38,6 +42,9 @@ func (sa *SA) setLifetimes(now time.Time) {
 	}
 	if hard > 0 {
 		sa.timers.hard = now.Add(hard)
+	}
+	if sa.peerLife != 0 && (sa.initiator || c.V1.LifeCheck != keyex.LifeExact) && (lifetime1(c) == 0 || sa.peerLife < lifetime1(c)) {
+		sa.limitLife(sa.peerLife)
 	}
 	if c.DPDDelay > 0 {
 		sa.timers.dpd = now.Add(c.DPDDelay)

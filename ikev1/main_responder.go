@@ -55,7 +55,7 @@ func (p *phase1) choose(now time.Time, offer *message.SA) bool {
 	var first *trace.Failure
 	for i, cfg := range p.candidates {
 		sa.cfg = cfg
-		c, index, m, why := choosePhase1(cfg.Proposals, methods(cfg, -1), theirs)
+		c, index, m, why := choosePhase1(cfg.Proposals, methods(cfg, -1), theirs, acceptLife1(cfg))
 		if m == nil && why == "" {
 			if !p.chosen(now, c) {
 				return false
@@ -83,7 +83,7 @@ func (p *phase1) choose(now time.Time, offer *message.SA) bool {
 // sameChoice are the candidates that accept what was chosen.
 func (p *phase1) sameChoice(list []*keyex.Config, theirs []message.Transform, c transform1) []*keyex.Config {
 	return slices.DeleteFunc(slices.Clone(list), func(cfg *keyex.Config) bool {
-		if !slices.Contains(methods(cfg, -1), c.auth) {
+		if !slices.Contains(methods(cfg, -1), c.auth) || acceptLife1(cfg)(c) != "" {
 			return true
 		}
 		_, m := suite.Select(cfg.Proposals, []suite.Proposal{c.proposal}, suite.Options{})

@@ -239,10 +239,10 @@ func hashOf(p suite.Proposal) (p1Hash, error) {
 }
 
 // choosePhase1 chooses among the peer's transforms: our order of proposals
-// decides, and the method must be one of auth. It gives the index of the
+// decides, the method must be one of auth, and life must not object to the lifetime. It gives the index of the
 // transform in theirs. On failure the mismatch tells what differs, or why says
 // it where no comparison of algorithms can.
-func choosePhase1(ours []suite.Proposal, auth []AuthMethod, theirs []message.Transform) (chosen transform1, index int, m *suite.Mismatch, why string) {
+func choosePhase1(ours []suite.Proposal, auth []AuthMethod, theirs []message.Transform, life func(transform1) string) (chosen transform1, index int, m *suite.Mismatch, why string) {
 	var read []transform1
 	var where []int
 	var list []suite.Proposal
@@ -255,6 +255,8 @@ func choosePhase1(ours []suite.Proposal, auth []AuthMethod, theirs []message.Tra
 		case no != "":
 		case !slices.Contains(auth, p.auth):
 			why = fmt.Sprintf("the peer offers %v, which this connection does not accept", p.auth)
+		case life(p) != "":
+			why = life(p)
 		default:
 			read, where, list = append(read, p), append(where, i), append(list, p.proposal)
 		}

@@ -168,13 +168,22 @@ func (p *phase1) takeChoice(now time.Time, m *message.Message) bool {
 	return false
 }
 
-// sameTransform compares the attributes; their order and form do not count.
+// sameTransform compares the attributes; their order and form do not count. A type
+// may stand more than once, as that of a lifetime does.
 func sameTransform(a, b *message.Transform) bool {
 	if a.ID != b.ID || len(a.Attributes) != len(b.Attributes) {
 		return false
 	}
+	count := func(list []message.Attribute, x message.Attribute) (n int) {
+		for _, y := range list {
+			if x.Type == y.Type && x.Equal(y) {
+				n++
+			}
+		}
+		return n
+	}
 	for _, x := range a.Attributes {
-		if y, ok := b.Attribute(x.Type); !ok || !x.Equal(y) {
+		if count(a.Attributes, x) != count(b.Attributes, x) {
 			return false
 		}
 	}
@@ -193,6 +202,7 @@ func (p *phase1) chosen(now time.Time, c transform1) bool {
 	}
 	k, _ := c.proposal.First(suite.KE)
 	p.hash, p.group = h.new, k.ID
+	p.sa.peerLife = c.seconds
 	p.sa.proposal, p.sa.auth = c.proposal, c.auth
 	return true
 }
@@ -282,6 +292,9 @@ func (sa *SA) ready(now time.Time) {
 	sa.state, sa.established = keyex.Established, now
 	sa.setLifetimes(now)
 	sa.log(now, trace.Control, false, "IKE_SA %s established between %v[%v] and %v[%v], %s with %v", sa.cfg.Name, sa.local.Addr(), sa.localID, sa.remote.Addr(), sa.remoteID, sa.first.kind, sa.auth)
+	if _, tell := sa.agreedLife1(); tell != 0 && !sa.initiator {
+		sa.inform(now, lifePayload(message.ProtoISAKMP, sa.cookies(), span{seconds: tell}))
+	}
 	later := sa.later
 	sa.later = nil
 	for _, c := range later {

@@ -187,6 +187,7 @@ func (q *quick) answer(now time.Time, in *incoming) {
 	c := sa.made(q.cfg, t, mode, q.local, q.remote, q.spi, spiOut)
 	c.Initiator, book(c).reserved = true, true
 	sa.tellChecksums(c, in.Message, false)
+	limitBytes(c, life.kbytes, false)
 	q.made = c
 	var gqm secret.Bytes
 	q.flow.Run(now, func(now time.Time) {
@@ -229,13 +230,13 @@ func (q *quick) answer(now time.Time, in *incoming) {
 			return
 		}
 		sa.finish(now, q.x)
-		sa.childUp(now, c, q.old, life)
+		sa.childUp(now, c, q.old, lifeOf(q.cfg, life.seconds, false))
 	})
 }
 
 // take checks that the answer chooses one of our transforms, unchanged, and says
 // our selectors.
-func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t transform2, mode spd.Mode, spiOut uint32, life childLife, f *trace.Failure) {
+func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t transform2, mode spd.Mode, spiOut uint32, life span, f *trace.Failure) {
 	sa := q.sa
 	bad := func(format string, args ...any) *trace.Failure {
 		return sa.failure(now, trace.StageChild, fmt.Sprintf(format, args...), "this is a fault of the peer's implementation")
@@ -248,18 +249,20 @@ func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t transf
 	if !ok || spiOut < 256 {
 		return t, 0, 0, life, bad("the peer's SPI has %d octets, or is below 256", len(p.SPI))
 	}
+	t, why := readPhase2(p.Protocol, &p.Transforms[0])
+	if why != "" {
+		return t, 0, 0, life, bad("the peer's choice cannot be read: %s", why)
+	}
+	// Two lifetimes must not have changed places, which the attributes alone do not show.
+	seconds, kbytes := lifeWords(q.cfg)
 	found := false
 	for i := range q.offered {
 		for j := range q.offered[i].Transforms {
-			found = found || q.offered[i].Protocol == p.Protocol && sameTransform(&q.offered[i].Transforms[j], &p.Transforms[0])
+			found = found || q.offered[i].Protocol == p.Protocol && sameTransform(&q.offered[i].Transforms[j], &p.Transforms[0]) && t.seconds == seconds && t.kbytes == kbytes
 		}
 	}
 	if !found {
 		return t, 0, 0, life, bad("the peer chose a transform that was not offered")
-	}
-	t, why := readPhase2(p.Protocol, &p.Transforms[0])
-	if why != "" {
-		return t, 0, 0, life, bad("the peer's choice cannot be read: %s", why)
 	}
 	mode, _, _ = modeOf(t.encap)
 	// RFC 2409, Section 5.5: the same identities.
@@ -271,7 +274,7 @@ func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t transf
 			return t, 0, 0, life, bad("the peer's answer has other selectors than ours, and IKEv1 narrows nothing")
 		}
 	}
-	life = lifeOf(q.cfg, responderLifetime(m, t.seconds))
+	life = heldByResponder(m, span{t.seconds, t.kbytes})
 	return t, mode, spiOut, life, nil
 }
 
@@ -289,31 +292,17 @@ func idPair(m *message.Message) []*message.ID {
 	return out
 }
 
-// responderLifetime is the lifetime in seconds that the responder tells to have
-// (RFC 2407, Section 4.6.3.1), else the one that was agreed on.
-func responderLifetime(m *message.Message, seconds uint64) uint64 {
+// heldByResponder is the lifetime that the responder tells to have (RFC 2407,
+// Section 4.6.3.1), where it is shorter than the one that was agreed on.
+func heldByResponder(m *message.Message, agreed span) span {
 	for _, p := range m.Payloads {
-		n, ok := p.(*message.Notify)
-		if !ok || n.Kind != message.ResponderLifetime {
-			continue
-		}
-		list, err := message.ParseAttributes(n.Data)
-		if err != nil {
-			continue
-		}
-		life := uint64(0)
-		for _, a := range list {
-			v, ok := a.Uint()
-			switch {
-			case !ok:
-			case a.Type == message.P2LifeType:
-				life = v
-			case a.Type == message.P2LifeDuration && life == uint64(message.LifeSeconds) && v != 0:
-				seconds = v
+		if n, ok := p.(*message.Notify); ok && n.Kind == message.ResponderLifetime {
+			if s, ok := toldLife(n); ok {
+				agreed = span{shorten(agreed.seconds, s.seconds), shorten(agreed.kbytes, s.kbytes)}
 			}
 		}
 	}
-	return seconds
+	return agreed
 }
 
 // fail ends the Quick Mode; what it made goes.

@@ -36,7 +36,7 @@ type quickResponder struct {
 	pair          *ke.KeyPair
 	spi           uint32
 	made          *keyex.Child
-	life          childLife
+	life, tell    span // that is agreed on, and the parts that the peer is told
 }
 
 // request takes the first message.
@@ -130,6 +130,8 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 	var read []transform2
 	var modes []spd.Mode
 	var where [][2]int
+	level := sa.cfg.V1.LifeCheck
+	lifeFits := func(t transform2) bool { _, _, ok := weighChild(level, q.cfg, t); return ok }
 	why := "the peer offers nothing"
 	for i := range offer.Proposals {
 		p := &offer.Proposals[i]
@@ -153,6 +155,9 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 				why = fmt.Sprintf("the peer offers encapsulation mode %d, and NAT detection found otherwise", t.encap)
 			case sa.translates(q.cfg.Mode) && (mode == spd.Transport) != q.mapped:
 				why = fmt.Sprintf("the peer offers encapsulation mode %d, and its selectors do not go with it through a NAT: transport mode has one address on each side", t.encap)
+			case !lifeFits(t):
+				own, kbytes := lifeWords(q.cfg)
+				why = refusedLife(level, span{own, kbytes}, span{t.seconds, t.kbytes})
 			default:
 				list, read, modes, where = append(list, t.proposal), append(read, t), append(modes, mode), append(where, [2]int{i, j})
 			}
@@ -161,12 +166,17 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 	if len(list) == 0 {
 		return sa.failure(now, trace.StageChild, "none of the peer's transforms for "+q.cfg.Name+" can be used: "+why, "make mode and esp_proposals of both sides agree")
 	}
-	c, m := suite.Select(q.cfg.Proposals, list, suite.Options{})
+	ours := q.cfg.Proposals
+	if level == keyex.LifeObey {
+		ours, list = withoutPFS(ours), withoutPFS(list)
+	}
+	c, m := suite.Select(ours, list, suite.Options{})
 	if m != nil {
 		return sa.mismatch(now, trace.StageChild, m)
 	}
 	at := where[c.TheirIndex]
 	q.chosen, q.mode = read[c.TheirIndex], modes[c.TheirIndex]
+	q.life, q.tell, _ = weighChild(level, q.cfg, q.chosen)
 	p := offer.Proposals[at[0]]
 	p.Transforms = p.Transforms[at[1] : at[1]+1]
 	q.proposal = &p
@@ -206,6 +216,7 @@ func (q *quickResponder) agree(now time.Time) {
 		c := sa.made(q.cfg, q.chosen, q.mode, q.local, q.remote, q.spi, spiOut)
 		book(c).reserved = true
 		sa.tellChecksums(c, q.first, true)
+		limitBytes(c, q.life.kbytes, sa.cfg.V1.LifeCheck == keyex.LifeObey)
 		q.first = nil
 		q.made = c
 		if err := sa.childKeys(c, gqm, q.ni, q.nr); err != nil {
@@ -252,21 +263,13 @@ func (q *quickResponder) reply(now time.Time) {
 		list = append(list, q.idci, q.idcr)
 	}
 	list = append(list, sa.originals(q.mode, false)...)
-	q.life = lifeOf(q.cfg, q.chosen.seconds)
-	if own, _ := lifeWords(q.cfg); own != 0 && (q.chosen.seconds == 0 || own < q.chosen.seconds) {
-		list = append(list, sa.responderLifetime(q.chosen.proposal.Protocol, q.spi, own))
+	if q.tell != (span{}) {
+		list = append(list, lifePayload(message.Protocol(q.chosen.proposal.Protocol), spiOctets(q.spi), q.tell))
 	}
 	q.x.next, q.x.late = q.confirm, q.late
 	if err := sa.sendHashed(now, q.x, true, q.ni, list...); err != nil {
 		q.refuse(now, message.NoProposalChosen, sa.failure(now, trace.StageConfig, err.Error(), ""))
 	}
-}
-
-// responderLifetime tells that our lifetime is the shorter one (RFC 2407, Section
-// 4.6.3.1).
-func (sa *SA) responderLifetime(proto suite.Protocol, spi uint32, seconds uint64) message.Payload {
-	attrs := message.AppendAttributes(nil, message.Basic(message.P2LifeType, message.LifeSeconds), message.Duration(message.P2LifeDuration, seconds))
-	return &message.Notify{DOI: message.DOIIPsec, Protocol: message.Protocol(proto), SPI: binary.BigEndian.AppendUint32(nil, spi), Kind: message.ResponderLifetime, Data: attrs}
 }
 
 // confirm takes the third message; from now on we send.
@@ -290,7 +293,9 @@ func (q *quickResponder) confirm(now time.Time, in *incoming) {
 				sa.failed(now, q.cfg, sa.failure(now, trace.StageInstall, installFault(q.cfg, err), "see the backend in `ikectl status`"))
 			}
 		})
-	}, func(now time.Time) { sa.childUp(now, q.made, old, q.life) })
+	}, func(now time.Time) {
+		sa.childUp(now, q.made, old, lifeOf(q.cfg, q.life.seconds, sa.cfg.V1.LifeCheck == keyex.LifeObey))
+	})
 }
 
 // refuse tells the peer, with the SPI that it proposed, and ends the exchange.

@@ -38,6 +38,7 @@ type SA struct {
 	remoteID      ident.ID
 
 	p1          *phase1 // nil once established
+	peerLife    uint64  // lifetime of phase 1 that the peer offered or told, in seconds; 0: none
 	first       *exchange
 	exchanges   map[uint32]*exchange // by message ID
 	used        usedIDs

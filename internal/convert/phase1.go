@@ -137,7 +137,7 @@ func (c *converter) phase1(x *connection, r *remote) {
 		case "cert_check_time", "weak_phase1_check", "mycert", "certtype", "script", "gss_id", "phase1_up", "phase1_down":
 			c.note(s, false, "nothing here corresponds to it; ikectl log shows when SAs come and go")
 		case "proposal_check":
-			c.proposalCheck(s)
+			c.proposalCheck(x, s)
 		case "lifetime":
 			c.setLifetime(x, s)
 		case "nat_traversal":
@@ -341,14 +341,10 @@ func (c *converter) ownCertificate(x *connection, s stmt) {
 	c.note(s, false, "put %s into certs/ and its key %s into private/ beside the configuration", c.at("certificate", s.word(2)), c.at("certificate", s.word(3)))
 }
 
-func (c *converter) proposalCheck(s stmt) {
+func (c *converter) proposalCheck(x *connection, s stmt) {
 	switch s.word(1) {
-	case "obey", "claim":
-		c.note(s, false, "the shorter lifetime counts, and forward secrecy must be as the proposals say")
-	case "strict":
-		c.note(s, false, "a longer lifetime of the peer is not refused: the shorter one counts; forward secrecy must be as the proposals say")
-	case "exact":
-		c.note(s, false, "another lifetime of the peer is not refused: the shorter one counts; forward secrecy must be as the proposals say")
+	case "obey", "claim", "strict", "exact":
+		x.keys.set("proposal_check", s.word(1))
 	default:
 		c.note(s, false, "expected obey, strict, claim or exact")
 	}

@@ -129,6 +129,13 @@ func (s *shard) saOf(c *childSA, dir sad.Direction) *sad.SA {
 			HardPackets: cfg.HardPackets,
 		},
 	}
+	if h := ch.HardBytes; h != 0 {
+		// The soft limit leaves time for a new pair, as that of the configuration does.
+		sa.Limits.HardBytes = h
+		if soft := h - h/5; sa.Limits.SoftBytes == 0 || sa.Limits.SoftBytes > soft {
+			sa.Limits.SoftBytes = soft
+		}
+	}
 	sa.Dir, sa.Proto = dir, ch.Proto
 	src, dst := ch.LocalAddr, ch.RemoteAddr
 	sa.SPI, sa.EncrKey, sa.IntegKey = ch.SPIOut, ch.EncrOut, ch.IntegOut

@@ -217,7 +217,7 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 // v1Config is what only IKEv1 knows: a second round of authentication, or an only
 // one without certificate and secret, is XAuth.
 func v1Config(c *conf.Connection) keyex.V1 {
-	v := keyex.V1{Aggressive: c.Aggressive, AggressivePSK: c.AggressivePSK, Push: c.Push}
+	v := keyex.V1{Aggressive: c.Aggressive, AggressivePSK: c.AggressivePSK, LifeCheck: lifeCheck(c.LifeCheck), Push: c.Push}
 	for i, side := range [][]*conf.Auth{c.Local, c.Remote} {
 		for _, a := range side {
 			if a.Class != conf.AuthXAuth {
@@ -230,6 +230,18 @@ func v1Config(c *conf.Connection) keyex.V1 {
 		}
 	}
 	return v
+}
+
+func lifeCheck(l conf.LifeCheck) keyex.LifeCheck {
+	switch l {
+	case conf.LifeObey:
+		return keyex.LifeObey
+	case conf.LifeStrict:
+		return keyex.LifeStrict
+	case conf.LifeExact:
+		return keyex.LifeExact
+	}
+	return keyex.LifeClaim
 }
 
 func authConfig(rounds []*conf.Auth, local bool) ikev2.AuthConfig {

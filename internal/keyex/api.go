@@ -339,6 +339,8 @@ type Child struct {
 	NATLocal, NATRemote netip.Addr
 	// Flow is the packet that asked for it, nil when none did or the peer began.
 	Flow *spd.Flow
+	// HardBytes, when not 0, is what the peer allows, fewer octets than Config does.
+	HardBytes uint64
 	// LocalAddr and RemoteAddr are the outer addresses; Encap their ports when UDP
 	// encapsulation is used.
 	LocalAddr, RemoteAddr netip.AddrPort

@@ -20,8 +20,35 @@ type V1 struct {
 	// Hybrid: the client proves itself by XAuth alone, the server by a certificate
 	// (draft-ietf-ipsec-isakmp-hybrid-auth).
 	Hybrid bool
+	// LifeCheck is what a responder does with lifetimes and PFS of the initiator.
+	LifeCheck LifeCheck
 	// Push: the server gives addresses without being asked; a client waits for them.
 	Push bool
+}
+
+// LifeCheck is how a responder takes the initiator's lifetimes.
+type LifeCheck uint8
+
+// Check levels. Claim uses the shorter lifetime and tells the initiator when it is
+// the own one; Obey takes the initiator's, and its choice of perfect forward
+// secrecy; Strict refuses a longer lifetime than the own; Exact any other.
+const (
+	LifeClaim LifeCheck = iota
+	LifeObey
+	LifeStrict
+	LifeExact
+)
+
+func (l LifeCheck) String() string {
+	switch l {
+	case LifeObey:
+		return "obey"
+	case LifeStrict:
+		return "strict"
+	case LifeExact:
+		return "exact"
+	}
+	return "claim"
 }
 
 // XAuthRole is a part in XAuth.
