@@ -139,7 +139,9 @@ func writeSecrets(dir string, keys []convert.KeyFile) error {
 	write := func(k convert.KeyFile) error {
 		name := filepath.Join(dir, k.Name)
 		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("%s is there already: remove it, or choose another --secrets-dir", name)
+		} else if err != nil {
 			return err
 		}
 		made = append(made, name)

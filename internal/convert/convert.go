@@ -5,6 +5,7 @@
 package convert
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -92,19 +93,18 @@ type converter struct {
 	adds     []*staticSA
 	listen   []string
 	pool     section
-	dpd      string
 	racoon   bool           // a racoon.conf is among the files
 	names    map[string]int // the number that the next of that name gets
 	children int
+	said     map[Note]bool
 	peers    map[string]bool // identities whose secrets are needed
 	conns    []*connection
-	err      error
 }
 
 // Convert reads racoon.conf and setkey.conf, each perhaps in several files; a file
 // is known by its first word. An error is one of the syntax, with file and line.
 func Convert(in Input) (*Result, error) {
-	c := &converter{in: in, paths: map[string]string{}, names: map[string]int{}, peers: map[string]bool{}}
+	c := &converter{in: in, paths: map[string]string{}, names: map[string]int{}, said: map[Note]bool{}, peers: map[string]bool{}}
 	for _, f := range in.Files {
 		toks, err := c.lex(f)
 		if err != nil {
@@ -124,15 +124,17 @@ func Convert(in Input) (*Result, error) {
 		}
 	}
 	c.build()
-	if c.err != nil {
-		return nil, c.err
-	}
+	slices.SortStableFunc(c.res.Notes, func(a, b Note) int { return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line) })
 	return &c.res, nil
 }
 
 // note says what is different, at most maxNotes times.
 func (c *converter) note(s stmt, insecure bool, advice string, args ...any) {
 	n := Note{s.file, s.line, s.text(), fmt.Sprintf(advice, args...), insecure}
+	if c.said[n] {
+		return // a remote that many peers have is read for each
+	}
+	c.said[n] = true
 	if len(c.res.Notes) < maxNotes {
 		c.res.Notes = append(c.res.Notes, n)
 	} else if insecure && !c.res.Insecure() {

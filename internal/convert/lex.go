@@ -143,11 +143,7 @@ func (s stmt) text() string {
 // statements reads tokens into statements; what include names stands in its place.
 func (c *converter) statements(f Source, toks []token, depth int) ([]stmt, error) {
 	p := &parser{c: c, f: f, toks: toks, depth: depth}
-	list, err := p.block(0)
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
+	return p.block(0)
 }
 
 type parser struct {
@@ -180,6 +176,10 @@ func (p *parser) block(level int) ([]stmt, error) {
 		s, err := p.statement(level)
 		if err != nil {
 			return nil, err
+		}
+		if s.word(0) == "path" && s.word(1) == "include" {
+			p.c.paths["include"] = s.word(2)
+			continue
 		}
 		if s.word(0) != "include" || s.block {
 			out = append(out, s)
@@ -240,7 +240,7 @@ func (p *parser) include(s stmt) ([]stmt, error) {
 	case p.depth >= maxDepth:
 		return nil, p.fail(s.line, "include %q: more than %d files include each other", s.word(1), maxDepth)
 	}
-	files, err := p.c.in.Include(p.f.Name, s.word(1))
+	files, err := p.c.in.Include(p.f.Name, p.c.at("include", s.word(1)))
 	if err != nil {
 		return nil, p.fail(s.line, "include %q: %v", s.word(1), err)
 	}

@@ -24,6 +24,7 @@ type connection struct {
 	scope    string
 	peer     string // address or name; empty: anybody
 	passive  bool
+	shunts   bool // it has policies without peer
 	generate bool // policies are made of what the peer proposes
 	lifetime time.Duration
 }
@@ -44,7 +45,7 @@ var authMethods = map[string]authMethod{
 func (c *converter) connect(r *remote, peer string) *connection {
 	x := &connection{from: r, peer: peer}
 	base := peer
-	if r != nil && r.name != "" && r.anonymous == false {
+	if r != nil && r.name != "" && !r.anonymous {
 		base = r.name
 	}
 	if base == "" {
@@ -82,7 +83,7 @@ func (c *converter) phase1(x *connection, r *remote) {
 	}
 	var proposals []string
 	var method, user string
-	var natForce, aggressive, modeCfg bool
+	var natForce, aggressive, modeCfg, dpdOff bool
 	var dpdDelay, dpdRetry, dpdFail time.Duration = 0, 5 * time.Second, 5
 	verify := false
 	listed := 0
@@ -147,7 +148,8 @@ func (c *converter) phase1(x *connection, r *remote) {
 			}
 		case "dpd":
 			if v == "off" {
-				dpdDelay = 0
+				dpdOff = true
+				c.note(s, false, "a peer that packets make SAs with is asked every 30s whether it lives, in spite of it")
 			}
 		case "dpd_delay":
 			dpdDelay, _ = duration(s, 1)
@@ -204,7 +206,7 @@ func (c *converter) phase1(x *connection, r *remote) {
 	if natForce {
 		x.keys.set("encap", "yes")
 	}
-	if dpdDelay > 0 {
+	if dpdDelay > 0 && !dpdOff {
 		x.keys.set("dpd_delay", seconds(dpdDelay))
 		x.keys.set("dpd_timeout", seconds(dpdDelay+dpdRetry*dpdFail))
 	}

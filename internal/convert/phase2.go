@@ -13,6 +13,7 @@ import (
 // build makes connections of what was read.
 func (c *converter) build() {
 	c.checkMirrors()
+	c.checkOrder()
 	for _, p := range c.policies {
 		if p.dir != "out" {
 			continue
@@ -51,34 +52,6 @@ func (c *converter) build() {
 	}
 }
 
-// checkMirrors looks whether what comes in is protected as what goes out: children
-// are for both ways.
-func (c *converter) checkMirrors() {
-	type key struct {
-		a, b   netip.Prefix
-		ap, bp string
-		proto  string
-	}
-	out := map[key]*policy{}
-	for _, p := range c.policies {
-		if p.dir == "out" {
-			out[key{p.src, p.dst, p.srcPort, p.dstPort, p.proto}] = p
-		}
-	}
-	for _, p := range c.policies {
-		if p.dir != "in" {
-			continue
-		}
-		o := out[key{p.dst, p.src, p.dstPort, p.srcPort, p.proto}]
-		switch {
-		case o == nil:
-			c.note(p.stmt, true, "there is no policy out with the same addresses turned round, and children are for both ways: add one to convert it")
-		case o.action != p.action:
-			c.note(p.stmt, true, "the policy out with the same addresses says %s; children are for both ways, and that one counts", o.action)
-		}
-	}
-}
-
 // selector writes a prefix with protocol and port in the words of a traffic selector.
 func selector(p netip.Prefix, proto, port string) (string, error) {
 	s := p.String()
@@ -88,13 +61,21 @@ func selector(p netip.Prefix, proto, port string) (string, error) {
 	clean := func(w string) bool {
 		return w != "" && strings.Trim(w, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 	}
-	if port == "" {
-		port = "any"
+	port = anyway(port)
+	switch proto {
+	case "icmp6":
+		proto = "ipv6-icmp"
+	case "ip4":
+		proto = "4" // IP in IP
+	case "ip6":
+		proto = "41"
 	}
 	switch {
 	case !clean(proto) || !clean(port):
 		return "", fmt.Errorf("expected a protocol and a port")
-	case proto == "any" || proto == "ip" || proto == "ip4" || proto == "ip6":
+	case proto == "ip":
+		return "", fmt.Errorf("the protocol ip says nothing: write any")
+	case proto == "any":
 		if port != "any" {
 			return "", fmt.Errorf("ports without a protocol are not converted: name tcp or udp")
 		}
@@ -127,9 +108,9 @@ func (c *converter) shunt(p *policy) {
 	if !ok {
 		return
 	}
-	i := slices.IndexFunc(c.conns, func(x *connection) bool { return x.from == nil && x.peer == "" })
+	i := slices.IndexFunc(c.conns, func(x *connection) bool { return x.shunts })
 	if i < 0 {
-		x := &connection{name: c.unique("", "policies")}
+		x := &connection{name: c.unique("", "policies"), shunts: true}
 		x.scope = x.name
 		x.keys.set("name", x.name)
 		c.conns = append(c.conns, x)
@@ -200,11 +181,15 @@ func (c *converter) protect(p *policy) {
 	if c.static(p, r, from, to, local, remote) {
 		return
 	}
-	x := c.peer(p.stmt, to.String())
+	addr := ""
+	if !to.IsUnspecified() {
+		addr = to.String()
+	}
+	x := c.peer(p.stmt, addr)
 	if !c.room(p.stmt) {
 		return
 	}
-	if from.IsValid() && !has(x.keys, "local_addrs") {
+	if from.IsValid() && !from.IsUnspecified() && !has(x.keys, "local_addrs") {
 		x.keys.set("local_addrs", []string{from.String()})
 	}
 	var child section
@@ -234,19 +219,18 @@ func (c *converter) protect(p *policy) {
 	x.children = append(x.children, child)
 }
 
-// room bounds the children of the output.
+// room bounds the children of the output. What has none is said once, of the first.
 func (c *converter) room(at stmt) bool {
-	if c.children++; c.children > maxOutput {
-		c.note(at, true, "there are %d children already; convert the file in parts", maxOutput)
-		return false
+	if c.children++; c.children == maxOutput+1 {
+		c.note(at, true, "there are %d children already, and this one and all behind it are left out: convert the file in parts", maxOutput)
 	}
-	return true
+	return c.children <= maxOutput
 }
 
 // peer is the connection with a peer, made of its remote or of the anonymous one.
 func (c *converter) peer(at stmt, addr string) *connection {
 	for _, x := range c.conns {
-		if x.peer == addr {
+		if x.peer == addr && !x.shunts {
 			return x
 		}
 	}
@@ -467,6 +451,9 @@ func (c *converter) unusedRemotes() {
 			}
 		}
 		for _, s := range infos {
+			if c.children > maxOutput {
+				break
+			}
 			c.childOf(x, s)
 		}
 	}

@@ -19,6 +19,7 @@ type policy struct {
 	dir              string // out, in, fwd
 	action           string // ipsec, none, discard
 	rules            []rule
+	prio             bool // it has a priority
 }
 
 // rule is one protection of a policy: protocol/mode/from-to/level.
@@ -120,12 +121,9 @@ func (c *converter) spdadd(s stmt) {
 	}
 	p.dstPort = k.bracket()
 	p.proto = k.next()
-	for k.i < len(s.words) && !k.stmt.words[k.i].is("-P") {
-		if k.stmt.words[k.i].is("-ctx") || p.proto == "icmp6" || p.proto == "ipv6-icmp" || p.proto == "icmp" {
-			c.note(s, true, "neither ICMP types nor security contexts choose packets in this conversion: write the child by hand")
-			return
-		}
-		k.i++
+	if k.i < len(s.words) && !k.stmt.words[k.i].is("-P") {
+		c.note(s, true, "neither ICMP types nor security contexts choose packets in this conversion: write the child by hand")
+		return
 	}
 	if k.next() != "-P" {
 		c.note(s, true, "the policy is missing: -P, direction and action")
@@ -133,6 +131,7 @@ func (c *converter) spdadd(s stmt) {
 	}
 	p.dir = k.next()
 	if p.action = k.next(); p.action == "priority" || p.action == "prio" {
+		p.prio = true
 		c.note(s, false, "priorities are computed by how narrow selectors are; set priority of the child for another order")
 		for k.i < len(s.words) && !slices.Contains([]string{"ipsec", "none", "discard"}, k.word(k.i)) {
 			k.i++

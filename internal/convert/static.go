@@ -30,8 +30,9 @@ func (c *converter) matching(p *policy) []*staticSA {
 // are none.
 func (c *converter) static(p *policy, r rule, from, to netip.Addr, local, remote string) bool {
 	var pair [2]*staticSA // out, in
+	id := r.id()
 	for _, a := range c.adds {
-		if a.proto != r.proto || a.mode != "" && a.mode != r.mode || r.id() != "" && a.reqid != "" && a.reqid != r.id() {
+		if a.proto != r.proto || a.mode != "" && a.mode != r.mode || id != "" && a.reqid != "" && a.reqid != id {
 			continue
 		}
 		if pair[0] == nil && a.src == from && a.dst == to {
@@ -57,7 +58,7 @@ func (c *converter) static(p *policy, r rule, from, to netip.Addr, local, remote
 		return true
 	}
 	// Static SAs and their policy find each other by reqid.
-	reqid := r.id()
+	reqid := id
 	if reqid == "" {
 		reqid = pair[0].reqid
 	}
