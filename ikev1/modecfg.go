@@ -93,7 +93,7 @@ func (sa *SA) takeAddresses(now time.Time, list []message.Attribute) {
 		}
 		switch a.Type {
 		case cfgIP4Address, cfgIP6Address:
-			if sa.wantsAddress(addr) {
+			if keyex.WantsAddress(sa.cfg.VIPs, sa.vipLocal, addr) {
 				sa.vipLocal = append(sa.vipLocal, netip.PrefixFrom(addr, addr.BitLen()))
 			}
 		case cfgIP4DNS, cfgIP6DNS:
@@ -112,29 +112,6 @@ func (sa *SA) takeAddresses(now time.Time, list []message.Attribute) {
 	sa.using = true
 	sa.Tell(keyex.UseAddress{Config: sa.cfg, Addrs: sa.vipLocal, DNS: sa.dns})
 	sa.ready(now)
-}
-
-// wantsAddress tells whether an address is one more of those that were asked for,
-// and may be an own one.
-func (sa *SA) wantsAddress(a netip.Addr) bool {
-	if !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() {
-		return false
-	}
-	left := 0
-	for _, v := range sa.cfg.VIPs {
-		if v.Unmap().Is4() == a.Is4() {
-			left++
-		}
-	}
-	for _, p := range sa.vipLocal {
-		if p.Addr() == a {
-			return false
-		}
-		if p.Addr().Is4() == a.Is4() {
-			left--
-		}
-	}
-	return left > 0
 }
 
 // takePushed takes addresses that the server pushes.

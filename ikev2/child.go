@@ -2,6 +2,7 @@ package ikev2
 
 import (
 	"fmt"
+	"iked/internal/keyex"
 	"net/netip"
 	"slices"
 	"time"
@@ -169,7 +170,7 @@ func (sa *SA) installChild(x *flow, c *Child, in, out bool, then func(time.Time,
 	if in {
 		book(c).reserved = false
 	}
-	x.ask(InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r Reply) {
+	x.Ask(InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r Reply) {
 		d, _ := r.(DoneReply)
 		if d.Err != nil {
 			// The backend left nothing of it; the reservation of the SPI stands.
@@ -183,12 +184,12 @@ func (sa *SA) installChild(x *flow, c *Child, in, out bool, then func(time.Time,
 func (sa *SA) removeChild(c *Child, in, out bool) {
 	if book(c).reserved && in {
 		book(c).reserved = false
-		sa.tell(FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
+		sa.Tell(FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
 	}
 	in, out = in && book(c).inUp, out && book(c).outUp
 	if in || out {
 		book(c).inUp, book(c).outUp = book(c).inUp && !in, book(c).outUp && !out
-		sa.tell(RemoveChild{Child: c, In: in, Out: out})
+		sa.Tell(RemoveChild{Child: c, In: in, Out: out})
 	}
 }
 
@@ -205,7 +206,7 @@ func (sa *SA) childUp(now time.Time, c *Child) {
 	book(c).announced = true
 	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
 		c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
-	sa.event(ChildUp{Child: c})
+	sa.Event(ChildUp{Child: c})
 }
 
 // childInstalled starts its life.
@@ -214,7 +215,7 @@ func (sa *SA) childInstalled(now time.Time, c *Child) {
 	c.Installed = now
 	t := c.Config.Time
 	if t.Rekey > 0 {
-		c.RekeyAt = now.Add(max(t.Rekey-sa.random(t.Jitter), time.Second))
+		c.RekeyAt = now.Add(max(t.Rekey-keyex.Jitter(sa.env, t.Jitter), time.Second))
 	}
 	if t.Hard > 0 {
 		c.ExpireAt = now.Add(t.Hard)
@@ -242,7 +243,7 @@ func (sa *SA) childReplaced(now time.Time, old, new *Child) {
 	sa.count("child-rekey", "")
 	sa.logChild(now, new.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
 		new.Config.Name, old.UniqueID, new.UniqueID, new.SPIIn, new.SPIOut, selectors(new.Local), selectors(new.Remote))
-	sa.event(ChildReplaced{Old: old, New: new})
+	sa.Event(ChildReplaced{Old: old, New: new})
 }
 
 // sendOn installs the outbound half of a child that waited for the end of the
@@ -251,7 +252,7 @@ func (sa *SA) sendOn(now time.Time, c *Child) {
 	if book(c).outUp || c.State == ChildDeleted {
 		return
 	}
-	x := &flow{sa: sa}
+	x := newFlow(sa)
 	sa.installChild(x, c, false, true, func(now time.Time, err error) {
 		if err == nil {
 			return
@@ -287,7 +288,7 @@ func (sa *SA) childDown(c *Child, peer bool) {
 	if book(c).silent || !book(c).announced {
 		return
 	}
-	sa.event(ChildDown{Child: c, Peer: peer})
+	sa.Event(ChildDown{Child: c, Peer: peer})
 }
 
 // fade keeps the inbound half for what is still on the way.

@@ -42,7 +42,7 @@ func (o *childOffer) reserve(now time.Time, x *flow, then func(time.Time, *trace
 		then(now, nil)
 		return
 	}
-	x.ask(AllocSPI{Proto: o.proto, Local: sa.local.Addr()}, func(now time.Time, r Reply) {
+	x.Ask(AllocSPI{Proto: o.proto, Local: sa.local.Addr()}, func(now time.Time, r Reply) {
 		s, ok := r.(SPIReply)
 		if !ok || s.Err != nil {
 			then(now, sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI for %s: %v", o.cfg.Name, s.Err), "see the kernel's or the datapath's message"))
@@ -193,7 +193,7 @@ func spiBytes(spi uint32) []byte {
 // free gives the SPI back.
 func (o *childOffer) free() {
 	if o.spi != 0 {
-		o.sa.tell(FreeSPI{Proto: o.proto, Local: o.sa.local.Addr(), SPI: o.spi})
+		o.sa.Tell(FreeSPI{Proto: o.proto, Local: o.sa.local.Addr(), SPI: o.spi})
 		o.spi = 0
 	}
 }

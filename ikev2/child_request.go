@@ -2,6 +2,7 @@ package ikev2
 
 import (
 	"fmt"
+	"iked/internal/keyex"
 	"net/netip"
 	"time"
 
@@ -58,7 +59,7 @@ func (q *childRequest) refuse(now time.Time, n *message.Notify, f *trace.Failure
 		q.spi = 0
 	}
 	if q.spi != 0 {
-		q.sa.tell(FreeSPI{Proto: q.choice.proposal.Protocol, Local: q.sa.local.Addr(), SPI: q.spi})
+		q.sa.Tell(FreeSPI{Proto: q.choice.proposal.Protocol, Local: q.sa.local.Addr(), SPI: q.spi})
 		q.spi = 0
 	}
 	if q.pair != nil {
@@ -284,7 +285,7 @@ func (q *childRequest) reserve(now time.Time) {
 	if q.refused != nil {
 		return
 	}
-	q.flow.ask(AllocSPI{Proto: q.choice.proposal.Protocol, Local: q.sa.local.Addr()}, func(now time.Time, r Reply) {
+	q.flow.Ask(AllocSPI{Proto: q.choice.proposal.Protocol, Local: q.sa.local.Addr()}, func(now time.Time, r Reply) {
 		s, ok := r.(SPIReply)
 		if !ok || s.Err != nil {
 			q.refuse(now, message.NewNotify(message.NoAdditionalSAs, nil), q.sa.failure(now, trace.StageInstall,
@@ -310,12 +311,12 @@ func (q *childRequest) exchangeKeys(now time.Time) {
 		q.refuse(now, message.NewInvalidKE(group.ID), nil)
 		return
 	}
-	q.flow.compute(now, q.sa.agree(group.ID, nil, q.ke.Data), func(now time.Time, r keResult, err error) {
+	q.flow.Compute(now, keyex.Agree(q.sa.env, group.ID, nil, q.ke.Data), func(now time.Time, r keyex.KEResult, err error) {
 		if err != nil {
 			q.refuse(now, message.NewNotify(message.InvalidSyntax, nil), q.sa.failure(now, trace.StageKE, "the peer's key exchange data is refused: "+err.Error(), "this is a fault of the peer"))
 			return
 		}
-		q.pair, q.gir = r.pair, r.shared
+		q.pair, q.gir = r.Pair, r.Shared
 	})
 }
 

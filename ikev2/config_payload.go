@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"iked/ikev2/message"
+	"iked/internal/keyex"
 	"iked/internal/trace"
 )
 
@@ -45,29 +46,6 @@ const (
 	maxAddresses   = 4 // of each family, for one IKE SA
 )
 
-// wantsAddress tells whether an address that the responder gives is one more of
-// those that were asked for (RFC 7296, Section 3.15.1), and may be an own one.
-func (sa *SA) wantsAddress(a netip.Addr) bool {
-	if !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() || a.Is4In6() {
-		return false
-	}
-	left := 0
-	for _, v := range sa.cfg.VIPs {
-		if v.Unmap().Is4() == a.Is4() {
-			left++
-		}
-	}
-	for _, p := range sa.vipLocal {
-		if p.Addr() == a {
-			return false
-		}
-		if p.Addr().Is4() == a.Is4() {
-			left--
-		}
-	}
-	return left > 0
-}
-
 // takeAddresses uses what the responder gave. A failure means that the
 // addresses that the configuration asks for did not come.
 func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
@@ -82,7 +60,7 @@ func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
 			}
 			switch a.Type {
 			case message.InternalIP4Address, message.InternalIP6Address:
-				if addr.Is4() == (a.Type == message.InternalIP4Address) && sa.wantsAddress(addr) {
+				if addr.Is4() == (a.Type == message.InternalIP4Address) && keyex.WantsAddress(sa.cfg.VIPs, sa.vipLocal, addr) {
 					sa.vipLocal = append(sa.vipLocal, netip.PrefixFrom(addr, addr.BitLen()))
 				}
 			case message.InternalIP4DNS, message.InternalIP6DNS:
@@ -96,7 +74,7 @@ func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
 		return sa.failure(now, trace.StageAddress, "the peer gave no virtual address", "configure pools at the peer, or remove vips here")
 	}
 	sa.usingAddresses = true
-	sa.tell(UseAddress{Config: sa.cfg, Addrs: sa.vipLocal, DNS: sa.dns})
+	sa.Tell(UseAddress{Config: sa.cfg, Addrs: sa.vipLocal, DNS: sa.dns})
 	return nil
 }
 
@@ -168,7 +146,7 @@ func (sa *SA) assignAddress(now time.Time, x *flow, cp *message.CP, then func(ti
 	if !asksAddress(cp) {
 		return
 	}
-	x.ask(w, func(now time.Time, r Reply) {
+	x.Ask(w, func(now time.Time, r Reply) {
 		a, _ := r.(AddressReply)
 		if a.Err != nil {
 			then(now, nil, a.Err)

@@ -2,6 +2,7 @@ package ikev2
 
 import (
 	"fmt"
+	"iked/internal/keyex"
 	"slices"
 	"time"
 
@@ -55,7 +56,7 @@ func (x *createChild) task() string {
 }
 
 func (x *createChild) abandon(now time.Time) {
-	x.steps.stop()
+	x.steps.Stop()
 	if x.offer != nil {
 		x.offer.free()
 	}
@@ -68,7 +69,7 @@ func (x *createChild) abandon(now time.Time) {
 }
 
 func (x *createChild) begin(now time.Time) {
-	x.steps = flow{sa: x.sa}
+	x.steps = *newFlow(x.sa)
 	if o := x.old; o != nil {
 		if o.State != ChildInstalled || book(o).successor != nil {
 			// Deleted or rekeyed by the peer while this waited.
@@ -82,7 +83,7 @@ func (x *createChild) begin(now time.Time) {
 	if x.group == suite.KENone {
 		x.group = childGroup(x.cfg.Proposals, x.old)
 	}
-	x.steps.run(now, x.reserve, x.generate, x.send)
+	x.steps.Run(now, x.reserve, x.generate, x.send)
 }
 
 // childGroup is the key exchange method to begin with; KENone: without.
@@ -114,12 +115,12 @@ func (x *createChild) generate(now time.Time) {
 	if x.group == suite.KENone {
 		return
 	}
-	x.steps.compute(now, x.sa.generate(x.group), func(now time.Time, r keResult, err error) {
+	x.steps.Compute(now, keyex.Generate(x.sa.env, x.group), func(now time.Time, r keyex.KEResult, err error) {
 		if err != nil {
 			x.failed(now, x.sa.failure(now, trace.StageKE, err.Error(), "choose another key exchange method"))
 			return
 		}
-		x.pair = r.pair
+		x.pair = r.Pair
 	})
 }
 
@@ -170,7 +171,7 @@ func (x *createChild) answer(now time.Time, m *message.Message) {
 
 func (x *createChild) accepted(now time.Time, v *message.CreateChildSAResponse) {
 	var gir secret.Bytes
-	x.steps = flow{sa: x.sa}
+	x.steps = *newFlow(x.sa)
 	t, withKE := v.SA.Proposals[0].First(suite.KE)
 	agree := func(now time.Time) {
 		if !withKE {
@@ -180,12 +181,12 @@ func (x *createChild) accepted(now time.Time, v *message.CreateChildSAResponse) 
 			x.giveUp(now, &v.SA.Proposals[0], x.sa.failure(now, trace.StageKE, "the peer's key exchange does not fit its choice", "this is a fault of the peer"))
 			return
 		}
-		x.steps.compute(now, x.sa.agree(x.group, x.pair, v.KE.Data), func(now time.Time, r keResult, err error) {
+		x.steps.Compute(now, keyex.Agree(x.sa.env, x.group, x.pair, v.KE.Data), func(now time.Time, r keyex.KEResult, err error) {
 			if err != nil {
 				x.giveUp(now, &v.SA.Proposals[0], x.sa.failure(now, trace.StageKE, err.Error(), "this is a fault of the peer"))
 				return
 			}
-			gir = r.shared
+			gir = r.Shared
 		})
 	}
 	take := func(now time.Time) {
@@ -205,7 +206,7 @@ func (x *createChild) accepted(now time.Time, v *message.CreateChildSAResponse) 
 			}
 		})
 	}
-	x.steps.run(now, agree, take)
+	x.steps.Run(now, agree, take)
 }
 
 // giveUp refuses what the peer set up.
@@ -216,7 +217,7 @@ func (x *createChild) giveUp(now time.Time, p *message.Proposal, f *trace.Failur
 
 // done ends the exchange.
 func (x *createChild) done() {
-	x.steps.stop()
+	x.steps.Stop()
 	if x.pair != nil {
 		x.pair.Destroy()
 		x.pair = nil
@@ -252,8 +253,8 @@ func (x *createChild) refused(now time.Time, n *message.Notify) {
 				x.pair.Destroy()
 				x.pair = nil
 			}
-			x.steps = flow{sa: sa}
-			x.steps.run(now, x.generate, x.send)
+			x.steps = *newFlow(sa)
+			x.steps.Run(now, x.generate, x.send)
 			return
 		}
 	case message.TemporaryFailure:
@@ -289,7 +290,7 @@ func (x *createChild) refused(now time.Time, n *message.Notify) {
 }
 
 // retryDelay is how long to wait after TEMPORARY_FAILURE.
-func (sa *SA) retryDelay() time.Duration { return time.Second + sa.random(4*time.Second) }
+func (sa *SA) retryDelay() time.Duration { return time.Second + keyex.Jitter(sa.env, 4*time.Second) }
 
 // respondCreateChild answers the three kinds of CREATE_CHILD_SA.
 func (sa *SA) respondCreateChild(now time.Time, m *message.Message) {
@@ -324,7 +325,7 @@ func (sa *SA) temporaryFailure(now time.Time, why string) {
 }
 
 func (sa *SA) newChildRequest(v *message.CreateChildSARequest, old *Child) *childRequest {
-	q := &childRequest{sa: sa, flow: &flow{sa: sa}, offer: v.SA, tsi: v.TSi, tsr: v.TSr, notifies: v.Notifies, ke: v.KE, ni: v.Nonce.Data, old: old}
+	q := &childRequest{sa: sa, flow: newFlow(sa), offer: v.SA, tsi: v.TSi, tsr: v.TSr, notifies: v.Notifies, ke: v.KE, ni: v.Nonce.Data, old: old}
 	sa.window.answering.flow = q.flow
 	return q
 }
@@ -332,7 +333,7 @@ func (sa *SA) newChildRequest(v *message.CreateChildSARequest, old *Child) *chil
 // respondNewChild makes another CHILD_SA for the peer.
 func (sa *SA) respondNewChild(now time.Time, v *message.CreateChildSARequest) {
 	q := sa.newChildRequest(v, nil)
-	q.flow.run(now, q.choose, q.reserve, q.exchangeKeys,
+	q.flow.Run(now, q.choose, q.reserve, q.exchangeKeys,
 		func(now time.Time) { q.install(now, true) },
 		func(now time.Time) {
 			sa.reply(now, q.payloads()...)

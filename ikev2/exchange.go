@@ -299,7 +299,7 @@ func (sa *SA) sendRequest(now time.Time, x message.Exchange, ds [][]byte) {
 		sa.close(now, Closed{Reason: CloseExpired, Failure: sa.failure(now, trace.StageReach, "the message IDs of the IKE SA are used up", "")})
 		return
 	}
-	w.out = &outgoing{id: w.sendID, exchange: x, datagrams: ds, limit: sa.tries()}
+	w.out = &outgoing{id: w.sendID, exchange: x, datagrams: ds, limit: sa.cfg.Retransmit.Limit()}
 	w.sendID++
 	sa.counted(x, "out-req")
 	sa.transmit(now, ds, Datagram{Local: sa.local, Remote: sa.remote, NATT: sa.natt})
@@ -343,37 +343,14 @@ func (sa *SA) transmit(now time.Time, ds [][]byte, to Datagram) {
 	sa.lastOutbound = now
 	for _, b := range ds {
 		to.Data = b
-		sa.emit(Send{Datagram: to})
+		sa.Emit(Send{Datagram: to})
 	}
 }
 
 // schedule sets when the request is sent again (RFC 7296, Section 2.4).
 func (sa *SA) schedule(now time.Time, o *outgoing) {
-	r := sa.cfg.Retransmit
-	if r.Timeout == 0 {
-		r.Timeout = 2 * time.Second
-	}
-	if r.Base == 0 {
-		r.Base = 1.8
-	}
-	wait := float64(r.Timeout) * math.Pow(r.Base, float64(o.tries))
-	if r.Max != 0 {
-		wait = min(wait, float64(r.Max))
-	}
-	jitter := r.Jitter
-	if r == (Retransmit{Timeout: r.Timeout, Base: r.Base}) {
-		jitter = 10
-	}
-	wait -= float64(sa.random(time.Duration(wait * float64(min(jitter, 100)) / 100)))
+	o.due = now.Add(sa.cfg.Retransmit.Wait(sa.env, o.tries))
 	o.tries++
-	o.due = now.Add(time.Duration(wait))
-}
-
-func (sa *SA) tries() int {
-	if sa.cfg.Retransmit.Tries > 0 {
-		return sa.cfg.Retransmit.Tries
-	}
-	return 5
 }
 
 // retransmit sends the request again or gives the peer up.
@@ -387,20 +364,6 @@ func (sa *SA) retransmit(now time.Time) {
 		return
 	}
 	sa.timedOut(now, o)
-}
-
-// random is a uniform duration below d.
-func (sa *SA) random(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 0
-	}
-	var b [8]byte
-	sa.env.Random(b[:])
-	var v uint64
-	for _, x := range b {
-		v = v<<8 | uint64(x)
-	}
-	return time.Duration(v % uint64(d))
 }
 
 // enqueue puts an exchange behind the others.

@@ -47,7 +47,7 @@ func (sa *SA) record(r trace.Record) {
 		r.Conn = sa.cfg.Name
 	}
 	r.UniqueID, r.SPIi, r.SPIr, r.Peer = sa.uniqueID, sa.spiI.Uint64(), sa.spiR.Uint64(), sa.remote.String()
-	sa.event(Log{Record: r})
+	sa.Event(Log{Record: r})
 }
 
 // failed reports the failure of a CHILD_SA; nil cfg: none was found.
@@ -61,7 +61,7 @@ func (sa *SA) failedFor(now time.Time, cfg *ChildConfig, flow *spd.Flow, f *trac
 		f.Child = cfg.Name
 	}
 	sa.logChild(now, cfg, true, "%s", f.Sentence)
-	sa.event(Failed{Failure: f, Child: cfg, Flow: flow})
+	sa.Event(Failed{Failure: f, Child: cfg, Flow: flow})
 }
 
 // mismatch is the failure of a comparison of proposals.

@@ -26,13 +26,13 @@ type authInitiator struct {
 }
 
 func newAuthInitiator(sa *SA) *authInitiator {
-	return &authInitiator{flow: flow{sa: sa}, ni: sa.hs.ni, nr: sa.hs.nr}
+	return &authInitiator{flow: *newFlow(sa), ni: sa.hs.ni, nr: sa.hs.nr}
 }
 
 func (x *authInitiator) task() string { return "IKE_AUTH" }
 
 func (x *authInitiator) abandon(now time.Time) {
-	x.stop()
+	x.Stop()
 	if x.offer != nil {
 		x.offer.free()
 	}
@@ -42,7 +42,7 @@ func (x *authInitiator) begin(now time.Time) {
 	if x.sa.hs.child != nil {
 		x.offer = &childOffer{sa: x.sa, cfg: x.sa.hs.child, flow: x.sa.hs.flow, first: true}
 	}
-	x.run(now, x.chooseIdentity, x.prove, x.reserveSPI, x.send)
+	x.Run(now, x.chooseIdentity, x.prove, x.reserveSPI, x.send)
 }
 
 func (x *authInitiator) chooseIdentity(now time.Time) {
@@ -130,7 +130,7 @@ func (x *authInitiator) answer(now time.Time, m *message.Message) {
 		return
 	}
 	x.v = v
-	x.run(now, x.checkIdentity, x.verify, x.establish, x.takeAddresses, x.takeChild, x.done)
+	x.Run(now, x.checkIdentity, x.verify, x.establish, x.takeAddresses, x.takeChild, x.done)
 }
 
 // reject tells the responder in an exchange of its own that it is not accepted
@@ -245,7 +245,7 @@ func (sa *SA) chooseIdentity(now time.Time, x *flow, then func(time.Time, []Cert
 		then(now, nil, nil)
 		return
 	}
-	x.ask(ChooseIdentity{Config: sa.cfg, Local: sa.local.Addr(), CertRequests: sa.hs.certRequests}, func(now time.Time, r Reply) {
+	x.Ask(ChooseIdentity{Config: sa.cfg, Local: sa.local.Addr(), CertRequests: sa.hs.certRequests}, func(now time.Time, r Reply) {
 		id, ok := r.(IdentityReply)
 		if !ok || id.Err != nil {
 			then(now, nil, sa.failure(now, trace.StageCert, fmt.Sprintf("no own certificate or key fits: %v", id.Err), "configure a certificate and its private key for the local section"))
@@ -281,7 +281,7 @@ func (sa *SA) signedOctets(ofInitiator bool, idBody []byte) []byte {
 func (sa *SA) prove(now time.Time, x *flow, then func(time.Time, *message.Auth, *trace.Failure)) {
 	octets := sa.signedOctets(sa.initiator, sa.localID.Body())
 	if sa.cfg.Local.Class == AuthPubkey {
-		x.ask(Sign{Config: sa.cfg, Octets: octets, PeerHashes: sa.hs.peerHashes, CertRequests: sa.hs.certRequests}, func(now time.Time, r Reply) {
+		x.Ask(Sign{Config: sa.cfg, Octets: octets, PeerHashes: sa.hs.peerHashes, CertRequests: sa.hs.certRequests}, func(now time.Time, r Reply) {
 			s, ok := r.(SignReply)
 			if !ok || s.Err != nil {
 				then(now, nil, sa.failure(now, trace.StageAuth, fmt.Sprintf("signing failed: %v", s.Err), "check the private key of the local section"))
@@ -353,7 +353,7 @@ func (sa *SA) verify(now time.Time, x *flow, cfg *Config, id *message.ID, auth *
 	for _, c := range certs {
 		w.Certs = append(w.Certs, Cert{Encoding: uint8(c.Encoding), Data: c.Data})
 	}
-	x.ask(w, func(now time.Time, r Reply) {
+	x.Ask(w, func(now time.Time, r Reply) {
 		v, ok := r.(VerifyReply)
 		switch {
 		case !ok:
@@ -409,5 +409,5 @@ func (sa *SA) establish(now time.Time, contact bool) {
 	sa.hs.destroy()
 	sa.hs = nil
 	sa.keys.forgetHandshake()
-	sa.event(Up{InitialContact: contact})
+	sa.Event(Up{InitialContact: contact})
 }

@@ -29,7 +29,7 @@ func (sa *SA) respondAuth(now time.Time, m *message.Message) {
 		sa.viewFault(now, err)
 		return
 	}
-	x := &authResponder{flow: flow{sa: sa}, v: v, ni: sa.hs.ni, nr: sa.hs.nr}
+	x := &authResponder{flow: *newFlow(sa), v: v, ni: sa.hs.ni, nr: sa.hs.nr}
 	sa.window.answering.flow = &x.flow
 	if v.Stage != message.AuthFirst || v.Auth == nil || v.EAP != nil {
 		x.refuse(now, sa.failure(now, trace.StageAuth, "the peer wants to authenticate with EAP, which is not offered", "configure psk or pubkey on the peer"))
@@ -37,14 +37,14 @@ func (sa *SA) respondAuth(now time.Time, m *message.Message) {
 	}
 	sa.learnCertReqs(v.CertReqs)
 	sa.remoteID = v.IDi.Value
-	x.run(now, x.choosePeer, x.verify, x.chooseIdentity, x.prove, x.establish, x.assignAddress, x.chooseChild, x.installChild, x.reply)
+	x.Run(now, x.choosePeer, x.verify, x.chooseIdentity, x.prove, x.establish, x.assignAddress, x.chooseChild, x.installChild, x.reply)
 }
 
 // refuse answers AUTHENTICATION_FAILED and nothing more: who is not
 // authenticated learns no reason (RFC 7296, Section 2.21.2).
 func (x *authResponder) refuse(now time.Time, f *trace.Failure) {
 	sa := x.sa
-	x.stop()
+	x.Stop()
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
 	sa.reply(now, message.NewNotify(message.AuthenticationFailed, nil))
 	sa.close(now, Closed{Reason: CloseFailed, Failure: f, Tombstone: sa.tombstone()})

@@ -3,6 +3,7 @@ package ikev2
 import (
 	"bytes"
 	"fmt"
+	"iked/internal/keyex"
 	"slices"
 	"strings"
 	"time"
@@ -70,14 +71,14 @@ const (
 type ikeInit struct{ flow }
 
 func (x *ikeInit) task() string                       { return "IKE_INIT" }
-func (x *ikeInit) abandon(time.Time)                  { x.stop() }
+func (x *ikeInit) abandon(time.Time)                  { x.Stop() }
 func (x *ikeInit) answer(time.Time, *message.Message) {} // its responses come by receiveInit
 
 // startInit begins the handshake.
 func (sa *SA) startInit(now time.Time, t StartInit) {
 	sa.hs = &handshake{child: t.Child, flow: t.Flow, ni: sa.nonce()}
 	sa.state = Connecting
-	x := &ikeInit{flow{sa: sa}}
+	x := &ikeInit{*newFlow(sa)}
 	sa.active = x
 	sa.log(now, trace.Control, false, "initiating IKE_SA %s to %v", sa.cfg.Name, sa.remote)
 	x.begin(now)
@@ -110,8 +111,8 @@ func firstKE(ps []suite.Proposal) (suite.Transform, bool) {
 
 // exchangeKeys makes the key pair of the chosen group and sends the request.
 func (x *ikeInit) exchangeKeys(now time.Time) {
-	x.run(now, func(now time.Time) {
-		x.compute(now, x.sa.generate(x.sa.hs.group), func(now time.Time, r keResult, err error) {
+	x.Run(now, func(now time.Time) {
+		x.Compute(now, keyex.Generate(x.sa.env, x.sa.hs.group), func(now time.Time, r keyex.KEResult, err error) {
 			if err != nil {
 				x.sa.close(now, Closed{Reason: CloseFailed, Failure: x.sa.failure(now, trace.StageKE, err.Error(), "choose another key exchange method")})
 				return
@@ -119,7 +120,7 @@ func (x *ikeInit) exchangeKeys(now time.Time) {
 			if x.sa.hs.pair != nil {
 				x.sa.hs.pair.Destroy()
 			}
-			x.sa.hs.pair = r.pair
+			x.sa.hs.pair = r.Pair
 		})
 	}, x.send)
 }
@@ -274,15 +275,15 @@ func (x *ikeInit) response(now time.Time, h message.Header, d Datagram) {
 		return
 	}
 	hs.busy = true
-	x.run(now, func(now time.Time) {
-		x.compute(now, sa.agree(hs.group, hs.pair, v.KE.Data), func(now time.Time, r keResult, err error) {
+	x.Run(now, func(now time.Time) {
+		x.Compute(now, keyex.Agree(sa.env, hs.group, hs.pair, v.KE.Data), func(now time.Time, r keyex.KEResult, err error) {
 			hs.busy = false
 			if err != nil {
 				// The answer may be forged: the right one may still come.
 				sa.dropped(now, h, "key-exchange", err.Error())
 				return
 			}
-			x.accepted(now, v, chosen, r.shared, d)
+			x.accepted(now, v, chosen, r.Shared, d)
 		})
 	})
 }
@@ -387,7 +388,7 @@ func (x *ikeInit) refused(now time.Time, v *message.IKESAInitResponse) {
 	f := sa.refusedBy(now, n, "IKE_SA_INIT")
 	f.Sentence += ", which nobody authenticated: still waiting for another answer"
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
-	sa.event(Failed{Failure: f})
+	sa.Event(Failed{Failure: f})
 }
 
 // hintLabel names a refusal for a counter: peers cannot make labels.

@@ -3,6 +3,7 @@ package ikev2
 import (
 	"bytes"
 	"fmt"
+	"iked/internal/keyex"
 	"slices"
 	"time"
 
@@ -30,7 +31,7 @@ func (sa *SA) respondInit(now time.Time, h message.Header, d Datagram) {
 		err = fmt.Errorf("a first request has no responder SPI")
 	}
 	sa.spiI = h.SPIi
-	x := &initResponder{flow: flow{sa: sa}, v: v, from: d}
+	x := &initResponder{flow: *newFlow(sa), v: v, from: d}
 	if err != nil {
 		sa.drop(now, h, err)
 		if e, ok := err.(*message.Error); ok && e.Action == message.NotifyPeer {
@@ -42,7 +43,7 @@ func (sa *SA) respondInit(now time.Time, h message.Header, d Datagram) {
 	}
 	sa.counted(message.ExchangeIKESAInit, "in-req")
 	sa.hs = &handshake{ni: v.Nonce.Data, init1: bytes.Clone(d.Data)}
-	x.run(now, x.choose, x.exchangeKeys)
+	x.Run(now, x.choose, x.exchangeKeys)
 }
 
 // refuse answers with a notify and no state: the responder's SPI is zero.
@@ -118,7 +119,7 @@ func (x *initResponder) choose(now time.Time) {
 		sa.log(now, trace.Control, true, "%s", f.Sentence)
 		x.refuse(now, message.NewNotify(message.NoProposalChosen, nil))
 		sa.close(now, Closed{Reason: CloseFailed, Failure: f})
-		x.stop()
+		x.Stop()
 		return
 	}
 	group, _ := sa.proposal.First(suite.KE)
@@ -127,20 +128,20 @@ func (x *initResponder) choose(now time.Time) {
 		sa.log(now, trace.Control, false, "the peer sent key exchange method %v, asking for %v", suite.Transform{Type: suite.KE, ID: v.KE.Group}, group)
 		x.refuse(now, message.NewInvalidKE(group.ID))
 		sa.close(now, Closed{Reason: CloseRetry})
-		x.stop()
+		x.Stop()
 		return
 	}
 	if err := nonceFits(sa.proposal, v.Nonce.Data); err != nil {
 		sa.dropped(now, v.Header, "nonce", err.Error())
 		sa.close(now, Closed{Reason: CloseFailed})
-		x.stop()
+		x.Stop()
 	}
 }
 
 // exchangeKeys makes the keys and answers.
 func (x *initResponder) exchangeKeys(now time.Time) {
 	sa, v := x.sa, x.v
-	x.compute(now, sa.agree(v.KE.Group, nil, v.KE.Data), func(now time.Time, r keResult, err error) {
+	x.Compute(now, keyex.Agree(sa.env, v.KE.Group, nil, v.KE.Data), func(now time.Time, r keyex.KEResult, err error) {
 		if sa.closed {
 			return
 		}
@@ -151,11 +152,11 @@ func (x *initResponder) exchangeKeys(now time.Time) {
 			return
 		}
 		sa.hs.nr = sa.nonce()
-		if err := sa.handshakeKeys(r.shared); err != nil {
+		if err := sa.handshakeKeys(r.Shared); err != nil {
 			sa.close(now, Closed{Reason: CloseFailed, Failure: sa.failure(now, trace.StageKE, err.Error(), "")})
 			return
 		}
-		x.reply(now, r.pair)
+		x.reply(now, r.Pair)
 	})
 }
 

@@ -244,7 +244,7 @@ func (sa *SA) peerDeletesChildren(now time.Time, d *message.Delete) message.Payl
 		owner.dropChild(now, c, true)
 	}
 	if owner != sa {
-		sa.event(NewSA{Successor: owner})
+		sa.Event(NewSA{Successor: owner})
 	}
 	if len(answer.SPIs) == 0 {
 		return nil

@@ -1,14 +1,11 @@
 package ikev2
 
 import (
-	"bytes"
 	"fmt"
-	"time"
 
 	"iked/crypto/aead"
 	"iked/crypto/integ"
 	"iked/crypto/kdf"
-	"iked/crypto/ke"
 	"iked/crypto/prf"
 	"iked/crypto/suite"
 	"iked/internal/isakmp"
@@ -108,70 +105,6 @@ func (s *sealer) Seal(b []byte, hdr int) error {
 
 func (s *sealer) Open(b []byte, hdr int) ([]byte, error) {
 	return s.cipher.Open(&s.work, b, hdr, 0, false)
-}
-
-// keSeed are the octets of randomness that Compute takes along, because Env
-// belongs to the SA's goroutine: more than any private key needs.
-const keSeed = 512
-
-// keResult is the value of a KEReply. keys is nil when none were wanted.
-type keResult struct {
-	pair   *ke.KeyPair
-	shared secret.Bytes
-}
-
-// cheapKE tells whether a key exchange takes less than handing it over does.
-func cheapKE(group uint16) bool {
-	return group == suite.KEX25519 || group == suite.KEECP256
-}
-
-// generate makes a key pair.
-func (sa *SA) generate(group uint16) Compute {
-	seed := make([]byte, keSeed)
-	sa.env.Random(seed)
-	return Compute{Cheap: cheapKE(group), Run: func() Reply {
-		defer clear(seed)
-		pair, err := ke.Generate(group, bytes.NewReader(seed))
-		return KEReply{Value: keResult{pair: pair}, Err: err}
-	}}
-}
-
-// agree makes the shared secret and, as responder, the own key pair before it.
-func (sa *SA) agree(group uint16, pair *ke.KeyPair, peer []byte) Compute {
-	var seed []byte
-	if pair == nil {
-		seed = make([]byte, keSeed)
-		sa.env.Random(seed)
-	}
-	peer = bytes.Clone(peer)
-	return Compute{Cheap: cheapKE(group), Run: func() Reply {
-		defer clear(seed)
-		if pair == nil {
-			var err error
-			if pair, err = ke.Generate(group, bytes.NewReader(seed)); err != nil {
-				return KEReply{Err: err}
-			}
-		}
-		shared, err := pair.Shared(peer)
-		return KEReply{Value: keResult{pair, shared}, Err: err}
-	}}
-}
-
-// compute runs cheap work at once, other work outside.
-func (f *flow) compute(now time.Time, c Compute, then func(now time.Time, r keResult, err error)) {
-	take := func(now time.Time, r Reply) {
-		k, _ := r.(KEReply)
-		v, ok := k.Value.(keResult)
-		if k.Err == nil && !ok {
-			k.Err = fmt.Errorf("the key exchange gave no result")
-		}
-		then(now, v, k.Err)
-	}
-	if c.Cheap {
-		take(now, c.Run())
-		return
-	}
-	f.ask(c, take)
 }
 
 // childKeys makes the keys of a CHILD_SA (RFC 7296, Section 2.17) and puts them

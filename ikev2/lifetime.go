@@ -1,6 +1,7 @@
 package ikev2
 
 import (
+	"iked/internal/keyex"
 	"time"
 
 	"iked/ikev2/message"
@@ -25,7 +26,7 @@ func (sa *SA) setLifetimes(now time.Time) {
 		if d == 0 {
 			return time.Time{}
 		}
-		return now.Add(max(d-sa.random(jitter), time.Second))
+		return now.Add(max(d-keyex.Jitter(sa.env, jitter), time.Second))
 	}
 	c := sa.cfg
 	sa.timers = timers{
@@ -111,7 +112,7 @@ func (sa *SA) expire(now time.Time) {
 	}
 	if due(sa.keepAliveDue(), now) {
 		sa.lastOutbound = now
-		sa.emit(KeepAlive{Local: sa.local, Remote: sa.remote})
+		sa.Emit(KeepAlive{Local: sa.local, Remote: sa.remote})
 	}
 	sa.expireIKE(now)
 	if !sa.closed {
@@ -133,7 +134,7 @@ func (sa *SA) expireIKE(now time.Time) {
 	}
 	if due(t.reauth, now) {
 		t.reauth = time.Time{}
-		sa.event(ReauthDue{})
+		sa.Event(ReauthDue{})
 	}
 	if due(t.dpd, now) {
 		sa.checkPeer(now)
@@ -153,7 +154,7 @@ func (sa *SA) checkPeer(now time.Time) {
 		sa.queueLiveness(now)
 		return
 	}
-	sa.ask(LastInbound{Children: append([]*Child(nil), sa.children...)}, func(now time.Time, r Reply) {
+	sa.Ask(LastInbound{Children: append([]*Child(nil), sa.children...)}, func(now time.Time, r Reply) {
 		if t, ok := r.(TimeReply); ok && now.Sub(t.At) < delay {
 			sa.timers.dpd = t.At.Add(delay)
 			return
@@ -191,7 +192,7 @@ func (sa *SA) expireChildren(now time.Time) {
 func (sa *SA) checkActivity(now time.Time, c *Child) {
 	limit := c.Config.Inactivity
 	book(c).inactiveAt = time.Time{}
-	sa.ask(LastInbound{Children: []*Child{c}, Outbound: true}, func(now time.Time, r Reply) {
+	sa.Ask(LastInbound{Children: []*Child{c}, Outbound: true}, func(now time.Time, r Reply) {
 		t, _ := r.(TimeReply)
 		last := t.At
 		if last.Before(c.Installed) {

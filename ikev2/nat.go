@@ -139,10 +139,10 @@ func (sa *SA) follow(now time.Time, d Datagram) {
 				continue
 			}
 			c.LocalAddr, c.RemoteAddr = sa.local, sa.remote
-			sa.tell(MoveChild{Child: c})
+			sa.Tell(MoveChild{Child: c})
 		}
 	}
-	sa.event(Moved{})
+	sa.Event(Moved{})
 }
 
 // keepAliveEvery is the interval of NAT keepalives.

@@ -14,6 +14,7 @@ import (
 	"iked/ikev2/message"
 	"iked/internal/ident"
 	"iked/internal/isakmp"
+	"iked/internal/keyex"
 	"iked/internal/secret"
 	"iked/spd"
 )
@@ -80,12 +81,12 @@ func TestRecordedHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	sa.spiI, sa.state = isakmp.SPI(h.SPIi), Connecting
-	x := &ikeInit{flow{sa: sa}}
+	x := &ikeInit{*newFlow(sa)}
 	sa.active = x
 	sa.hs = &handshake{ni: un(v.NI), group: suite.KEMODP1024, init1: first, child: child}
 	now := time.Unix(0, 0)
 	// The private value is not needed: g^ir is in the record.
-	if sa.hs.pair, err = ke.Generate(suite.KEMODP1024, bytes.NewReader(make([]byte, keSeed))); err != nil {
+	if sa.hs.pair, err = ke.Generate(suite.KEMODP1024, bytes.NewReader(make([]byte, keyex.KESeed))); err != nil {
 		t.Fatal(err)
 	}
 	m, err := message.Parse(answer)

@@ -2,6 +2,7 @@ package ikev2
 
 import (
 	"bytes"
+	"iked/internal/keyex"
 	"time"
 
 	"iked/ikev2/message"
@@ -134,7 +135,7 @@ func (x *createChild) settleFailed(now time.Time) {
 			return
 		}
 		// Again before it expires.
-		old.RekeyAt = now.Add(10*time.Second + sa.random(10*time.Second))
+		old.RekeyAt = now.Add(10*time.Second + keyex.Jitter(sa.env, 10*time.Second))
 	}
 	sa.settleGone(now, old)
 }
@@ -185,7 +186,7 @@ func (sa *SA) respondRekeyChild(now time.Time, v *message.CreateChildSARequest) 
 		return
 	}
 	q := sa.newChildRequest(v, old)
-	q.flow.run(now, q.choose, q.reserve, q.exchangeKeys,
+	q.flow.Run(now, q.choose, q.reserve, q.exchangeKeys,
 		func(now time.Time) { q.stillWanted(now) },
 		// RFC 7296, Section 2.8: the responder sends on the new one only when the
 		// old one is deleted.

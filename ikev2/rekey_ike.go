@@ -3,6 +3,7 @@ package ikev2
 import (
 	"bytes"
 	"fmt"
+	"iked/internal/keyex"
 	"slices"
 	"time"
 
@@ -46,7 +47,7 @@ type rekeyIKE struct {
 func (x *rekeyIKE) task() string { return "IKE_REKEY" }
 
 func (x *rekeyIKE) abandon(time.Time) {
-	x.stop()
+	x.Stop()
 	if x.pair != nil {
 		x.pair.Destroy()
 	}
@@ -68,7 +69,7 @@ func (sa *SA) queueRekeyIKE(now time.Time) {
 			return
 		}
 	}
-	sa.enqueue(&rekeyIKE{flow: flow{sa: sa}})
+	sa.enqueue(&rekeyIKE{flow: *newFlow(sa)})
 }
 
 func (x *rekeyIKE) begin(now time.Time) {
@@ -89,17 +90,17 @@ func (x *rekeyIKE) begin(now time.Time) {
 			x.group = t.ID
 		}
 	}
-	x.run(now, x.generate, x.send)
+	x.Run(now, x.generate, x.send)
 }
 
 func (x *rekeyIKE) generate(now time.Time) {
 	x.ni = x.sa.nonce()
-	x.compute(now, x.sa.generate(x.group), func(now time.Time, r keResult, err error) {
+	x.Compute(now, keyex.Generate(x.sa.env, x.group), func(now time.Time, r keyex.KEResult, err error) {
 		if err != nil {
 			x.failed(now, x.sa.failure(now, trace.StageKE, err.Error(), "choose another key exchange method"))
 			return
 		}
-		x.pair = r.pair
+		x.pair = r.Pair
 	})
 }
 
@@ -151,12 +152,11 @@ func (x *rekeyIKE) answer(now time.Time, m *message.Message) {
 		x.failed(now, sa.failure(now, trace.StageProposal, err.Error(), "this is a fault of the peer"))
 		return
 	}
-	x.steps = nil
-	x.run(now, func(now time.Time) {
-		x.compute(now, sa.agree(x.group, x.pair, v.KE.Data), func(now time.Time, r keResult, err error) {
+	x.Run(now, func(now time.Time) {
+		x.Compute(now, keyex.Agree(sa.env, x.group, x.pair, v.KE.Data), func(now time.Time, r keyex.KEResult, err error) {
 			var next *SA
 			if err == nil {
-				next, err = sa.successor(now, true, x.spi, spi, chosen, r.shared, x.ni, v.Nonce.Data)
+				next, err = sa.successor(now, true, x.spi, spi, chosen, r.Shared, x.ni, v.Nonce.Data)
 			}
 			if err != nil {
 				x.failed(now, sa.failure(now, trace.StageKE, err.Error(), "this is a fault of the peer"))
@@ -180,7 +180,7 @@ func (x *rekeyIKE) settle(now time.Time, next *SA, lowest []byte) {
 		// deletes the old one.
 		sa.count("ike-collision", "lost")
 		next.enqueue(&deleteIKE{sa: next, why: CloseRekeyed})
-		sa.event(NewSA{Successor: next, Redundant: true})
+		sa.Event(NewSA{Successor: next, Redundant: true})
 		sa.inherit(now, rival)
 		next.pump(now)
 		return
@@ -195,7 +195,7 @@ func (x *rekeyIKE) settle(now time.Time, next *SA, lowest []byte) {
 }
 
 func (x *rekeyIKE) end() {
-	x.stop()
+	x.Stop()
 	if x.pair != nil {
 		x.pair.Destroy()
 		x.pair = nil
@@ -216,10 +216,10 @@ func (x *rekeyIKE) failed(now time.Time, f *trace.Failure) {
 	}
 	if f != nil {
 		sa.log(now, trace.Control, true, "%s", f.Sentence)
-		sa.event(Failed{Failure: f})
+		sa.Event(Failed{Failure: f})
 	}
 	if sa.state == Established {
-		sa.timers.rekey = now.Add(10*time.Second + sa.random(10*time.Second))
+		sa.timers.rekey = now.Add(10*time.Second + keyex.Jitter(sa.env, 10*time.Second))
 	}
 }
 
@@ -233,7 +233,7 @@ func (x *rekeyIKE) refused(now time.Time, n *message.Notify) {
 			x.group = group
 			x.pair.Destroy()
 			x.pair = nil
-			x.run(now, x.generate, x.send)
+			x.Run(now, x.generate, x.send)
 			return
 		}
 	case message.TemporaryFailure:
@@ -303,7 +303,7 @@ func (sa *SA) inherit(now time.Time, next *SA) {
 	sa.queue = nil
 	sa.timers = timers{linger: now.Add(sa.patience())}
 	sa.log(now, trace.Control, false, "IKE_SA %s rekeyed: now %v_i %v_r", sa.cfg.Name, next.spiI, next.spiR)
-	sa.event(NewSA{Successor: next})
+	sa.Event(NewSA{Successor: next})
 	next.pump(now)
 }
 
@@ -330,7 +330,7 @@ func (sa *SA) respondRekeyIKE(now time.Time, v *message.CreateChildSARequest) {
 	if mm != nil {
 		f := sa.mismatch(now, trace.StageProposal, mm)
 		sa.log(now, trace.Control, true, "%s", f.Sentence)
-		sa.event(Failed{Failure: f})
+		sa.Event(Failed{Failure: f})
 		sa.reply(now, message.NewNotify(message.NoProposalChosen, nil))
 		return
 	}
@@ -344,11 +344,11 @@ func (sa *SA) respondRekeyIKE(now time.Time, v *message.CreateChildSARequest) {
 		sa.syntaxSent(now, err.Error())
 		return
 	}
-	x := &flow{sa: sa}
+	x := newFlow(sa)
 	sa.window.answering.flow = x
 	p := &v.SA.Proposals[at[c.TheirIndex]]
-	x.run(now, func(now time.Time) {
-		x.compute(now, sa.agree(group.ID, nil, v.KE.Data), func(now time.Time, r keResult, err error) {
+	x.Run(now, func(now time.Time) {
+		x.Compute(now, keyex.Agree(sa.env, group.ID, nil, v.KE.Data), func(now time.Time, r keyex.KEResult, err error) {
 			if err != nil {
 				sa.log(now, trace.Control, true, "the peer's key exchange data is refused: %v", err)
 				sa.reply(now, message.NewNotify(message.InvalidSyntax, nil))
@@ -360,8 +360,8 @@ func (sa *SA) respondRekeyIKE(now time.Time, v *message.CreateChildSARequest) {
 	})
 }
 
-func (sa *SA) answerRekeyIKE(now time.Time, p *message.Proposal, chosen suite.Proposal, ni []byte, r keResult) {
-	defer r.pair.Destroy()
+func (sa *SA) answerRekeyIKE(now time.Time, p *message.Proposal, chosen suite.Proposal, ni []byte, r keyex.KEResult) {
+	defer r.Pair.Destroy()
 	if sa.state != Established && sa.state != Rekeying {
 		// Our own rekeying ended meanwhile (RFC 7296, Section 2.8.2).
 		sa.temporaryFailure(now, "ike-closing")
@@ -370,7 +370,7 @@ func (sa *SA) answerRekeyIKE(now time.Time, p *message.Proposal, chosen suite.Pr
 	nr := sa.nonce()
 	spii, _ := p.IKESPI()
 	spir := isakmp.SPIFromUint64(uint64(sa.env.NewSPI()))
-	next, err := sa.successor(now, false, spii, spir, chosen, r.shared, ni, nr)
+	next, err := sa.successor(now, false, spii, spir, chosen, r.Shared, ni, nr)
 	if err != nil {
 		sa.log(now, trace.Control, true, "rekeying failed: %v", err)
 		sa.reply(now, message.NewNotify(message.NoProposalChosen, nil))
@@ -378,12 +378,12 @@ func (sa *SA) answerRekeyIKE(now time.Time, p *message.Proposal, chosen suite.Pr
 	}
 	sa.count("ike-rekey-resp", "")
 	sa.reply(now, &message.SA{Proposals: []message.Proposal{{Number: p.Number, SPI: spir[:], Proposal: chosen}}},
-		&message.Nonce{Data: nr}, &message.KE{Group: r.pair.Group(), Data: r.pair.Public()})
+		&message.Nonce{Data: nr}, &message.KE{Group: r.Pair.Group(), Data: r.Pair.Public()})
 	if sa.rekeyingIKE() {
 		// RFC 7296, Section 2.8.2: not decided before our own answer is here.
 		sa.rekey.rival, sa.rekey.rivalNonce, next.rekey.parent = next, lowestNonce(ni, nr), sa
 		next.timers.linger = now.Add(sa.patience())
-		sa.event(NewSA{Successor: next, Redundant: true})
+		sa.Event(NewSA{Successor: next, Redundant: true})
 		return
 	}
 	sa.inherit(now, next)

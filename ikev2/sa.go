@@ -1,7 +1,7 @@
 package ikev2
 
 import (
-	"iter"
+	"iked/internal/keyex"
 	"net/netip"
 	"time"
 
@@ -14,6 +14,7 @@ import (
 
 // SA is one IKE SA (RFC 7296).
 type SA struct {
+	keyex.Queue
 	env       Env
 	cfg       *Config // nil in a responder before IKE_SA_INIT
 	uniqueID  uint32
@@ -47,9 +48,6 @@ type SA struct {
 	established     time.Time
 	lastInbound     time.Time
 	lastOutbound    time.Time
-	outs            []Output
-	pending         map[RequestID]func(now time.Time, r Reply)
-	nextRequest     RequestID
 	usingAddresses  bool
 	leasedAddresses bool
 }
@@ -101,13 +99,9 @@ func (sa *SA) Start(now time.Time, t Task) {
 
 // Resume brings the result of a Request.
 func (sa *SA) Resume(now time.Time, id RequestID, r Reply) {
-	then := sa.pending[id]
-	if sa.closed || then == nil {
-		return
+	if !sa.closed && sa.Reply(now, id, r) {
+		sa.pump(now)
 	}
-	delete(sa.pending, id)
-	then(now, r)
-	sa.pump(now)
 }
 
 // Advance tells that NextDeadline has passed.
@@ -119,42 +113,7 @@ func (sa *SA) Advance(now time.Time) {
 	sa.pump(now)
 }
 
-// Outputs drains what the last calls produced. The loop's body may call the SA.
-func (sa *SA) Outputs() iter.Seq[Output] {
-	return func(yield func(Output) bool) {
-		for len(sa.outs) > 0 {
-			o := sa.outs[0]
-			sa.outs[0] = nil
-			sa.outs = sa.outs[1:]
-			if !yield(o) {
-				return
-			}
-		}
-		sa.outs = nil
-	}
-}
-
-func (sa *SA) emit(o Output) { sa.outs = append(sa.outs, o) }
-
-func (sa *SA) event(e SAEvent) { sa.emit(Event{Event: e}) }
-
-func (sa *SA) count(counter, reason string) { sa.event(Count{Counter: counter, Reason: reason}) }
-
-// ask sends a Request; then gets its Reply unless the SA is closed before.
-func (sa *SA) ask(w Work, then func(now time.Time, r Reply)) {
-	sa.nextRequest++
-	if sa.pending == nil {
-		sa.pending = map[RequestID]func(time.Time, Reply){}
-	}
-	sa.pending[sa.nextRequest] = then
-	sa.emit(Request{ID: sa.nextRequest, Work: w})
-}
-
-// tell sends a Request that has no Reply.
-func (sa *SA) tell(w Work) {
-	sa.nextRequest++
-	sa.emit(Request{ID: sa.nextRequest, Work: w})
-}
+func (sa *SA) count(counter, reason string) { sa.Event(Count{Counter: counter, Reason: reason}) }
 
 // start turns a task of the engine into an exchange of ours.
 func (sa *SA) start(now time.Time, t Task) {
@@ -165,7 +124,7 @@ func (sa *SA) start(now time.Time, t Task) {
 			return
 		}
 		succ.start(now, t)
-		sa.event(NewSA{Successor: succ})
+		sa.Event(NewSA{Successor: succ})
 		return
 	}
 	switch t := t.(type) {
@@ -210,12 +169,12 @@ func (sa *SA) close(now time.Time, c Closed) {
 	}
 	sa.queue = nil
 	if a := sa.window.answering; a != nil && a.flow != nil {
-		a.flow.stop()
+		a.flow.Stop()
 	}
 	for _, ch := range sa.children {
 		sa.removeChild(ch, true, true)
 		if book(ch).announced && !book(ch).silent && (book(ch).successor == nil || !book(book(ch).successor).announced) {
-			sa.event(ChildDown{Child: ch, Peer: c.Reason == ClosePeerDeleted})
+			sa.Event(ChildDown{Child: ch, Peer: c.Reason == ClosePeerDeleted})
 		}
 		ch.State = ChildDeleted
 	}
@@ -228,15 +187,15 @@ func (sa *SA) close(now time.Time, c Closed) {
 	}
 	sa.destroySecrets()
 	sa.state, sa.closed = Destroying, true
-	sa.pending = nil
+	sa.Forget()
 	sa.window.out = nil
-	sa.emit(c)
+	sa.Emit(c)
 }
 
 // returnAddresses gives virtual addresses back.
 func (sa *SA) returnAddresses() {
 	if sa.usingAddresses {
-		sa.tell(UseAddress{Config: sa.cfg, Remove: true, Addrs: sa.vipLocal, DNS: sa.dns})
+		sa.Tell(UseAddress{Config: sa.cfg, Remove: true, Addrs: sa.vipLocal, DNS: sa.dns})
 		sa.usingAddresses = false
 	}
 	if sa.leasedAddresses {
@@ -244,7 +203,7 @@ func (sa *SA) returnAddresses() {
 		for _, p := range sa.vipRemote {
 			as = append(as, p.Addr())
 		}
-		sa.tell(ReleaseAddress{Config: sa.cfg, Peer: sa.remoteID, Addrs: as})
+		sa.Tell(ReleaseAddress{Config: sa.cfg, Peer: sa.remoteID, Addrs: as})
 		sa.leasedAddresses = false
 	}
 }

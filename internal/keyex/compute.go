@@ -11,9 +11,9 @@ import (
 	"iked/internal/secret"
 )
 
-// keSeed are the octets of randomness that Compute takes along, because Env
-// belongs to the SA's goroutine: more than any private key needs.
-const keSeed = 512
+// KESeed is the number of octets of randomness that Compute takes along, because
+// Env belongs to the SA's goroutine: more than any private key needs.
+const KESeed = 512
 
 // KEResult is the value of a KEReply. Shared is empty when only a key pair was
 // wanted.
@@ -41,7 +41,7 @@ func cheapKE(group uint16) bool {
 
 // Generate makes a key pair.
 func Generate(env Env, group uint16) Compute {
-	seed := make([]byte, keSeed)
+	seed := make([]byte, KESeed)
 	env.Random(seed)
 	return Compute{Cheap: cheapKE(group), Run: func() Reply {
 		defer clear(seed)
@@ -54,7 +54,7 @@ func Generate(env Env, group uint16) Compute {
 func Agree(env Env, group uint16, pair *ke.KeyPair, peer []byte) Compute {
 	var seed []byte
 	if pair == nil {
-		seed = make([]byte, keSeed)
+		seed = make([]byte, KESeed)
 		env.Random(seed)
 	}
 	peer = bytes.Clone(peer)
