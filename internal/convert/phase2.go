@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -306,7 +307,7 @@ func (c *converter) phase2(child *section, s *sainfo, proto string) {
 		}
 	}
 	var encr, auth []string
-	dh, life := "", time.Duration(0)
+	dh, life, volume := "", time.Duration(0), uint64(0)
 	for _, b := range s.body {
 		switch b.word(0) {
 		case "pfs_group":
@@ -319,10 +320,10 @@ func (c *converter) phase2(child *section, s *sainfo, proto string) {
 		case "lifetime":
 			if d, ok := duration(b, 2); ok && b.word(1) == "time" {
 				life = d
-			} else if b.word(1) == "byte" {
-				say(b, "a lifetime in octets is not negotiated; set life_bytes and rekey_bytes of the child")
+			} else if n, ok := volumeOf(b); ok && b.word(1) == "byte" {
+				volume = n
 			} else {
-				say(b, "expected lifetime time, a number and sec, min or hour; the default is taken")
+				say(b, "expected lifetime time, a number and sec, min or hour, or lifetime byte, a number and KB, MB or GB; the default is taken")
 			}
 		case "encryption_algorithm":
 			encr = c.algorithms(b, suite.ProtoESP, first)
@@ -382,6 +383,10 @@ func (c *converter) phase2(child *section, s *sainfo, proto string) {
 		child.set("rekey_time", seconds(max(life*9/10, time.Second)))
 		child.set("life_time", seconds(max(life, 2*time.Second)))
 	}
+	if volume > 0 {
+		child.set("rekey_bytes", strconv.FormatUint(volume/10*9, 10))
+		child.set("life_bytes", strconv.FormatUint(volume, 10))
+	}
 }
 
 // algorithms reads a list of ciphers or hashes, without those that are not there.
@@ -428,74 +433,4 @@ func lists(s stmt) []string {
 		item = strings.TrimPrefix(item+" "+w.text, " ")
 	}
 	return append(out, item)
-}
-
-// unusedRemotes makes connections of the remotes that no policy needed: of those
-// that make policies of what the peer proposes, and where a sainfo says what is
-// protected.
-func (c *converter) unusedRemotes() {
-	var left []*remote
-	for _, r := range c.remotes {
-		if !r.used {
-			left = append(left, r)
-		}
-	}
-	for _, r := range left {
-		x := c.connect(r, r.addr)
-		var infos []*sainfo
-		for _, s := range c.sainfos {
-			named := s.id != "" && s.id == r.ph1id
-			alone := s.id == "" && len(left) == 1 && !s.used
-			if named || alone || s.id == "" && s.local.any && s.remote.any && (x.generate || x.passive) {
-				infos = append(infos, s)
-			}
-		}
-		for _, s := range infos {
-			if c.children > maxOutput {
-				break
-			}
-			c.childOf(x, s)
-		}
-	}
-}
-
-// childOf makes a child of a sainfo alone.
-func (c *converter) childOf(x *connection, s *sainfo) {
-	if s.local.other != "" || s.remote.other != "" {
-		c.note(s.stmt, true, "names are no selectors here: write local_ts and remote_ts of the child by hand")
-		return
-	}
-	if s.local.any && s.remote.any && !x.generate {
-		return // it says nothing about what is protected
-	}
-	write := func(d side, mine bool) (string, error) {
-		switch {
-		case !d.any && !d.client:
-			return selector(d.prefix, anyway(d.proto), d.port)
-		case mine && d.any && has(x.keys, "pools"):
-			return "0.0.0.0/0", nil
-		}
-		return "dynamic", nil
-	}
-	local, err1 := write(s.local, true)
-	remote, err2 := write(s.remote, false)
-	if err1 != nil || err2 != nil {
-		c.note(s.stmt, true, "expected addresses, a protocol and perhaps a port: write the child by hand")
-		return
-	}
-	if !c.room(s.stmt) {
-		return
-	}
-	var child section
-	child.set("name", c.unique(x.scope, "net"))
-	child.set("local_ts", []string{local})
-	child.set("remote_ts", []string{remote})
-	c.phase2(&child, s, "esp")
-	if x.passive || x.generate {
-		child.set("start", "passive")
-	} else {
-		child.set("start", "on-demand")
-	}
-	x.children = append(x.children, child)
-	c.note(s.stmt, false, "the child is made of sainfo alone, in tunnel mode: compare local_ts and remote_ts with the policies, or convert setkey.conf in the same run")
 }

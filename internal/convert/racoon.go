@@ -294,6 +294,15 @@ func duration(s stmt, i int) (time.Duration, bool) {
 	return d, n > 0 && n < 1<<31/3600 && d < 10*365*24*time.Hour
 }
 
+// volumeOf reads a lifetime in octets.
+func volumeOf(s stmt) (uint64, bool) {
+	n, err := strconv.ParseUint(s.word(2), 10, 32)
+	shift, ok := map[string]uint{"B": 0, "byte": 0, "bytes": 0, "KB": 10, "MB": 20, "GB": 30, "TB": 40}[s.word(3)]
+	n <<= shift
+	// Below this, keys would be replaced all the time; above, never.
+	return n, err == nil && ok && n >= 1<<20 && n < 1<<50
+}
+
 func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) + "s" }
 
 // readModeCfg makes a pool of the addresses and servers that clients get.
