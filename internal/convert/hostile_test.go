@@ -143,7 +143,8 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// No octets make it panic, and no key of a file that is read comes out.
+// No octets make it panic, and what comes out is printable, on one line for each note,
+// with key files that stay in their directory.
 func FuzzConvert(f *testing.F) {
 	for _, data := range examples(f) {
 		f.Add(data, []byte("192.0.2.2 secret\n"))
