@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 tools/packages.sh gcc libc6-dev nftables iproute2 user-mode-linux kmod busybox \
 	strongswan-charon strongswan-swanctl libcharon-extra-plugins \
-	libstrongswan-extra-plugins libstrongswan-standard-plugins libcharon-extauth-plugins
+	libstrongswan-extra-plugins libstrongswan-standard-plugins libcharon-extauth-plugins ike-scan
 
 unformatted=$(gofmt -l $(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))
 if [ -n "$unformatted" ]; then
