@@ -40,8 +40,9 @@ func (e *Engine) newResponderV1(local, remote netip.AddrPort, natt bool) machine
 // (RFC 9395).
 func (g *gate) receiveV1(d keyex.Datagram, h isakmp.Header) string {
 	e := g.e
+	spoken := e.config.Load().v1
 	switch {
-	case !e.config.Load().v1:
+	case !spoken && h.SPIr.IsZero():
 		return "version-1"
 	case h.SPIi.IsZero():
 		e.total[cInvalid].Add(1)
@@ -52,8 +53,11 @@ func (g *gate) receiveV1(d keyex.Datagram, h isakmp.Header) string {
 	// No flag says whose cookie is whose: the responder's comes second.
 	for _, c := range [...]isakmp.SPI{h.SPIr, h.SPIi} {
 		if x := e.spis.get(keyex.SPI(c.Uint64())); x != nil && x.v1 {
-			return g.pass(x, d)
+			return g.pass(x, d) // also when the last such connection is gone: its end must come through
 		}
+	}
+	if !spoken {
+		return "version-1"
 	}
 	e.total[cInvalidSPI].Add(1)
 	return "unknown-ike-spi"

@@ -21,6 +21,7 @@ type negotiation struct {
 	inner, outer int    // families; 0: 4
 	esp, ah      string // proposal; both empty: esp of AES-GCM
 	esn          bool
+	v1           bool // Main Mode and Quick Mode of IKEv1
 	// trap brings the SAs up by a packet instead of a command.
 	trap bool
 	// then is what the case is about besides.
@@ -50,6 +51,10 @@ var negotiations = []negotiation{
 	{name: "BEET, IPv6 in IPv4", mode: "beet", inner: 6, outer: 4},
 	{name: "BEET, IPv4 in IPv6", mode: "beet", inner: 4, outer: 6},
 	{name: "BEET, ESN, trap", mode: "beet", esp: "aes128gcm16-esn", esn: true, trap: true},
+	{name: "IKEv1, tunnel, ESN", v1: true, esp: "aes128gcm16-esn", esn: true},
+	{name: "IKEv1, tunnel, AH", v1: true, ah: "sha256"},
+	{name: "IKEv1, transport, AES-CBC and SHA-256", v1: true, mode: "transport", esp: "aes128-sha256"},
+	{name: "IKEv1, transport, AH, IPv6, ESN", v1: true, mode: "transport", inner: 6, outer: 6, ah: "sha256-esn", esn: true},
 }
 
 // TestStrongSwan runs the cases one after the other between the same two daemons,
@@ -275,6 +280,12 @@ func (n *negotiated) config(side string) interop.Config {
 		local, remote = n.nodeA.Addr.String(), n.nodeB.Addr.String()
 	}
 	ids := [2]string{"a.example", "b.example"}
+	version, proposal := "2", "aes128-sha256-x25519"
+	if n.v1 {
+		// Main Mode finds the secret by addresses.
+		version, proposal, ids = "1", "aes128-sha256-ecp256", [2]string{own.String(), peer.String()}
+	}
+	secret := interop.Secret{PSK: "a throw-away secret", IDs: []string{ids[0], ids[1]}}
 	if side == "B" {
 		own, peer, local, remote, ids[0], ids[1] = peer, own, remote, local, ids[1], ids[0]
 	}
@@ -299,13 +310,13 @@ func (n *negotiated) config(side string) interop.Config {
 	}
 	return interop.Config{
 		Connections: interop.Section{{Key: "net", Value: interop.Section{
-			{Key: "version", Value: "2"}, {Key: "local_addrs", Value: []string{own.String()}}, {Key: "remote_addrs", Value: []string{peer.String()}},
-			{Key: "mobike", Value: "no"}, {Key: "proposals", Value: []string{"aes128-sha256-x25519"}},
+			{Key: "version", Value: version}, {Key: "local_addrs", Value: []string{own.String()}}, {Key: "remote_addrs", Value: []string{peer.String()}},
+			{Key: "mobike", Value: "no"}, {Key: "proposals", Value: []string{proposal}},
 			{Key: "local", Value: interop.Section{{Key: "auth", Value: "psk"}, {Key: "id", Value: ids[0]}}},
 			{Key: "remote", Value: interop.Section{{Key: "auth", Value: "psk"}, {Key: "id", Value: ids[1]}}},
 			{Key: "children", Value: interop.Section{{Key: "net", Value: child}}},
 		}}},
-		Secrets: []interop.Secret{{PSK: "a throw-away secret", IDs: []string{"a.example", "b.example"}}},
+		Secrets: []interop.Secret{secret},
 	}
 }
 
