@@ -43,14 +43,6 @@ func (l *loader) checkVersion(c *Connection) {
 	if !slices.ContainsFunc(c.Proposals, sayable) {
 		l.fault(c.pos.sub("proposals", 0), "add one such as aes256-sha256-modp2048", "IKEv1 can say none of the proposals: it has AES-CBC and 3DES with HMAC, and MODP and ECP groups")
 	}
-	for _, ch := range c.Children {
-		if ch.Mode == ModeBEET {
-			l.fault(ch.pos.sub("mode", 0), "use tunnel or transport, or version: 2", "mode beet is not negotiated by IKEv1 in this version")
-		}
-		if ch.PFP != 0 {
-			l.fault(ch.pos.sub("pfp", 0), "remove pfp, or use version: 2", "pfp is not negotiated by IKEv1 in this version")
-		}
-	}
 }
 
 // checkXAuth holds the rounds of authentication against what IKEv1 can do: one

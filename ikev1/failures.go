@@ -61,11 +61,16 @@ func (sa *SA) record(r trace.Record) {
 
 // failed reports the failure of a CHILD_SA; nil cfg: none was found.
 func (sa *SA) failed(now time.Time, cfg *keyex.ChildConfig, f *trace.Failure) {
+	sa.failedFor(now, cfg, nil, f)
+}
+
+// failedFor is failed with the packet that asked for the CHILD_SA.
+func (sa *SA) failedFor(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow, f *trace.Failure) {
 	if cfg != nil {
 		f.Child = cfg.Name
 	}
 	sa.logChild(now, cfg, true, "%s", f.Sentence)
-	sa.Event(keyex.Failed{Failure: f, Child: cfg})
+	sa.Event(keyex.Failed{Failure: f, Child: cfg, Flow: flow})
 }
 
 // mismatch is the failure of a comparison of proposals.

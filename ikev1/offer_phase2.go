@@ -260,12 +260,22 @@ func modeOf(encap uint16) (m spd.Mode, udp, ok bool) {
 		return spd.Tunnel, true, true
 	case message.EncapUDPTransport, message.EncapUDPTransportDraft:
 		return spd.Transport, true, true
+	case message.EncapBEET:
+		return spd.BEET, false, true
+	case message.EncapUDPBEET:
+		return spd.BEET, true, true
 	}
 	return 0, false, false
 }
 
 // encapOf is the attribute for a mode.
 func (sa *SA) encapOf(m spd.Mode) uint16 {
+	if m == spd.BEET {
+		if sa.nat.any() {
+			return message.EncapUDPBEET
+		}
+		return message.EncapBEET
+	}
 	e := message.EncapTunnel
 	if m == spd.Transport {
 		e = message.EncapTransport

@@ -26,6 +26,7 @@ type quick struct {
 	flow keyex.Flow
 
 	cfg           *keyex.ChildConfig
+	packet        *spd.Flow // that asked for it; nil: none did
 	local, remote spd.TS
 	old           *keyex.Child // the pair that this one replaces; nil: none
 
@@ -49,6 +50,17 @@ func (sa *SA) queueChild(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow) 
 		return
 	}
 	list := sa.pairs(cfg)
+	if cfg.PFP != 0 {
+		var err error
+		if list, err = sa.populated(cfg, flow); err != nil {
+			sa.failedFor(now, cfg, flow, sa.failure(now, trace.StageSelectors, err.Error(), "see pfp of "+cfg.Name))
+			return
+		}
+		if sa.overLimit(cfg) {
+			sa.failedFor(now, cfg, flow, sa.tooMany(now, cfg))
+			return
+		}
+	}
 	if len(list) == 0 {
 		sa.failed(now, cfg, sa.failure(now, trace.StageSelectors, "local_ts and remote_ts of "+cfg.Name+" have no address family and protocol in common", "make them of one family"))
 		return
@@ -58,7 +70,7 @@ func (sa *SA) queueChild(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow) 
 		return
 	}
 	for _, p := range list {
-		q := &quick{sa: sa, cfg: cfg, local: p[0], remote: p[1], flow: keyex.Flow{Queue: &sa.Queue}}
+		q := &quick{sa: sa, cfg: cfg, packet: flow, local: p[0], remote: p[1], flow: keyex.Flow{Queue: &sa.Queue}}
 		if flow != nil && p[0].From.Compare(flow.Local) <= 0 && flow.Local.Compare(p[0].To) <= 0 && p[1].From.Compare(flow.Remote) <= 0 && flow.Remote.Compare(p[1].To) <= 0 {
 			sa.waiting = append([]*quick{q}, sa.waiting...)
 			continue
@@ -138,8 +150,8 @@ func (q *quick) request(now time.Time) {
 		q.fail(now, sa.failure(now, trace.StageSelectors, err.Error(), "use one port, or none, in local_ts and remote_ts of "+q.cfg.Name))
 		return
 	}
-	if q.cfg.Mode == spd.BEET {
-		q.fail(now, sa.failure(now, trace.StageConfig, "mode beet is not negotiated here by IKEv1", "use mode: tunnel or transport, or version: 2"))
+	if q.cfg.Mode == spd.BEET && !sa.vendors.beet {
+		q.fail(now, sa.failure(now, trace.StageConfig, "the peer does not know BEET mode in IKEv1, which has no number for it by any RFC", "use mode: tunnel, or version: 2"))
 		return
 	}
 	seconds, kbytes := lifeWords(q.cfg)
@@ -311,7 +323,7 @@ func (q *quick) fail(now time.Time, f *trace.Failure) {
 	if q.x != nil {
 		q.sa.finish(now, q.x)
 	}
-	q.sa.failed(now, q.cfg, f)
+	q.sa.failedFor(now, q.cfg, q.packet, f)
 	if q.old != nil {
 		q.sa.rekeyLater(now, q.old)
 	}

@@ -108,6 +108,10 @@ func (q *quickResponder) findChild(now time.Time, m *message.Message, transport 
 			if exact {
 				fits = slices.Contains(l, local) && slices.Contains(r, remote)
 			}
+			fits = fits && perPacket(cfg, l, r, local, remote)
+			if fits && cfg.PFP != 0 && sa.sameTraffic(cfg, local, remote) == nil && sa.overLimit(cfg) {
+				return message.NoProposalChosen, sa.tooMany(now, cfg)
+			}
 			if fits {
 				q.cfg, q.local, q.remote, q.mapped = cfg, local, remote, mapped
 				return 0, nil
@@ -149,6 +153,8 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 			switch {
 			case no != "":
 				why = no
+			case mode == spd.BEET && !(q.local.IsHost() && q.remote.IsHost()):
+				why = "BEET mode is between two single addresses"
 			case !ok || mode != q.cfg.Mode && (mode != spd.Tunnel || q.cfg.ModeRequired):
 				why = fmt.Sprintf("the peer offers encapsulation mode %d, and %s has mode %s", t.encap, q.cfg.Name, modeName(q.cfg.Mode))
 			case udp != sa.nat.any():

@@ -60,7 +60,7 @@ func (sa *SA) Adopt(now time.Time, p *SA) {
 		}
 	}
 	for _, q := range p.waiting {
-		sa.waiting = append(sa.waiting, &quick{sa: sa, cfg: q.cfg, local: q.local, remote: q.remote, old: q.old, flow: keyex.Flow{Queue: &sa.Queue}})
+		sa.waiting = append(sa.waiting, &quick{sa: sa, cfg: q.cfg, packet: q.packet, local: q.local, remote: q.remote, old: q.old, flow: keyex.Flow{Queue: &sa.Queue}})
 	}
 	p.waiting = nil
 	p.state, p.heir = keyex.Rekeyed, nil

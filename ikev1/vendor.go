@@ -1,6 +1,12 @@
 package ikev1
 
-import "iked/ikev1/message"
+import (
+	"slices"
+
+	"iked/ikev1/message"
+	"iked/internal/keyex"
+	"iked/spd"
+)
 
 // vendors are the extensions that a peer announced with vendor IDs.
 type vendors struct {
@@ -10,12 +16,16 @@ type vendors struct {
 	fragments bool
 	xauth     bool
 	unity     bool
+	beet      bool // BEET mode by this product's private number
 }
 
 // vendorIDs are those that we send in our first message of phase 1. An initiator
 // says what it can; a responder answers with what it will use.
 func (sa *SA) vendorIDs() []message.Payload {
 	ids := [][]byte{message.VendorDPD, message.VendorXAuth}
+	if slices.ContainsFunc(sa.cfg.Children, func(c *keyex.ChildConfig) bool { return c.Mode == spd.BEET }) {
+		ids = append(ids, message.VendorBEET)
+	}
 	if sa.cfg.Fragmentation != fragNo {
 		ids = append(ids, message.VendorFragments)
 	}
@@ -48,6 +58,8 @@ func (sa *SA) takeVendors(m *message.Message) {
 			v.natt, rfc = true, true
 		case message.IsVendor(id, message.VendorNATTDraft03), message.IsVendor(id, message.VendorNATTDraft02), message.IsVendor(id, message.VendorNATTDraft2B):
 			v.natt, v.nattDraft = true, true
+		case message.IsVendor(id, message.VendorBEET):
+			v.beet = true
 		case message.IsVendor(id, message.VendorDPD):
 			v.dpd = true
 		case message.IsVendor(id, message.VendorFragments):

@@ -175,6 +175,9 @@ const (
 	EncapUDPTransport      uint16 = 4
 	EncapUDPTunnelDraft    uint16 = 61443
 	EncapUDPTransportDraft uint16 = 61444
+	// Private: BEET mode, between peers that sent VendorBEET alone.
+	EncapBEET    uint16 = 61451
+	EncapUDPBEET uint16 = 61452
 )
 
 // KeyIKE is the only transform of phase 1 (RFC 2407, Section 4.4.2).
