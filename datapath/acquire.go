@@ -41,11 +41,9 @@ type question struct {
 func ask(p *spd.Policy, f *spd.Flow) question { return question{policy: p.ID, flow: p.PFP.Key(f)} }
 
 type acquire struct {
-	reqID uint32
-	// pfp tells that the SA will come with another ReqID and an entry that has flow,
-	// that of the first frame.
-	pfp    bool
-	flow   spd.Flow
+	reqID  uint32
+	pfp    bool     // the SA will come with another ReqID
+	flow   spd.Flow // of the first frame
 	since  time.Time
 	frames [][]byte
 	octets int
@@ -95,33 +93,19 @@ func (a *acquires) add(p *spd.Policy, f *spd.Flow, frame []byte, now time.Time) 
 	return first, held
 }
 
-// take gives back what waited for SAs of a ReqID.
-func (a *acquires) take(reqID uint32) (frames [][]byte) {
+// take gives back what waited for SAs of a ReqID, and for what serves the flow of
+// the first frame now: the SAs of a flow may come with an entry of their own, for
+// PFP flags or because the peer narrowed the selectors.
+func (a *acquires) take(reqID uint32, served func(*spd.Flow) bool) (frames [][]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for id, q := range a.pending {
-		if !q.pfp && q.reqID == reqID {
+		if !q.pfp && q.reqID == reqID || served(&q.flow) {
 			frames = append(frames, q.frames...)
 			a.remove(id)
 		}
 	}
 	return frames
-}
-
-// populated gives questions of an entry with PFP flags the ReqID of the entry that
-// was made for their flow, and tells whether there are some.
-func (a *acquires) populated(p *spd.Policy) (waiting bool) {
-	if p.Action != spd.Protect || p.PFP != 0 {
-		return false
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, q := range a.pending {
-		if q.pfp && q.flow.Match(p.Local, p.Remote) {
-			q.pfp, q.reqID, waiting = false, p.ReqID, true
-		}
-	}
-	return waiting
 }
 
 // forget drops what waited for a policy that is gone.
@@ -220,14 +204,15 @@ func (d *Datapath) AcquireFailed(policy uint64, flow spd.Flow, retry time.Durati
 	d.lost(d.acquires.failed(policy, &flow, d.now(), retry))
 }
 
-// release sends what waited for an SA.
+// release sends what waited for SAs of a ReqID, and what finds an SA by now. Zero is
+// no ReqID.
 func (d *Datapath) release(reqID uint32) {
-	frames := d.acquires.take(reqID)
-	if len(frames) == 0 {
-		return
-	}
 	d.slowMu.Lock()
 	defer d.slowMu.Unlock()
+	frames := d.acquires.take(reqID, func(f *spd.Flow) bool {
+		p, sa := d.slow.find(f)
+		return p.Action == spd.Protect && sa != nil
+	})
 	d.slow.releasing = true
 	defer func() { d.slow.releasing = false }()
 	for _, f := range frames {

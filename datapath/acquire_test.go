@@ -65,6 +65,48 @@ func TestFlowsOfAnEntryWithPFP(t *testing.T) {
 	}
 }
 
+// RFC 4301, Section 4.4.1: what waits goes with the SA that the ordered look-up finds
+// for it. A peer that narrows the selectors gets an entry and a ReqID of their own;
+// what waited for the wider entry, which has no PFP flag, is sent, in either order.
+func TestNarrowedSAsRelease(t *testing.T) {
+	for _, saFirst := range []bool{true, false} {
+		a, b := pair(t, Options{}, 1500)
+		p := backendtest.Policy(5, 9, net4A, net4B)
+		p.Acquire = true
+		if err := a.ApplyPolicies(nil, []spd.Policy{p}); err != nil {
+			t.Fatal(err)
+		}
+		dst := host(net4B, 20)
+		frame := packet(host(net4A, 1), dst, 33)
+		a.dev.Inject(0, tun.Header{}, frame)
+		event[backend.Acquire](t, a)
+		wait(t, a, "out_held", 1)
+		one := netip.PrefixFrom(dst, 32)
+		in, _ := backendtest.Pair(100, out4B, out4A, 0x1100, 0x2100, one, net4A)
+		_, out := backendtest.Pair(100, out4A, out4B, 0x2100, 0x1100, net4A, one)
+		narrow := backendtest.Policy(100, 100, net4A, one)
+		narrow.Priority = 1
+		if err := b.AddSA(in); err != nil {
+			t.Fatal(err)
+		}
+		steps := []func() error{
+			func() error { return a.AddSA(out) },
+			func() error { return a.ApplyPolicies(nil, []spd.Policy{narrow}) },
+		}
+		if !saFirst {
+			steps[0], steps[1] = steps[1], steps[0]
+		}
+		for _, step := range steps {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := receive(t, b); !bytes.Equal(got, frame) {
+			t.Errorf("got %x, want what waited", got)
+		}
+	}
+}
+
 // A question that cannot be answered is put again after the pause that it was
 // answered with, and not before; what waited is dropped and counted.
 func TestAcquireFailed(t *testing.T) {

@@ -17,12 +17,10 @@ func (d *Datapath) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 	if err := d.applyPolicies(remove, add); err != nil {
 		return err
 	}
-	for i := range add {
-		// An SA that is there already carries what waited; one that is yet to come
-		// sends it itself.
-		if d.acquires.populated(&add[i]) && d.outbound.Get(add[i].ReqID) != nil {
-			d.release(add[i].ReqID)
-		}
+	// An SA that is there already carries what waited; one that is yet to come sends
+	// it itself.
+	if len(add) > 0 {
+		d.release(0)
 	}
 	return nil
 }
