@@ -3,6 +3,7 @@ package sad
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -223,6 +224,30 @@ func BenchmarkTableGet(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
 				if tab.Get(spis[i%n]) == nil {
+					b.Fatal("not found")
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkTableReqID is the choice of an outbound SA: the newest of the set of a
+// ReqID. ReqIDs are counted, where SPIs are drawn.
+func BenchmarkTableReqID(b *testing.B) {
+	type set struct{ list atomic.Pointer[[]*SA] }
+	for _, n := range []int{10, 1000, 100_000} {
+		var tab Table[set]
+		for i := range n {
+			s := new(set)
+			s.list.Store(&[]*SA{{ReqID: uint32(i + 1)}})
+			if err := tab.Put(uint32(i+1), s); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				id := uint32(i*7919%n + 1)
+				if s := tab.Get(id); s == nil || (*s.list.Load())[0].ReqID != id {
 					b.Fatal("not found")
 				}
 			}
