@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -58,8 +57,8 @@ type pfpPair struct {
 // flow gets its own CHILD_SA with the values of its packet, one over pfp_limit gets
 // none and does not leave in clear, and what is idle goes and makes room.
 //
-// start runs iked in a namespace with a configuration, on the backend under test. With
-// narrow, what it says of side A while two SAs are up is checked besides.
+// start runs iked in a namespace with a configuration, on the backend under test.
+// narrow, if not nil, looks at the backend of side A while two SAs are up.
 func RunPFP(t *testing.T, start func(*testing.T, *testnet.Topology, *testnet.Namespace, string) *Iked, narrow func(*testing.T, *testnet.Topology, []ChildSA)) {
 	for _, c := range pfpCases {
 		t.Run(c.name, func(t *testing.T) { c.run(t, start, narrow) })
@@ -205,8 +204,8 @@ func (p *pfpPair) datagram(to netip.AddrPort, patience time.Duration) error {
 	}
 	defer c.Close()
 	for end := time.Now().Add(patience); time.Now().Before(end); {
-		if _, err := c.Write([]byte("populated from packet")); err != nil && !errors.Is(err, net.ErrClosed) {
-			// An ICMP error of the gateway; the next packet may pass.
+		if _, err := c.Write([]byte("populated from packet")); err != nil {
+			// An ICMP error that came for the packet before; the next one may pass.
 			time.Sleep(200 * time.Millisecond)
 			continue
 		}

@@ -341,8 +341,8 @@ func (p *policies) dropIfUnused(set *policySet) error {
 	return p.unshelter(set)
 }
 
-// Bases of the priority computation; the numbers are those of Linux users'
-// habit: shunts that pass before tunnels, tunnels before drops.
+// Bases of the priority computation; the numbers are those of charon, which Linux users'
+// scripts know: shunts that pass before tunnels, tunnels before drops.
 const (
 	prioPass    = 200000
 	prioProtect = 400000
@@ -393,6 +393,10 @@ func priority(set *policySet, l, r weight) uint32 {
 		return set.priority - before
 	} else if set.priority != 0 {
 		return set.priority
+	}
+	// Charon has everything but traps one before.
+	if set.action != spd.Protect {
+		before = 1
 	}
 	base := uint32(prioProtect)
 	switch set.action {
