@@ -69,6 +69,22 @@ var AHAlgorithms = []Algorithm{
 	{Integ: mac(suite.IntegHMACSHA512)},
 }
 
+// OtherESP and OtherAH are the other key lengths, lengths of the ICV and hashes. They
+// do not depend on the mode, so that one way is enough for them.
+var (
+	OtherESP = []Algorithm{
+		{Encr: encr(suite.EncrAESGCM16, 192)}, {Encr: encr(suite.EncrAESGCM16, 256)},
+		{Encr: encr(suite.EncrAESGCM12, 128)}, {Encr: encr(suite.EncrAESGCM8, 256)},
+		{Encr: encr(suite.EncrAESCBC, 128), Integ: mac(suite.IntegHMACSHA1_96)},
+		{Encr: encr(suite.EncrAESCBC, 192), Integ: mac(suite.IntegHMACSHA384)},
+		{Encr: encr(suite.EncrAESCBC, 256), Integ: mac(suite.IntegHMACSHA512)},
+		{Encr: encr(suite.EncrAESCBC, 128), Integ: mac(suite.IntegHMACSHA256_96)},
+		{Encr: encr(suite.EncrAESCTR, 256), Integ: mac(suite.IntegHMACSHA512)},
+		{Encr: encr(suite.EncrNullAESGMAC, 256)},
+	}
+	OtherAH = []Algorithm{{Integ: mac(suite.IntegHMACSHA256_96)}}
+)
+
 // way is a mode with its families.
 type way struct {
 	mode         spd.Mode
@@ -118,6 +134,10 @@ func Cells() []Cell {
 		add(suite.ProtoESP, ESPAlgorithms)
 		if w.mode != spd.BEET {
 			add(suite.ProtoAH, AHAlgorithms)
+		}
+		if w == (way{spd.Tunnel, 4, 4}) {
+			add(suite.ProtoESP, OtherESP)
+			add(suite.ProtoAH, OtherAH)
 		}
 	}
 	return list
