@@ -79,7 +79,7 @@ secrets:
 	}
 	p.b = start(t, p.Topology, p.GwB, yaml(p.WanB4, p.WanA4, p.NetB4, p.NetA4, "start: passive"))
 	p.a = start(t, p.Topology, p.GwA, yaml(p.WanA4, p.WanB4, p.NetA4, p.NetB4,
-		"start: on-demand, pfp: ["+c.pfp+"], pfp_limit: 2, inactivity: 4s"))
+		"start: on-demand, pfp: ["+c.pfp+"], pfp_limit: 2, inactivity: 12s"))
 	wire, err := testnet.Sent(testnet.End{NS: p.GwA, If: "wan0"}, testnet.End{NS: p.GwB, If: "wan0"})
 	if err != nil {
 		t.Fatal(err)

@@ -60,7 +60,11 @@ func (g *guest) run(args []string) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	script := initScript(g.dir, cwd, append([]string{self}, guestArgs(args[1:])...), os.Environ(), append(append([]string(nil), Modules...), g.o.Modules...))
+	aliases, err := moduleAliases()
+	if err != nil {
+		return 0, err
+	}
+	script := initScript(g.dir, cwd, append([]string{self}, guestArgs(args[1:])...), os.Environ(), append(append([]string(nil), Modules...), g.o.Modules...), aliases)
 	initPath := filepath.Join(g.dir, "init")
 	if err := os.WriteFile(initPath, []byte(script), 0o700); err != nil {
 		return 0, err
