@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,12 +26,19 @@ type journal struct {
 	path  string
 	lock  *os.File
 	file  *os.File
+	id    string          // its first line
 	live  map[string]bool // lines without their sign
 	lines int
-	err   error // the first failure to write
-	// left is what the process before left behind.
-	left []leftover
+	// err keeps the journal from being written until mend succeeds.
+	err error
+	// left is what the process before left behind; damaged counts lines of its
+	// journal that say nothing.
+	left    []leftover
+	damaged int
 }
+
+// errInUse is that of a journal that another process writes.
+var errInUse = errors.New("in use by another process")
 
 // leftover is one of sa and policy.
 type leftover struct {
@@ -40,8 +48,11 @@ type leftover struct {
 
 const journalVersion = "iked kernel backend 1"
 
-// maxJournal bounds what is read.
-const maxJournal = 256 << 20
+// Bounds of what is read: the file and a line, in octets.
+const (
+	maxJournal = 256 << 20
+	maxLine    = 4096
+)
 
 // identity is the boot and the network namespace of the calling thread.
 func identity() (string, error) {
@@ -56,6 +67,8 @@ func identity() (string, error) {
 	return fmt.Sprintf("%s boot %s namespace %d:%d", journalVersion, bytes.TrimSpace(boot), st.Dev, st.Ino), nil
 }
 
+// openJournal reads the journal in dir and begins it anew. What cannot be written now
+// is in err of the journal; an error is errInUse, or means that there is none.
 func openJournal(dir string) (*journal, error) {
 	if dir == "" {
 		return nil, nil
@@ -67,20 +80,18 @@ func openJournal(dir string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{path: filepath.Join(dir, "journal"), live: map[string]bool{}}
+	j := &journal{path: filepath.Join(dir, "journal"), id: id, live: map[string]bool{}}
 	if j.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600); err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(j.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		j.lock.Close()
-		return nil, fmt.Errorf("%s is in use by another process", dir)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errInUse
+		}
+		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	old, err := os.Open(j.path)
-	if err == nil {
-		j.left, err = readJournal(old, id)
-		old.Close()
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := j.read(); err != nil {
 		j.lock.Close()
 		return nil, fmt.Errorf("journal %s: %w", j.path, err)
 	}
@@ -88,11 +99,24 @@ func openJournal(dir string) (*journal, error) {
 	for _, l := range j.left {
 		j.live[l.line()] = true
 	}
-	if err := j.rewrite(id); err != nil {
-		j.lock.Close()
-		return nil, err
-	}
+	j.mend()
 	return j, nil
+}
+
+func (j *journal) read() error {
+	f, err := os.Open(j.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || st.Size() > maxJournal {
+		return errors.Join(err, fmt.Errorf("it has more than %d octets: look with `ip xfrm policy` and `ip xfrm state` for what a crashed process left, and remove the file", maxJournal))
+	}
+	j.left, j.damaged, err = readJournal(f, j.id)
+	return err
 }
 
 func (l leftover) line() string {
@@ -104,44 +128,60 @@ func (l leftover) line() string {
 
 func saLine(m *wire.SAByID) string { return "s " + hex.EncodeToString(m.Append(nil)) }
 
-// readJournal gives what is left of a journal. One of another boot or namespace has
-// nothing; a last line that is cut, as by a crash, was not in force yet.
-func readJournal(f *os.File, id string) ([]leftover, error) {
-	if st, err := f.Stat(); err != nil || st.Size() > maxJournal {
-		return nil, errors.Join(err, fmt.Errorf("it has more than %d octets", maxJournal))
+// readJournal gives what is left of a journal, and how many of its lines say
+// nothing. One of another boot or namespace has nothing; a last line that is cut, as
+// by a crash, was not in force yet.
+func readJournal(r io.Reader, id string) (list []leftover, damaged int, err error) {
+	in := bufio.NewReaderSize(r, maxLine)
+	// next gives a line without its end; ok: it has one and is not too long.
+	next := func() (line string, ok bool, err error) {
+		b, err := in.ReadSlice('\n')
+		line = string(bytes.TrimSuffix(b, []byte("\n")))
+		ok = err == nil
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = in.ReadSlice('\n')
+		}
+		return line, ok, err
 	}
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<16)
-	if !lines.Scan() || lines.Text() != id {
-		return nil, lines.Err()
+	if first, ok, err := next(); !ok || first != id {
+		return nil, 0, notEOF(err)
 	}
 	var order []string
 	have := map[string]bool{}
-	for lines.Scan() {
-		s := lines.Text()
-		switch {
-		case strings.HasPrefix(s, "+"):
-			if !have[s[1:]] {
-				have[s[1:]] = true
-				order = append(order, s[1:])
+	for {
+		s, ok, err := next()
+		if err != nil {
+			if notEOF(err) != nil {
+				return nil, 0, err
 			}
-		case strings.HasPrefix(s, "-"):
-			delete(have, s[1:])
+			break
+		}
+		sign, entry := s[:min(1, len(s))], s[min(1, len(s)):]
+		switch _, good := parseLine(entry); {
+		case !ok || !good || sign != "+" && sign != "-":
+			damaged++
+		case sign == "-":
+			delete(have, entry)
+		case !have[entry]:
+			have[entry] = true
+			order = append(order, entry)
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return nil, err
-	}
-	var list []leftover
 	for _, s := range order {
 		if have[s] {
 			delete(have, s)
-			if l, ok := parseLine(s); ok {
-				list = append(list, l)
-			}
+			l, _ := parseLine(s)
+			list = append(list, l)
 		}
 	}
-	return list, nil
+	return list, damaged, nil
+}
+
+func notEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 func parseLine(s string) (leftover, bool) {
@@ -164,26 +204,23 @@ func parseLine(s string) (leftover, bool) {
 }
 
 // rewrite writes the journal anew, with what is there now.
-func (j *journal) rewrite(id string) error {
-	if id == "" {
-		var err error
-		if id, err = j.header(); err != nil {
-			return err
-		}
-	}
+func (j *journal) rewrite() error {
 	tmp := j.path + ".new"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_RDWR|unix.O_APPEND|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
 	w := bufio.NewWriter(f)
-	fmt.Fprintln(w, id)
+	fmt.Fprintln(w, j.id)
 	for line := range j.live {
 		fmt.Fprintf(w, "+%s\n", line)
 	}
-	if err := errors.Join(w.Flush(), os.Rename(tmp, j.path)); err != nil {
+	if err = w.Flush(); err == nil {
+		err = os.Rename(tmp, j.path)
+	}
+	if err != nil {
 		f.Close()
-		return err
+		return errors.Join(err, os.Remove(tmp))
 	}
 	if j.file != nil {
 		j.file.Close()
@@ -192,30 +229,18 @@ func (j *journal) rewrite(id string) error {
 	return nil
 }
 
-// header is the first line as it was written, because the thread of today may be in
-// another namespace.
-func (j *journal) header() (string, error) {
-	f, err := os.Open(j.path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Scan()
-	return lines.Text(), lines.Err()
-}
+// mend writes the whole journal, which also ends a line that was cut.
+func (j *journal) mend() { j.err = j.rewrite() }
 
 func (j *journal) write(sign, line string) {
-	if j == nil || j.file == nil {
+	if j.err != nil {
+		return // mend writes what is there then
+	}
+	if _, j.err = j.file.WriteString(sign + line + "\n"); j.err != nil {
 		return
 	}
-	if _, err := j.file.WriteString(sign + line + "\n"); err != nil && j.err == nil {
-		j.err = err
-	}
 	if j.lines++; j.lines > 2*len(j.live)+4096 {
-		if err := j.rewrite(""); err != nil && j.err == nil {
-			j.err = err
-		}
+		j.mend()
 	}
 }
 
@@ -246,7 +271,10 @@ func (j *journal) remove() error {
 	if j == nil {
 		return nil
 	}
-	return errors.Join(j.err, os.Remove(j.path))
+	if err := os.Remove(j.path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (j *journal) close() {

@@ -68,6 +68,39 @@ func (b *Backend) adopt() error {
 	return nil
 }
 
+// watchJournal says that the journal is not written, and tries again. none is why
+// there is no journal at all. Tunnels are worth more than what is known of them after
+// a crash, so neither ends the backend.
+func (b *Backend) watchJournal(none error) {
+	const lost = "what a process that crashes leaves in the kernel stays there"
+	if none != nil {
+		b.log(true, "%s, and is not taken over now: %v", lost, none)
+	}
+	j := b.journal
+	if j == nil {
+		return
+	}
+	if j.damaged > 0 {
+		b.log(true, "journal %s has %d lines that say nothing: what they stood for stays in the kernel; `ip xfrm policy` and `ip xfrm state` show it", j.path, j.damaged)
+		j.damaged = 0
+	}
+	if j.err != nil {
+		j.mend()
+	}
+	b.trouble("journal", j.err != nil, "%s: journal not written, tried again every %v: %v", lost, b.opt.Sweep, j.err)
+}
+
+// mendIfDue tries again to write the journal.
+func (b *Backend) mendIfDue(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.journal == nil || b.closed || now.Before(b.mendAt) {
+		return
+	}
+	b.mendAt = now.Add(b.opt.Sweep)
+	b.watchJournal(nil)
+}
+
 // dropOrphans removes policies that nobody claimed.
 func (b *Backend) dropOrphans(now time.Time) {
 	b.mu.Lock()

@@ -66,6 +66,7 @@ type Backend struct {
 	age      uint64
 	asking   asking
 	journal  *journal
+	mendAt   time.Time // when a journal that is not written is tried again
 	orphans  time.Time // when policies that nobody claimed are removed
 	drift    map[string]bool
 	sweepAt  time.Time
@@ -136,9 +137,10 @@ func (b *Backend) start() (err error) {
 	if b.addrs, err = newAddresses(b.opt.Device); err != nil {
 		return err
 	}
-	if b.journal, err = openJournal(b.opt.State); err != nil {
+	if b.journal, err = openJournal(b.opt.State); errors.Is(err, errInUse) {
 		return err
 	}
+	b.watchJournal(err)
 	b.events.Init()
 	b.asking.init()
 	if err := b.adopt(); err != nil {
@@ -237,6 +239,7 @@ func (b *Backend) keep() {
 			b.answer(now)
 			b.watchOpen(now)
 			b.dropOrphans(now)
+			b.mendIfDue(now)
 			b.sweepIfDue(now)
 		}
 	}

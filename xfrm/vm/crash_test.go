@@ -1,14 +1,18 @@
 package vm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"iked/internal/backend"
 	"iked/internal/backend/backendtest"
@@ -173,6 +177,47 @@ func TestJournalOfAnotherNamespace(t *testing.T) {
 	if s := ip(t, ns, "xfrm", "state"); !strings.Contains(s, "0x00001000") {
 		t.Errorf("the SA of somebody else with the same SPI is gone:\n%s", s)
 	}
+}
+
+// On a full disk what a crash left is dealt with all the same, and tunnels work; the
+// journal is written when there is room again.
+func TestFullStateFolder(t *testing.T) {
+	uml.Require(t)
+	ns := namespace(t)
+	state := t.TempDir()
+	must(t, unix.Mount("none", state, "tmpfs", 0, "size=32k"))
+	t.Cleanup(func() { must(t, unix.Unmount(state, 0)) })
+	must(t, os.CopyFS(state, os.DirFS(crash(t, ns))))
+	ballast := filepath.Join(state, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 64<<10), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	before, err := os.ReadFile(filepath.Join(state, "journal"))
+	must(t, err)
+	var mu sync.Mutex
+	var said []string
+	b := open(t, ns, xfrm.Options{State: state, Sweep: time.Second, Log: func(r trace.Record) {
+		mu.Lock()
+		defer mu.Unlock()
+		said = append(said, r.Msg)
+	}})
+	if s := ip(t, ns, "xfrm", "state"); strings.Contains(s, "reqid 7") {
+		t.Errorf("SAs of the crashed process:\n%s", s)
+	}
+	install(t, b, 0x2000)
+	mu.Lock()
+	if n := strings.Count(strings.Join(said, "\n"), "journal not written"); n != 1 || !strings.Contains(strings.Join(said, "\n"), "no space left on device") {
+		t.Errorf("the log: %q", said)
+	}
+	mu.Unlock()
+	if now, err := os.ReadFile(filepath.Join(state, "journal")); err != nil || !bytes.Equal(before, now) {
+		t.Errorf("the journal of before is lost: %v\n%s", err, now)
+	}
+	must(t, os.Remove(ballast))
+	eventually(t, "the journal has the SAs of now", 10*time.Second, func() bool {
+		now, err := os.ReadFile(filepath.Join(state, "journal"))
+		return err == nil && strings.Contains(string(now), "00002000020032") && !strings.Contains(string(now), "00001000020032")
+	})
 }
 
 // Two processes do not share a folder.
