@@ -53,7 +53,7 @@ func initScript(dir, cwd string, command, environ, modules, aliases []string) st
 	line("cat >/run/uml/modprobe <<'END'\n%sEND", modprobeScript(aliases, kmodPath))
 	line("chmod 0755 /run/uml/modprobe")
 	line("echo /run/uml/modprobe >/proc/sys/kernel/modprobe")
-	line("for m in %s; do /run/uml/modprobe $m || echo no module $m; done", strings.Join(modules, " "))
+	line("/run/uml/modprobe -a %s", strings.Join(modules, " ")) // it says itself what is not there
 	line("ip link set lo up")
 	line("busybox stty -F /dev/ttyS0 raw -echo")
 	for _, kv := range environ {
