@@ -14,7 +14,7 @@ if [ -n "$unformatted" ]; then
 	printf 'not formatted (run make fmt):\n%s\n' "$unformatted" >&2
 	exit 1
 fi
-go vet ./...
+make -s vet
 mkdir -p bin
 go build -o bin/runtests ./tools/runtests
 exec bin/runtests -summary bin/test-summary -phases "${PHASES:-unit,race,vm,interop}"

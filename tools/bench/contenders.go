@@ -59,6 +59,19 @@ func tunnel(local, remote netip.Addr, localNet, remoteNet netip.Prefix, esp stri
 	}
 }
 
+// ofVersion is a configuration of tunnel for a version of IKE.
+func ofVersion(c interop.Config, version string) interop.Config {
+	for _, e := range c.Connections {
+		keys := e.Value.(interop.Section)
+		for i := range keys {
+			if keys[i].Key == "version" {
+				keys[i].Value = version
+			}
+		}
+	}
+	return c
+}
+
 // ikedWith is iked with protocol 50, or with ESP in UDP as the others have it.
 func ikedWith(bin interop.Binaries, esp string, udp bool) func(context.Context, *testnet.Topology) ([]*testnet.Process, error) {
 	return func(ctx context.Context, t *testnet.Topology) ([]*testnet.Process, error) {
@@ -102,7 +115,7 @@ func startCharon(ctx context.Context, t *testnet.Topology, ns *testnet.Namespace
 	if err != nil {
 		return nil, err
 	}
-	return d, d.Load(ctx, c.Swanctl())
+	return d, d.Load(ctx, c)
 }
 
 func strongSwan(ctx context.Context, t *testnet.Topology) ([]*testnet.Process, error) {

@@ -83,7 +83,7 @@ func main() {
 		list := handshakes(ctx, interop.Binaries{Iked: *iked, Ikectl: *ikectl}, *setups)
 		for _, s := range list {
 			if s.err != nil {
-				fmt.Fprintf(os.Stderr, "bench: handshakes with %s: %v\n", s.name, s.err)
+				fmt.Fprintf(os.Stderr, "bench: IKEv%s with %s: %v\n", s.version, s.name, s.err)
 				failed = true
 			}
 		}
