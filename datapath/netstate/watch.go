@@ -26,7 +26,7 @@ type Watch struct {
 	NL   *netlink.Handle // of routes, links and kernel IPsec
 	nft  *nftables.Conn  // nil: the kernel has none
 	ns   *os.File
-	news *os.File
+	news []*os.File
 	wake chan struct{}
 	done chan struct{}
 	wg   sync.WaitGroup
@@ -44,10 +44,18 @@ func New() (*Watch, error) {
 		w.NL.Close()
 		return nil, err
 	}
-	if w.news, err = subscribe(); err != nil {
+	news, err := subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+	if err != nil {
 		w.NL.Close()
 		w.ns.Close()
 		return nil, fmt.Errorf("news of routes: %w", err)
+	}
+	w.news = append(w.news, news)
+	// A kernel without it has no firewall of this kind either; should it only be
+	// forbidden, the look of every half second finds a firewall.
+	if news, err = subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err == nil {
+		w.news = append(w.news, news)
 	}
 	if w.nft, err = nftables.New(nftables.AsLasting()); err != nil {
 		w.nft = nil
@@ -58,8 +66,10 @@ func New() (*Watch, error) {
 // Start calls look every half second, and soon after news, which it is told of.
 // All calls come from one thread, which is in the namespace of New.
 func (w *Watch) Start(look func(now time.Time, news bool)) {
-	w.wg.Go(w.listen)
-	w.wg.Go(func() { w.run(look); w.news.Close() })
+	for _, f := range w.news {
+		w.wg.Go(func() { w.listen(f) })
+	}
+	w.wg.Go(func() { w.run(look); w.hush() })
 }
 
 // Wake makes the next look come soon. It never waits.
@@ -77,26 +87,31 @@ func (w *Watch) Close() {
 		w.wg.Wait()
 		w.NL.Close()
 		w.ns.Close()
-		w.news.Close() // once more, if Start never was
+		w.hush() // once more, if Start never was
 		if w.nft != nil {
 			w.nft.CloseLasting()
 		}
 	})
 }
 
-// subscribe opens a socket that tells of changes of links, neighbours, addresses,
-// routes and rules.
-func subscribe() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+// hush ends the news; it may be called again.
+func (w *Watch) hush() {
+	for _, f := range w.news {
+		f.Close()
+	}
+}
+
+// subscribe opens a socket that tells of the changes that groups are about.
+func subscribe(protocol int, groups ...int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, err
 	}
-	var groups uint32
-	for _, g := range []int{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE} {
-		groups |= 1 << (g - 1)
+	var mask uint32
+	for _, g := range groups {
+		mask |= 1 << (g - 1)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: mask}); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
@@ -105,10 +120,10 @@ func subscribe() (*os.File, error) {
 
 // listen wakes the look at every piece of news. What it says does not matter,
 // and neither does what was lost.
-func (w *Watch) listen() {
+func (w *Watch) listen(news *os.File) {
 	buf := make([]byte, 1<<16)
 	for {
-		if _, err := w.news.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+		if _, err := news.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return
 		}
 		w.Wake()
