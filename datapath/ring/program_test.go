@@ -7,12 +7,12 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"iked/datapath/ip"
-	"iked/internal/testnet"
 	"iked/internal/transport/batch"
 )
 
@@ -34,16 +34,33 @@ var (
 
 const spi = 0xabcd0123
 
+// newRing has a ring on a host with the addresses here4 and here6.
 func newRing(t *testing.T, size int) *Ring {
 	t.Helper()
-	testnet.RequireRoot(t)
-	r, err := New(Options{Size: size})
+	ns, err := openNet(t).Namespace("here")
+	if err == nil {
+		err = ns.AddAddr("lo", here4.String()+"/32", here6.String()+"/128")
+	}
+	var r *Ring
+	if err == nil {
+		err = ns.Do(func() (err error) { r, err = New(Options{Size: size}); return err })
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
 	r.Take(here4, peer4, spi)
 	r.Take(here6, peer6, spi)
+	known := func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.own[here4] && r.own[here6]
+	}
+	for deadline := time.Now().Add(10 * time.Second); !known(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the host's addresses are not looked at")
+		}
+	}
 	return r
 }
 

@@ -73,6 +73,7 @@ type Ring struct {
 	mu    sync.Mutex
 	peers map[pair]int // SAs
 	taken map[key]pair
+	own   map[netip.Addr]bool // local ends that are addresses of this host; theirs are the keys in the map
 }
 
 type pair struct{ local, remote netip.Addr }
@@ -152,7 +153,8 @@ func (r *Ring) Take(local, remote netip.Addr, spi uint32) {
 	if r.peers[p] == 0 && len(r.peers) >= maxPeers {
 		return
 	}
-	if mapPut(r.spis, k[:], make([]byte, 4)) != nil {
+	// Otherwise the next look puts it there, should the address come.
+	if r.own[local] && mapPut(r.spis, k[:], make([]byte, 4)) != nil {
 		return // the stack has it
 	}
 	r.taken[k] = p
@@ -203,7 +205,10 @@ func (r *Ring) look() {
 	r.mu.Unlock()
 	want := map[int]bool{}
 	if len(peers) > 0 && r.watch.Untouched(netstate.In, r.opt.Table) {
-		want = r.entrances(peers)
+		if own, err := r.addresses(); err == nil {
+			r.keep(own)
+			want = r.entrances(peers, own)
+		}
 	}
 	for index, link := range r.links {
 		// One that is gone may have a successor of the same number.
@@ -222,19 +227,52 @@ func (r *Ring) look() {
 	}
 }
 
-// entrances are the interfaces at which packets of the peers may be taken.
-func (r *Ring) entrances(peers []pair) map[int]bool {
-	links := map[int]bool{} // whether it may be used
-	own := map[netip.Addr]bool{}
+// addresses are those of this host.
+func (r *Ring) addresses() (map[netip.Addr]bool, error) {
 	addrs, err := r.watch.NL.AddrList(nil, unix.AF_UNSPEC)
 	if err != nil {
-		return nil
+		return nil, err
 	}
+	own := make(map[netip.Addr]bool, len(addrs))
 	for _, a := range addrs {
 		if ip, ok := netip.AddrFromSlice(a.IP); ok {
 			own[ip.Unmap()] = true
 		}
 	}
+	return own, nil
+}
+
+// keep has in the map of SPIs those of the host's own addresses only: what is for
+// another destination is the stack's to forward or to drop, also where the program
+// is needed for others.
+func (r *Ring) keep(own map[netip.Addr]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.own
+	r.own = map[netip.Addr]bool{}
+	changed := false
+	for p := range r.peers {
+		if own[p.local] {
+			r.own[p.local] = true
+		}
+		changed = changed || own[p.local] != before[p.local]
+	}
+	if !changed {
+		return
+	}
+	for k, p := range r.taken {
+		switch {
+		case r.own[p.local] && !before[p.local]:
+			_ = mapPut(r.spis, k[:], make([]byte, 4)) // or the stack has it
+		case !r.own[p.local] && before[p.local]:
+			_ = mapDelete(r.spis, k[:])
+		}
+	}
+}
+
+// entrances are the interfaces at which packets of the peers may be taken.
+func (r *Ring) entrances(peers []pair, own map[netip.Addr]bool) map[int]bool {
+	links := map[int]bool{} // whether it may be used
 	want := map[int]bool{}
 	for _, p := range peers {
 		if !own[p.local] {
