@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -235,18 +236,21 @@ func TestInterfaceComesBack(t *testing.T) {
 	for _, same := range []bool{false, true} {
 		link, err := s.here.Handle().LinkByName("w0")
 		s.must(err)
-		s.run("ip link delete w0")
 		index := link.Attrs().Index
-		if same {
-			// All in one go, before anybody can look.
-			s.must(s.here.Handle().LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "w0", Index: index, MTU: 1500},
-				PeerName: "w0", PeerNamespace: netlink.NsFd(s.peer.FD())}))
-			s.must(s.here.SetLink("w0", true))
-			s.must(s.peer.SetLink("w0", true))
-		} else {
-			s.must(s.net.Connect(testnet.End{NS: s.here, If: "w0"}, testnet.End{NS: s.peer, If: "w0"}, 0))
-		}
-		s.address("w0", link0)
+		func() {
+			s.r.mu.Lock() // nobody looks meanwhile
+			defer s.r.mu.Unlock()
+			s.must(s.here.Handle().LinkDel(link))
+			if !same {
+				s.must(s.net.Connect(testnet.End{NS: s.here, If: "w0"}, testnet.End{NS: s.peer, If: "w0"}, 0))
+			} else {
+				s.must(s.here.Handle().LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "w0", Index: index, MTU: 1500},
+					PeerName: "w0", PeerNamespace: netlink.NsFd(s.peer.FD())}))
+				s.must(s.here.SetLink("w0", true))
+				s.must(s.peer.SetLink("w0", true))
+			}
+			s.address("w0", link0)
+		}()
 		now, err := s.here.Handle().LinkByName("w0")
 		s.must(err)
 		if (now.Attrs().Index == index) != same {
@@ -264,24 +268,24 @@ func TestInterfaceComesBack(t *testing.T) {
 	}
 }
 
-// On a VLAN the packets are taken from the VLAN's interface; those in a VLAN are
-// not taken at the interface below, nor those without from the VLAN.
-func TestVLAN(t *testing.T) {
+// Packets with a VLAN tag belong to a VLAN's interface, or to none, and are not
+// taken at the interface below; those with a priority only come through the stack.
+func TestTagged(t *testing.T) {
 	s := newSite(t)
 	s.until("before", "w0", true)
-	for _, ns := range []*testnet.Namespace{s.here, s.peer} {
-		if out, err := ns.Run(context.Background(), "ip", "link", "add", "link", "w0", "name", "v7", "type", "vlan", "id", "7"); err != nil {
-			testnet.LeaveOut(t, "no VLAN: "+out)
+	tagged := func(vlan uint16) (frames [][]byte) {
+		for _, f := range s.families("w0") {
+			tag := binary.BigEndian.AppendUint16([]byte{0x81, 0}, 5<<13|vlan)
+			frames = append(frames, slices.Insert(f, 12, tag...))
 		}
-		s.must(ns.SetLink("v7", true))
+		return frames
 	}
-	s.until("in a VLAN without a route", "v7", false)
-	s.until("beside a VLAN", "w0", true)
-	s.run("ip address add 203.0.113.1/24 dev v7")
-	s.run("ip route add 192.0.2.2/32 dev v7")
-	s.run("ip -6 route add 2001:db8::2/128 dev v7")
-	s.until("in a VLAN", "v7", true)
-	s.until("the interface below has no route", "w0", false)
+	if ring, stack := s.send("w0", tagged(0)...); ring != 0 || stack != 2 {
+		t.Errorf("with a priority, of 2 packets %d were taken and %d came through the stack", ring, stack)
+	}
+	if ring, stack := s.send("w0", tagged(7)...); ring != 0 || stack != 0 {
+		t.Errorf("in a VLAN, of 2 packets %d were taken and %d came through the stack", ring, stack)
+	}
 }
 
 // What the datapath does not know and what is in pieces comes through the stack,
