@@ -9,6 +9,7 @@ import (
 	"iked/crypto/integ"
 	"iked/crypto/kdf"
 	"iked/crypto/suite"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/internal/secret"
 	"iked/internal/trace"
@@ -77,15 +78,15 @@ func (sa *SA) sameTraffic(cfg *keyex.ChildConfig, local, remote spd.TS) *keyex.C
 }
 
 // made is the record of a negotiated pair.
-func (sa *SA) made(cfg *keyex.ChildConfig, t transform2, mode spd.Mode, local, remote spd.TS, spiIn, spiOut uint32) *keyex.Child {
+func (sa *SA) made(cfg *keyex.ChildConfig, t offer.Transform, mode spd.Mode, local, remote spd.TS, spiIn, spiOut uint32) *keyex.Child {
 	c := &keyex.Child{
-		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: t.proposal.Protocol, Mode: mode,
-		SPIIn: spiIn, SPIOut: spiOut, ESN: t.proposal.ESN(), Local: []spd.TS{local}, Remote: []spd.TS{remote},
+		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: t.Proposal.Protocol, Mode: mode,
+		SPIIn: spiIn, SPIOut: spiOut, ESN: t.Proposal.ESN(), Local: []spd.TS{local}, Remote: []spd.TS{remote},
 		LocalAddr: sa.local, RemoteAddr: sa.remote, Encap: sa.nat.any(), NoTFC: true,
 	}
-	c.Encr, _ = t.proposal.First(suite.ENCR)
-	c.Integ, _ = t.proposal.First(suite.INTEG)
-	c.KE, _ = t.proposal.First(suite.KE)
+	c.Encr, _ = t.Proposal.First(suite.ENCR)
+	c.Integ, _ = t.Proposal.First(suite.INTEG)
+	c.KE, _ = t.Proposal.First(suite.KE)
 	return c
 }
 
@@ -149,13 +150,13 @@ func (sa *SA) removeChild(c *keyex.Child, in, out bool) {
 
 // childUp starts the life of a pair and tells of it: a new one, or the successor
 // of old.
-func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life childLife) {
+func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
 	c.State, c.Installed = keyex.ChildInstalled, now
-	if life.soft > 0 {
-		c.RekeyAt = now.Add(max(life.soft-keyex.Jitter(sa.env, c.Config.Time.Jitter), time.Second))
+	if life.Soft > 0 {
+		c.RekeyAt = now.Add(max(life.Soft-keyex.Jitter(sa.env, c.Config.Time.Jitter), time.Second))
 	}
-	if life.hard > 0 {
-		c.ExpireAt = now.Add(life.hard)
+	if life.Hard > 0 {
+		c.ExpireAt = now.Add(life.Hard)
 	}
 	b := book(c)
 	if c.Config.Inactivity > 0 {
@@ -218,43 +219,6 @@ func (sa *SA) switchOver(now time.Time, c *keyex.Child) {
 			sa.deleteChild(now, c, false)
 		}
 	})
-}
-
-// childLife is the lifetime of a pair; 0: none.
-type childLife struct{ soft, hard time.Duration }
-
-// lifeOf is what a configuration and the peer agree on: the shorter one counts
-// (RFC 2407, Section 4.5.4), with obey that of the peer. The soft limit stays in
-// proportion.
-func lifeOf(cfg *keyex.ChildConfig, seconds uint64, obey bool) childLife {
-	l := childLife{cfg.Time.Rekey, cfg.Time.Hard}
-	if obey && seconds != 0 {
-		l = childLife{}
-	}
-	if peer := time.Duration(min(seconds, 1<<31)) * time.Second; seconds != 0 && (l.hard == 0 || peer < l.hard) {
-		l.soft, l.hard = min(nonZero(l.soft, peer), peer-peer/10), peer
-	}
-	return l
-}
-
-func nonZero(d, other time.Duration) time.Duration {
-	if d == 0 {
-		return other
-	}
-	return d
-}
-
-// lifeWords are the lifetimes that we offer.
-func lifeWords(cfg *keyex.ChildConfig) (seconds, kbytes uint64) {
-	return uint64(cfg.Time.Hard / time.Second), cfg.HardBytes / 1024
-}
-
-// limitBytes holds a pair to the kilobytes that were agreed on.
-func limitBytes(c *keyex.Child, kbytes uint64, obey bool) {
-	n := min(kbytes, 1<<50) * 1024
-	if n != 0 && (obey || c.Config.HardBytes == 0 || n < c.Config.HardBytes) {
-		c.HardBytes = n
-	}
 }
 
 func installFault(cfg *keyex.ChildConfig, err error) string {

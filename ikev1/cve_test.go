@@ -7,6 +7,7 @@ import (
 
 	"iked/crypto/suite"
 	"iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/isakmp"
 	"iked/internal/keyex"
 )
@@ -129,10 +130,10 @@ func TestHostileQuickMode(t *testing.T) {
 		p.a.start(p.saA, keyex.DeleteChild{SPI: 0x1001})
 		p.run(time.Second)
 		a, b := p.saA, p.b.established()[0]
-		offer := offerPhase2(p.cha.Proposals, 0x5555, want2{encap: message.EncapTunnel})
-		l, _ := idOf(p.cha.Local[0].TS)
-		r, _ := idOf(p.cha.Remote[0].TS)
-		list := change([]message.Payload{&message.SA{Proposals: offer}, &message.Opaque{Kind: message.TypeNonce, Data: make([]byte, 16)}, l, r})
+		proposals := offer.Proposals(p.cha.Proposals, 0x5555, offer.Want{Encap: message.EncapTunnel})
+		l, _ := offer.IDOf(p.cha.Local[0].TS)
+		r, _ := offer.IDOf(p.cha.Remote[0].TS)
+		list := change([]message.Payload{&message.SA{Proposals: proposals}, &message.Opaque{Kind: message.TypeNonce, Data: make([]byte, 16)}, l, r})
 		rest, err := message.AppendPayloads(nil, list)
 		if err != nil {
 			t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"iked/crypto/suite"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 )
 
@@ -23,7 +24,7 @@ func TestCheckLevels(t *testing.T) {
 		{keyex.LifeStrict, 100, 50, 50, false}, {keyex.LifeStrict, 100, 100, 100, false}, {keyex.LifeStrict, 100, 200, refused, false}, {keyex.LifeStrict, 100, 0, 100, false}, {keyex.LifeStrict, 0, 200, 200, false},
 		{keyex.LifeExact, 100, 100, 100, false}, {keyex.LifeExact, 100, 50, refused, false}, {keyex.LifeExact, 100, 200, refused, false}, {keyex.LifeExact, 0, 0, 0, false}, {keyex.LifeExact, 100, 0, refused, false},
 	} {
-		use, tell, ok := weigh(c.level, c.own, c.peer)
+		use, tell, ok := offer.Weigh(c.level, c.own, c.peer)
 		if ok != (c.use != refused) || ok && (use != c.use || tell != c.tell) {
 			t.Errorf("%v, own %d, the peer's %d: %d, told %t, taken %t", c.level, c.own, c.peer, use, tell, ok)
 		}

@@ -8,6 +8,7 @@ import (
 	"iked/ikev1/message"
 	"iked/internal/keyex"
 	"iked/internal/trace"
+	"iked/spd"
 )
 
 const fragNo = keyex.FragNo
@@ -136,4 +137,25 @@ func (sa *SA) keepAliveDue() time.Time {
 		every = 20 * time.Second
 	}
 	return sa.lastOutbound.Add(every)
+}
+
+// encapOf is the attribute for a mode.
+func (sa *SA) encapOf(m spd.Mode) uint16 {
+	if m == spd.BEET {
+		if sa.nat.any() {
+			return message.EncapUDPBEET
+		}
+		return message.EncapBEET
+	}
+	e := message.EncapTunnel
+	if m == spd.Transport {
+		e = message.EncapTransport
+	}
+	switch {
+	case sa.nat.any() && sa.vendors.nattDraft:
+		e += message.EncapUDPTunnelDraft - message.EncapTunnel
+	case sa.nat.any():
+		e += message.EncapUDPTunnel - message.EncapTunnel
+	}
+	return e
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/spd"
 )
@@ -40,12 +41,12 @@ func (sa *SA) tellChecksums(c *keyex.Child, m *message.Message, initiator bool) 
 		return
 	}
 	local, remote := sa.local.Addr(), sa.remote.Addr()
-	if ids := idPair(m); ids != nil && initiator {
+	if ids := offer.IDPair(m.Payloads); ids != nil && initiator {
 		// A responder may repeat the initiator's identities, which tell nothing.
-		if t, err := tsOf(ids[0]); err == nil && t.From == t.To && t.Is4() == remote.Is4() {
+		if t, err := offer.TSOf(ids[0]); err == nil && t.From == t.To && t.Is4() == remote.Is4() {
 			remote = t.From
 		}
-		if t, err := tsOf(ids[1]); err == nil && t.From == t.To && t.Is4() == local.Is4() {
+		if t, err := offer.TSOf(ids[1]); err == nil && t.From == t.To && t.Is4() == local.Is4() {
 			local = t.From
 		}
 	}
@@ -93,12 +94,12 @@ func sameButAddresses(a, b spd.TS) bool {
 }
 
 // offersTransport tells whether some transform of an offer is of transport mode.
-func offersTransport(offer *message.SA) bool {
-	for i := range offer.Proposals {
-		for j := range offer.Proposals[i].Transforms {
-			p := &offer.Proposals[i]
-			t, why := readPhase2(p.Protocol, &p.Transforms[j])
-			if m, _, ok := modeOf(t.encap); why == "" && ok && m == spd.Transport {
+func offersTransport(theirs *message.SA) bool {
+	for i := range theirs.Proposals {
+		for j := range theirs.Proposals[i].Transforms {
+			p := &theirs.Proposals[i]
+			t, why := offer.Read(p.Protocol, &p.Transforms[j])
+			if m, _, ok := offer.ModeOf(t.Encap); why == "" && ok && m == spd.Transport {
 				return true
 			}
 		}

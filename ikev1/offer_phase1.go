@@ -9,9 +9,9 @@ import (
 	"hash"
 	"slices"
 
-	"iked/crypto/ke"
 	"iked/crypto/suite"
 	"iked/ikev1/message"
+	"iked/ikev1/offer"
 )
 
 // AuthMethod is an authentication method of phase 1 (RFC 2409, Appendix A; RFC
@@ -108,13 +108,6 @@ type transform1 struct {
 	seconds  uint64 // 0: none was given
 }
 
-// groupOfIKEv1 tells whether a key exchange method is a group of IKEv1: MODP and
-// ECP groups have the same numbers. X25519 has none by any RFC; strongSwan uses
-// that of IKEv2, 31, and so does this.
-func groupOfIKEv1(id uint16) bool {
-	return id != 0 && (id <= 30 || id == suite.KEX25519) && ke.Supported(id)
-}
-
 // offerPhase1 writes the transforms for the combinations that IKEv1 can say, in
 // the order of the proposals. Combined-mode ciphers and methods that IKEv1 has no
 // number for are left out, and so is what is behind the first maxPhase1. With
@@ -136,7 +129,7 @@ func offerPhase1(list []suite.Proposal, auth []AuthMethod, seconds uint64, one b
 	}
 	for _, p := range list {
 		for _, k := range p.List(suite.KE) {
-			if !groupOfIKEv1(k.ID) || one && group != 0 && k.ID != group {
+			if !offer.GroupOfIKEv1(k.ID) || one && group != 0 && k.ID != group {
 				continue
 			}
 			for _, e := range p.List(suite.ENCR) {
@@ -208,7 +201,7 @@ func readPhase1(t *message.Transform) (p transform1, why string) {
 		return p, fmt.Sprintf("encryption algorithm %d is not implemented", v[message.P1Encryption])
 	case h < 0:
 		return p, fmt.Sprintf("hash algorithm %d is not implemented", v[message.P1Hash])
-	case v[message.P1Group] > 0xffff || !groupOfIKEv1(uint16(v[message.P1Group])):
+	case v[message.P1Group] > 0xffff || !offer.GroupOfIKEv1(uint16(v[message.P1Group])):
 		return p, fmt.Sprintf("group %d is not implemented", v[message.P1Group])
 	case v[message.P1AuthMethod] > 0xffff:
 		return p, fmt.Sprintf("authentication method %d is not known", v[message.P1AuthMethod])

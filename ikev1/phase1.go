@@ -9,6 +9,7 @@ import (
 	"iked/crypto/prf"
 	"iked/crypto/suite"
 	"iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/internal/secret"
 	"iked/internal/trace"
@@ -156,7 +157,7 @@ func (p *phase1) takeChoice(now time.Time, m *message.Message) bool {
 	}
 	t := &s.Proposals[0].Transforms[0]
 	for i := range p.offered {
-		if sameTransform(&p.offered[i], t) {
+		if offer.SameTransform(&p.offered[i], t) {
 			c, why := readPhase1(t)
 			if why != "" {
 				break
@@ -166,28 +167,6 @@ func (p *phase1) takeChoice(now time.Time, m *message.Message) bool {
 	}
 	p.fail(now, message.NoProposalChosen, sa.failure(now, trace.StageProposal, "the peer chose a transform that was not offered", "this is a fault of the peer's implementation"))
 	return false
-}
-
-// sameTransform compares the attributes; their order and form do not count. A type
-// may stand more than once, as that of a lifetime does.
-func sameTransform(a, b *message.Transform) bool {
-	if a.ID != b.ID || len(a.Attributes) != len(b.Attributes) {
-		return false
-	}
-	count := func(list []message.Attribute, x message.Attribute) (n int) {
-		for _, y := range list {
-			if x.Type == y.Type && x.Equal(y) {
-				n++
-			}
-		}
-		return n
-	}
-	for _, x := range a.Attributes {
-		if count(a.Attributes, x) != count(b.Attributes, x) {
-			return false
-		}
-	}
-	return true
 }
 
 // chosen notes the algorithms.
@@ -293,7 +272,7 @@ func (sa *SA) ready(now time.Time) {
 	sa.setLifetimes(now)
 	sa.log(now, trace.Control, false, "IKE_SA %s established between %v[%v] and %v[%v], %s with %v", sa.cfg.Name, sa.local.Addr(), sa.localID, sa.remote.Addr(), sa.remoteID, sa.first.kind, sa.auth)
 	if _, tell := sa.agreedLife1(); tell != 0 && !sa.initiator {
-		sa.inform(now, lifePayload(message.ProtoISAKMP, sa.cookies(), span{seconds: tell}))
+		sa.inform(now, offer.LifePayload(message.ProtoISAKMP, sa.cookies(), offer.Span{Seconds: tell}))
 	}
 	later := sa.later
 	sa.later = nil

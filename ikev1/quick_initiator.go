@@ -9,6 +9,7 @@ import (
 	"iked/crypto/ke"
 	"iked/crypto/suite"
 	"iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/internal/secret"
 	"iked/internal/trace"
@@ -52,7 +53,7 @@ func (sa *SA) queueChild(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow) 
 	list := sa.pairs(cfg)
 	if cfg.PFP != 0 {
 		var err error
-		if list, err = sa.populated(cfg, flow); err != nil {
+		if list, err = offer.Populated(cfg, sa.localTS(cfg), sa.remoteTS(cfg), flow); err != nil {
 			sa.failedFor(now, cfg, flow, sa.failure(now, trace.StageSelectors, err.Error(), "see pfp of "+cfg.Name))
 			return
 		}
@@ -106,7 +107,7 @@ func (q *quick) begin(now time.Time) {
 	q.x = sa.newExchange(message.ExchangeQuick, "QUICK_MODE")
 	q.x.quick = q
 	q.x.late, q.x.stop = q.late, func(now time.Time) { q.abandon() }
-	q.group = groupFor(q.cfg.Proposals)
+	q.group = offer.GroupFor(q.cfg.Proposals)
 	q.proto = suite.ProtoESP
 	if len(q.cfg.Proposals) > 0 {
 		q.proto = q.cfg.Proposals[0].Protocol
@@ -143,8 +144,8 @@ func (q *quick) generate(now time.Time) {
 func (q *quick) request(now time.Time) {
 	sa := q.sa
 	var err error
-	if q.idci, err = idOf(q.local); err == nil {
-		q.idcr, err = idOf(q.remote)
+	if q.idci, err = offer.IDOf(q.local); err == nil {
+		q.idcr, err = offer.IDOf(q.remote)
 	}
 	if err != nil {
 		q.fail(now, sa.failure(now, trace.StageSelectors, err.Error(), "use one port, or none, in local_ts and remote_ts of "+q.cfg.Name))
@@ -154,8 +155,8 @@ func (q *quick) request(now time.Time) {
 		q.fail(now, sa.failure(now, trace.StageConfig, "the peer does not know BEET mode in IKEv1, which has no number for it by any RFC", "use mode: tunnel, or version: 2"))
 		return
 	}
-	seconds, kbytes := lifeWords(q.cfg)
-	q.offered = offerPhase2(q.cfg.Proposals, q.spi, want2{encap: sa.encapOf(q.cfg.Mode), group: q.group, seconds: seconds, kbytes: kbytes})
+	seconds, kbytes := offer.LifeWords(q.cfg)
+	q.offered = offer.Proposals(q.cfg.Proposals, q.spi, offer.Want{Encap: sa.encapOf(q.cfg.Mode), Group: q.group, Seconds: seconds, KBytes: kbytes})
 	if len(q.offered) == 0 {
 		q.fail(now, sa.failure(now, trace.StageConfig, "none of the proposals of "+q.cfg.Name+" can be said in IKEv1", "add a proposal such as aes256-sha256 or aes128gcm16"))
 		return
@@ -199,7 +200,7 @@ func (q *quick) answer(now time.Time, in *incoming) {
 	c := sa.made(q.cfg, t, mode, q.local, q.remote, q.spi, spiOut)
 	c.Initiator, book(c).reserved = true, true
 	sa.tellChecksums(c, in.Message, false)
-	limitBytes(c, life.kbytes, false)
+	offer.LimitBytes(c, life.KBytes, false)
 	q.made = c
 	var gqm secret.Bytes
 	q.flow.Run(now, func(now time.Time) {
@@ -242,13 +243,13 @@ func (q *quick) answer(now time.Time, in *incoming) {
 			return
 		}
 		sa.finish(now, q.x)
-		sa.childUp(now, c, q.old, lifeOf(q.cfg, life.seconds, false))
+		sa.childUp(now, c, q.old, offer.LifeOf(q.cfg, life.Seconds, false))
 	})
 }
 
 // take checks that the answer chooses one of our transforms, unchanged, and says
 // our selectors.
-func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t transform2, mode spd.Mode, spiOut uint32, life span, f *trace.Failure) {
+func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t offer.Transform, mode spd.Mode, spiOut uint32, life offer.Span, f *trace.Failure) {
 	sa := q.sa
 	bad := func(format string, args ...any) *trace.Failure {
 		return sa.failure(now, trace.StageChild, fmt.Sprintf(format, args...), "this is a fault of the peer's implementation")
@@ -261,60 +262,33 @@ func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t transf
 	if !ok || spiOut < 256 {
 		return t, 0, 0, life, bad("the peer's SPI has %d octets, or is below 256", len(p.SPI))
 	}
-	t, why := readPhase2(p.Protocol, &p.Transforms[0])
+	t, why := offer.Read(p.Protocol, &p.Transforms[0])
 	if why != "" {
 		return t, 0, 0, life, bad("the peer's choice cannot be read: %s", why)
 	}
 	// Two lifetimes must not have changed places, which the attributes alone do not show.
-	seconds, kbytes := lifeWords(q.cfg)
+	seconds, kbytes := offer.LifeWords(q.cfg)
 	found := false
 	for i := range q.offered {
 		for j := range q.offered[i].Transforms {
-			found = found || q.offered[i].Protocol == p.Protocol && sameTransform(&q.offered[i].Transforms[j], &p.Transforms[0]) && t.seconds == seconds && t.kbytes == kbytes
+			found = found || q.offered[i].Protocol == p.Protocol && offer.SameTransform(&q.offered[i].Transforms[j], &p.Transforms[0]) && t.Seconds == seconds && t.KBytes == kbytes
 		}
 	}
 	if !found {
 		return t, 0, 0, life, bad("the peer chose a transform that was not offered")
 	}
-	mode, _, _ = modeOf(t.encap)
+	mode, _, _ = offer.ModeOf(t.Encap)
 	// RFC 2409, Section 5.5: the same identities.
-	if ids := idPair(m); ids != nil {
-		l, errL := tsOf(ids[0])
-		r, errR := tsOf(ids[1])
+	if ids := offer.IDPair(m.Payloads); ids != nil {
+		l, errL := offer.TSOf(ids[0])
+		r, errR := offer.TSOf(ids[1])
 		same := errL == nil && errR == nil && (l == q.local && r == q.remote || sa.translates(mode) && sameButAddresses(l, q.local) && sameButAddresses(r, q.remote))
 		if !same {
 			return t, 0, 0, life, bad("the peer's answer has other selectors than ours, and IKEv1 narrows nothing")
 		}
 	}
-	life = heldByResponder(m, span{t.seconds, t.kbytes})
+	life = offer.HeldByResponder(m.Payloads, offer.Span{Seconds: t.Seconds, KBytes: t.KBytes})
 	return t, mode, spiOut, life, nil
-}
-
-// idPair are IDci and IDcr; nil: there are none.
-func idPair(m *message.Message) []*message.ID {
-	var out []*message.ID
-	for _, p := range m.Payloads {
-		if id, ok := p.(*message.ID); ok {
-			out = append(out, id)
-		}
-	}
-	if len(out) != 2 {
-		return nil
-	}
-	return out
-}
-
-// heldByResponder is the lifetime that the responder tells to have (RFC 2407,
-// Section 4.6.3.1), where it is shorter than the one that was agreed on.
-func heldByResponder(m *message.Message, agreed span) span {
-	for _, p := range m.Payloads {
-		if n, ok := p.(*message.Notify); ok && n.Kind == message.ResponderLifetime {
-			if s, ok := toldLife(n); ok {
-				agreed = span{shorten(agreed.seconds, s.seconds), shorten(agreed.kbytes, s.kbytes)}
-			}
-		}
-	}
-	return agreed
 }
 
 // fail ends the Quick Mode; what it made goes.

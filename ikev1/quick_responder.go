@@ -10,6 +10,7 @@ import (
 	"iked/crypto/ke"
 	"iked/crypto/suite"
 	"iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/internal/secret"
 	"iked/internal/trace"
@@ -29,14 +30,14 @@ type quickResponder struct {
 	mapped        bool        // the selectors are those of transport mode through a NAT
 	first         *message.Message
 	proposal      *message.Proposal
-	chosen        transform2
+	chosen        offer.Transform
 	mode          spd.Mode
 	ni, nr        []byte
 	public        []byte // the peer's
 	pair          *ke.KeyPair
 	spi           uint32
 	made          *keyex.Child
-	life, tell    span // that is agreed on, and the parts that the peer is told
+	life, tell    offer.Span // that is agreed on, and the parts that the peer is told
 }
 
 // request takes the first message.
@@ -85,11 +86,11 @@ func (q *quickResponder) request(now time.Time, in *incoming) {
 func (q *quickResponder) findChild(now time.Time, m *message.Message, transport bool) (message.NotifyType, *trace.Failure) {
 	sa := q.sa
 	q.local, q.remote = spd.Host(sa.local.Addr()), spd.Host(sa.remote.Addr())
-	if ids := idPair(m); ids != nil {
+	if ids := offer.IDPair(m.Payloads); ids != nil {
 		q.idci, q.idcr = ids[0], ids[1]
 		var errL, errR error
-		q.remote, errR = tsOf(ids[0])
-		q.local, errL = tsOf(ids[1])
+		q.remote, errR = offer.TSOf(ids[0])
+		q.local, errL = offer.TSOf(ids[1])
 		if errL != nil || errR != nil {
 			return message.InvalidIDInformation, sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer's selectors cannot be used: %v %v", errL, errR), "use addresses, subnets or ranges")
 		}
@@ -108,7 +109,7 @@ func (q *quickResponder) findChild(now time.Time, m *message.Message, transport 
 			if exact {
 				fits = slices.Contains(l, local) && slices.Contains(r, remote)
 			}
-			fits = fits && perPacket(cfg, l, r, local, remote)
+			fits = fits && offer.PerPacket(cfg, l, r, local, remote)
 			if fits && cfg.PFP != 0 && sa.sameTraffic(cfg, local, remote) == nil && sa.overLimit(cfg) {
 				return message.NoProposalChosen, sa.tooMany(now, cfg)
 			}
@@ -128,18 +129,18 @@ func (q *quickResponder) findChild(now time.Time, m *message.Message, transport 
 
 // choose takes the first proposal and transform that fit; a proposal that is to
 // be combined with another one (AH and ESP, IPCOMP) is passed over.
-func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure {
+func (q *quickResponder) choose(now time.Time, theirs *message.SA) *trace.Failure {
 	sa := q.sa
 	var list []suite.Proposal
-	var read []transform2
+	var read []offer.Transform
 	var modes []spd.Mode
 	var where [][2]int
 	level := sa.cfg.V1.LifeCheck
-	lifeFits := func(t transform2) bool { _, _, ok := weighChild(level, q.cfg, t); return ok }
+	lifeFits := func(t offer.Transform) bool { _, _, ok := offer.WeighChild(level, q.cfg, t); return ok }
 	why := "the peer offers nothing"
-	for i := range offer.Proposals {
-		p := &offer.Proposals[i]
-		if slices.ContainsFunc(offer.Proposals, func(o message.Proposal) bool { return o.Number == p.Number && o.Protocol != p.Protocol }) {
+	for i := range theirs.Proposals {
+		p := &theirs.Proposals[i]
+		if slices.ContainsFunc(theirs.Proposals, func(o message.Proposal) bool { return o.Number == p.Number && o.Protocol != p.Protocol }) {
 			why = "the peer offers protocols that belong together, as AH and ESP, which is not supported by this version"
 			continue
 		}
@@ -148,24 +149,24 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 			continue
 		}
 		for j := range p.Transforms {
-			t, no := readPhase2(p.Protocol, &p.Transforms[j])
-			mode, udp, ok := modeOf(t.encap)
+			t, no := offer.Read(p.Protocol, &p.Transforms[j])
+			mode, udp, ok := offer.ModeOf(t.Encap)
 			switch {
 			case no != "":
 				why = no
 			case mode == spd.BEET && !(q.local.IsHost() && q.remote.IsHost()):
 				why = "BEET mode is between two single addresses"
 			case !ok || mode != q.cfg.Mode && (mode != spd.Tunnel || q.cfg.ModeRequired):
-				why = fmt.Sprintf("the peer offers encapsulation mode %d, and %s has mode %s", t.encap, q.cfg.Name, modeName(q.cfg.Mode))
+				why = fmt.Sprintf("the peer offers encapsulation mode %d, and %s has mode %s", t.Encap, q.cfg.Name, offer.ModeName(q.cfg.Mode))
 			case udp != sa.nat.any():
-				why = fmt.Sprintf("the peer offers encapsulation mode %d, and NAT detection found otherwise", t.encap)
+				why = fmt.Sprintf("the peer offers encapsulation mode %d, and NAT detection found otherwise", t.Encap)
 			case sa.translates(q.cfg.Mode) && (mode == spd.Transport) != q.mapped:
-				why = fmt.Sprintf("the peer offers encapsulation mode %d, and its selectors do not go with it through a NAT: transport mode has one address on each side", t.encap)
+				why = fmt.Sprintf("the peer offers encapsulation mode %d, and its selectors do not go with it through a NAT: transport mode has one address on each side", t.Encap)
 			case !lifeFits(t):
-				own, kbytes := lifeWords(q.cfg)
-				why = refusedLife(level, span{own, kbytes}, span{t.seconds, t.kbytes})
+				own, kbytes := offer.LifeWords(q.cfg)
+				why = offer.RefusedLife(level, offer.Span{Seconds: own, KBytes: kbytes}, offer.Span{Seconds: t.Seconds, KBytes: t.KBytes})
 			default:
-				list, read, modes, where = append(list, t.proposal), append(read, t), append(modes, mode), append(where, [2]int{i, j})
+				list, read, modes, where = append(list, t.Proposal), append(read, t), append(modes, mode), append(where, [2]int{i, j})
 			}
 		}
 	}
@@ -174,7 +175,7 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 	}
 	ours := q.cfg.Proposals
 	if level == keyex.LifeObey {
-		ours, list = withoutPFS(ours), withoutPFS(list)
+		ours, list = offer.WithoutPFS(ours), offer.WithoutPFS(list)
 	}
 	c, m := suite.Select(ours, list, suite.Options{})
 	if m != nil {
@@ -182,8 +183,8 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 	}
 	at := where[c.TheirIndex]
 	q.chosen, q.mode = read[c.TheirIndex], modes[c.TheirIndex]
-	q.life, q.tell, _ = weighChild(level, q.cfg, q.chosen)
-	p := offer.Proposals[at[0]]
+	q.life, q.tell, _ = offer.WeighChild(level, q.cfg, q.chosen)
+	p := theirs.Proposals[at[0]]
 	p.Transforms = p.Transforms[at[1] : at[1]+1]
 	q.proposal = &p
 	return nil
@@ -192,18 +193,18 @@ func (q *quickResponder) choose(now time.Time, offer *message.SA) *trace.Failure
 // takeKE holds the public value against the group that was chosen.
 func (q *quickResponder) takeKE(now time.Time, m *message.Message) *trace.Failure {
 	k, ok := one[*message.Opaque](m, message.TypeKE)
-	if q.chosen.group == 0 {
+	if q.chosen.Group == 0 {
 		return nil
 	}
-	if !ok || len(k.Data) != ke.PublicLen(q.chosen.group) {
-		return q.sa.failure(now, trace.StageKE, fmt.Sprintf("the peer's Quick Mode names group %d and has no public value of it", q.chosen.group), "this is a fault of the peer's implementation")
+	if !ok || len(k.Data) != ke.PublicLen(q.chosen.Group) {
+		return q.sa.failure(now, trace.StageKE, fmt.Sprintf("the peer's Quick Mode names group %d and has no public value of it", q.chosen.Group), "this is a fault of the peer's implementation")
 	}
 	q.public = k.Data
 	return nil
 }
 
 func (q *quickResponder) reserve(now time.Time) {
-	q.flow.Ask(keyex.AllocSPI{Proto: q.chosen.proposal.Protocol, Local: q.sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
+	q.flow.Ask(keyex.AllocSPI{Proto: q.chosen.Proposal.Protocol, Local: q.sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
 		s, ok := r.(keyex.SPIReply)
 		if !ok || s.Err != nil {
 			q.refuse(now, message.NoProposalChosen, q.sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
@@ -222,7 +223,7 @@ func (q *quickResponder) agree(now time.Time) {
 		c := sa.made(q.cfg, q.chosen, q.mode, q.local, q.remote, q.spi, spiOut)
 		book(c).reserved = true
 		sa.tellChecksums(c, q.first, true)
-		limitBytes(c, q.life.kbytes, sa.cfg.V1.LifeCheck == keyex.LifeObey)
+		offer.LimitBytes(c, q.life.KBytes, sa.cfg.V1.LifeCheck == keyex.LifeObey)
 		q.first = nil
 		q.made = c
 		if err := sa.childKeys(c, gqm, q.ni, q.nr); err != nil {
@@ -236,7 +237,7 @@ func (q *quickResponder) agree(now time.Time) {
 		derive(now, secret.Bytes{})
 		return
 	}
-	q.flow.Compute(now, keyex.Agree(sa.env, q.chosen.group, nil, q.public), func(now time.Time, r keyex.KEResult, err error) {
+	q.flow.Compute(now, keyex.Agree(sa.env, q.chosen.Group, nil, q.public), func(now time.Time, r keyex.KEResult, err error) {
 		if err != nil {
 			q.refuse(now, message.InvalidKeyInformation, sa.failure(now, trace.StageKE, "the peer's public value is refused: "+err.Error(), ""))
 			return
@@ -269,8 +270,8 @@ func (q *quickResponder) reply(now time.Time) {
 		list = append(list, q.idci, q.idcr)
 	}
 	list = append(list, sa.originals(q.mode, false)...)
-	if q.tell != (span{}) {
-		list = append(list, lifePayload(message.Protocol(q.chosen.proposal.Protocol), spiOctets(q.spi), q.tell))
+	if q.tell != (offer.Span{}) {
+		list = append(list, offer.LifePayload(message.Protocol(q.chosen.Proposal.Protocol), spiOctets(q.spi), q.tell))
 	}
 	q.x.next, q.x.late = q.confirm, q.late
 	if err := sa.sendHashed(now, q.x, true, q.ni, list...); err != nil {
@@ -300,7 +301,7 @@ func (q *quickResponder) confirm(now time.Time, in *incoming) {
 			}
 		})
 	}, func(now time.Time) {
-		sa.childUp(now, q.made, old, lifeOf(q.cfg, q.life.seconds, sa.cfg.V1.LifeCheck == keyex.LifeObey))
+		sa.childUp(now, q.made, old, offer.LifeOf(q.cfg, q.life.Seconds, sa.cfg.V1.LifeCheck == keyex.LifeObey))
 	})
 }
 
@@ -329,7 +330,7 @@ func (q *quickResponder) abandon() {
 		q.sa.unlist(c)
 		q.sa.removeChild(c, true, true)
 	case c == nil && q.spi != 0:
-		q.sa.Tell(keyex.FreeSPI{Proto: q.chosen.proposal.Protocol, Local: q.sa.local.Addr(), SPI: q.spi})
+		q.sa.Tell(keyex.FreeSPI{Proto: q.chosen.Proposal.Protocol, Local: q.sa.local.Addr(), SPI: q.spi})
 		q.spi = 0
 	}
 }

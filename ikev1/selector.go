@@ -1,91 +1,18 @@
 package ikev1
 
 import (
-	"fmt"
-	"net/netip"
-
-	"iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/spd"
 )
 
-// idOf is the ID payload for a traffic selector (RFC 2407, Section 4.6.2): one
-// range of addresses, one protocol, one port or all.
-func idOf(t spd.TS) (*message.ID, error) {
-	port := uint16(0)
-	switch {
-	case t.AnyPort():
-	case t.PortFrom == t.PortTo && t.PortFrom != 0:
-		port = t.PortFrom
-	default:
-		return nil, fmt.Errorf("the selector %v has ports or message types that IKEv1 cannot say: it knows one port, or all", t)
-	}
-	return message.RangeID(t.From, t.To, t.Proto, port), nil
-}
-
-// tsOf is the traffic selector of an ID payload of Quick Mode.
-func tsOf(p *message.ID) (spd.TS, error) {
-	from, to, err := p.Range()
-	if err != nil {
-		return spd.TS{}, err
-	}
-	t := spd.TS{From: from, To: to, Proto: p.Proto, PortTo: 65535}
-	if p.Port != 0 {
-		t.PortFrom, t.PortTo = p.Port, p.Port
-	}
-	return t, t.Check()
-}
-
-// resolve puts the virtual addresses, or the host's own, for dynamic selectors.
-func resolve(list []keyex.Selector, host netip.Addr, vips []netip.Prefix) []spd.TS {
-	addrs := []netip.Addr{host}
-	if len(vips) > 0 {
-		addrs = addrs[:0]
-		for _, p := range vips {
-			addrs = append(addrs, p.Addr())
-		}
-	}
-	out := make([]spd.TS, 0, len(list))
-	for _, s := range list {
-		t := s.TS
-		if s.Dynamic {
-			t.From, t.To = netip.Addr{}, netip.Addr{}
-			if t.PortFrom == 0 && t.PortTo == 0 {
-				t.PortTo = 65535
-			}
-		}
-		out = append(out, t)
-	}
-	return spd.Resolve(out, addrs...)
-}
-
 func (sa *SA) localTS(c *keyex.ChildConfig) []spd.TS {
-	return resolve(c.Local, sa.local.Addr(), sa.vipLocal)
+	return offer.Resolve(c.Local, sa.local.Addr(), sa.vipLocal)
 }
 func (sa *SA) remoteTS(c *keyex.ChildConfig) []spd.TS {
-	return resolve(c.Remote, sa.remote.Addr(), sa.vipRemote)
+	return offer.Resolve(c.Remote, sa.remote.Addr(), sa.vipRemote)
 }
 
-// pairs are the selectors of a child as Quick Modes negotiate them: each has one
-// of either side (RFC 2409, Section 5.5), of one family and protocol.
 func (sa *SA) pairs(c *keyex.ChildConfig) [][2]spd.TS {
-	var out [][2]spd.TS
-	for _, l := range sa.localTS(c) {
-		for _, r := range sa.remoteTS(c) {
-			if l.Is4() == r.Is4() && (l.Proto == r.Proto || l.Proto == 0 || r.Proto == 0) {
-				out = append(out, [2]spd.TS{l, r})
-			}
-		}
-	}
-	return out
-}
-
-func modeName(m spd.Mode) string {
-	switch m {
-	case spd.Transport:
-		return "transport"
-	case spd.BEET:
-		return "beet"
-	}
-	return "tunnel"
+	return offer.Pairs(sa.localTS(c), sa.remoteTS(c))
 }

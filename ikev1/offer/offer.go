@@ -1,10 +1,13 @@
-package ikev1
+// Package offer is what phase 2 of IKEv1 offers and answers: proposals, identities
+// as traffic selectors, lifetimes. KINK has the same payloads (RFC 4430, Section 6).
+package offer
 
 import (
 	"encoding/binary"
 	"fmt"
 	"slices"
 
+	"iked/crypto/ke"
 	"iked/crypto/suite"
 	"iked/ikev1/message"
 	"iked/spd"
@@ -39,44 +42,44 @@ var (
 // 3.5: the count is an octet).
 const maxPhase2 = 64
 
-// transform2 is a transform of phase 2 in the words of this product.
-type transform2 struct {
-	proposal suite.Proposal // one transform of each type
-	encap    uint16         // 0: none was given
-	group    uint16         // 0: no perfect forward secrecy
-	seconds  uint64
-	kbytes   uint64
+// Transform is a transform of phase 2 in the words of this product.
+type Transform struct {
+	Proposal suite.Proposal // one transform of each type
+	Encap    uint16         // 0: none was given
+	Group    uint16         // 0: no perfect forward secrecy
+	Seconds  uint64
+	KBytes   uint64
 }
 
-// want2 is what an offer of phase 2 says beside algorithms.
-type want2 struct {
-	encap   uint16
-	group   uint16
-	seconds uint64
-	kbytes  uint64
+// Want is what an offer of phase 2 says beside algorithms.
+type Want struct {
+	Encap   uint16
+	Group   uint16
+	Seconds uint64
+	KBytes  uint64
 }
 
-func (w want2) attributes(list []message.Attribute) []message.Attribute {
-	list = append(list, message.Basic(message.P2Encapsulation, w.encap))
-	if w.group != 0 {
-		list = append(list, message.Basic(message.P2Group, w.group))
+func (w Want) attributes(list []message.Attribute) []message.Attribute {
+	list = append(list, message.Basic(message.P2Encapsulation, w.Encap))
+	if w.Group != 0 {
+		list = append(list, message.Basic(message.P2Group, w.Group))
 	}
-	if w.seconds != 0 {
-		list = append(list, message.Basic(message.P2LifeType, message.LifeSeconds), message.Duration(message.P2LifeDuration, w.seconds))
+	if w.Seconds != 0 {
+		list = append(list, message.Basic(message.P2LifeType, message.LifeSeconds), message.Duration(message.P2LifeDuration, w.Seconds))
 	}
-	if w.kbytes != 0 {
-		list = append(list, message.Basic(message.P2LifeType, message.LifeKilobytes), message.Duration(message.P2LifeDuration, w.kbytes))
+	if w.KBytes != 0 {
+		list = append(list, message.Basic(message.P2LifeType, message.LifeKilobytes), message.Duration(message.P2LifeDuration, w.KBytes))
 	}
 	return list
 }
 
-// groupFor is the group of perfect forward secrecy of a configuration: the first
+// GroupFor is the group of perfect forward secrecy of a configuration: the first
 // that IKEv1 has. All transforms of an offer have the same (RFC 2409, Section
 // 5.5).
-func groupFor(list []suite.Proposal) uint16 {
+func GroupFor(list []suite.Proposal) uint16 {
 	for _, p := range list {
 		for _, k := range p.List(suite.KE) {
-			if groupOfIKEv1(k.ID) {
+			if GroupOfIKEv1(k.ID) {
 				return k.ID
 			}
 		}
@@ -84,12 +87,12 @@ func groupFor(list []suite.Proposal) uint16 {
 	return 0
 }
 
-// offerPhase2 writes the proposals: alternatives, each with its transforms.
-func offerPhase2(list []suite.Proposal, spi uint32, w want2) []message.Proposal {
+// Proposals writes the proposals: alternatives, each with its transforms.
+func Proposals(list []suite.Proposal, spi uint32, w Want) []message.Proposal {
 	var out []message.Proposal
 	for _, p := range list {
-		if kes := p.List(suite.KE); w.group != 0 && !slices.ContainsFunc(kes, func(t suite.Transform) bool { return t.ID == w.group }) ||
-			w.group == 0 && len(kes) > 0 && !slices.ContainsFunc(kes, func(t suite.Transform) bool { return t.ID == suite.KENone }) {
+		if kes := p.List(suite.KE); w.Group != 0 && !slices.ContainsFunc(kes, func(t suite.Transform) bool { return t.ID == w.Group }) ||
+			w.Group == 0 && len(kes) > 0 && !slices.ContainsFunc(kes, func(t suite.Transform) bool { return t.ID == suite.KENone }) {
 			continue
 		}
 		q := message.Proposal{Number: uint8(len(out) + 1), Protocol: message.Protocol(p.Protocol), SPI: binary.BigEndian.AppendUint32(nil, spi)}
@@ -167,9 +170,9 @@ func combinations(p suite.Proposal) []combination {
 	return out
 }
 
-// readPhase2 reads a transform of phase 2; why says in words why it cannot be
+// Read reads a transform of phase 2; why says in words why it cannot be
 // chosen (RFC 2407, Section 4.5: an attribute that is not understood refuses it).
-func readPhase2(proto message.Protocol, t *message.Transform) (p transform2, why string) {
+func Read(proto message.Protocol, t *message.Transform) (p Transform, why string) {
 	v := map[uint16]uint64{}
 	life := uint64(0)
 	for _, a := range t.Attributes {
@@ -182,9 +185,9 @@ func readPhase2(proto message.Protocol, t *message.Transform) (p transform2, why
 		case a.Type == message.P2LifeDuration:
 			switch life {
 			case uint64(message.LifeSeconds):
-				p.seconds = n
+				p.Seconds = n
 			case uint64(message.LifeKilobytes):
-				p.kbytes = n
+				p.KBytes = n
 			default:
 				return p, "a life duration has no life type before it"
 			}
@@ -197,10 +200,10 @@ func readPhase2(proto message.Protocol, t *message.Transform) (p transform2, why
 			v[a.Type] = n
 		}
 	}
-	p.encap, p.group = uint16(v[message.P2Encapsulation]), uint16(v[message.P2Group])
-	p.proposal.Protocol = suite.Protocol(proto)
+	p.Encap, p.Group = uint16(v[message.P2Encapsulation]), uint16(v[message.P2Group])
+	p.Proposal.Protocol = suite.Protocol(proto)
 	add := func(tt suite.TransformType, id, bits uint16) {
-		p.proposal.Transforms = append(p.proposal.Transforms, suite.Transform{Type: tt, ID: id, KeyBits: bits})
+		p.Proposal.Transforms = append(p.Proposal.Transforms, suite.Transform{Type: tt, ID: id, KeyBits: bits})
 	}
 	auth := v[message.P2Auth]
 	switch proto {
@@ -223,7 +226,7 @@ func readPhase2(proto message.Protocol, t *message.Transform) (p transform2, why
 		}
 		add(suite.ENCR, p2Ciphers[i].id, uint16(bits))
 		j := slices.IndexFunc(p2Auth[:], func(a p2Integrity) bool { return uint64(a.number) == auth })
-		aead := p.proposal.Transforms[0].AEAD()
+		aead := p.Proposal.Transforms[0].AEAD()
 		switch {
 		case aead && auth != 0:
 			return p, "a combined-mode cipher has no authentication algorithm beside it, yet one is given"
@@ -236,8 +239,8 @@ func readPhase2(proto message.Protocol, t *message.Transform) (p transform2, why
 	default:
 		return p, proto.String() + " is not spoken here"
 	}
-	if p.group != 0 {
-		add(suite.KE, p.group, 0)
+	if p.Group != 0 {
+		add(suite.KE, p.Group, 0)
 	}
 	sn := suite.SNNoESN
 	if v[message.P2ESN] == 1 {
@@ -247,10 +250,10 @@ func readPhase2(proto message.Protocol, t *message.Transform) (p transform2, why
 	return p, ""
 }
 
-// modeOf is the mode that an encapsulation attribute means, and whether it says
+// ModeOf is the mode that an encapsulation attribute means, and whether it says
 // UDP (RFC 3947, Section 5.1; the drafts' numbers too). None given is tunnel mode,
 // as old gateways mean it.
-func modeOf(encap uint16) (m spd.Mode, udp, ok bool) {
+func ModeOf(encap uint16) (m spd.Mode, udp, ok bool) {
 	switch encap {
 	case 0, message.EncapTunnel:
 		return spd.Tunnel, false, true
@@ -268,23 +271,31 @@ func modeOf(encap uint16) (m spd.Mode, udp, ok bool) {
 	return 0, false, false
 }
 
-// encapOf is the attribute for a mode.
-func (sa *SA) encapOf(m spd.Mode) uint16 {
-	if m == spd.BEET {
-		if sa.nat.any() {
-			return message.EncapUDPBEET
+// GroupOfIKEv1 tells whether a key exchange method is a group of IKEv1: MODP and
+// ECP groups have the same numbers. X25519 has none by any RFC; strongSwan uses
+// that of IKEv2, 31, and so does this.
+func GroupOfIKEv1(id uint16) bool {
+	return id != 0 && (id <= 30 || id == suite.KEX25519) && ke.Supported(id)
+}
+
+// SameTransform compares the attributes; their order and form do not count. A type
+// may stand more than once, as that of a lifetime does.
+func SameTransform(a, b *message.Transform) bool {
+	if a.ID != b.ID || len(a.Attributes) != len(b.Attributes) {
+		return false
+	}
+	count := func(list []message.Attribute, x message.Attribute) (n int) {
+		for _, y := range list {
+			if x.Type == y.Type && x.Equal(y) {
+				n++
+			}
 		}
-		return message.EncapBEET
+		return n
 	}
-	e := message.EncapTunnel
-	if m == spd.Transport {
-		e = message.EncapTransport
+	for _, x := range a.Attributes {
+		if count(a.Attributes, x) != count(b.Attributes, x) {
+			return false
+		}
 	}
-	switch {
-	case sa.nat.any() && sa.vendors.nattDraft:
-		e += message.EncapUDPTunnelDraft - message.EncapTunnel
-	case sa.nat.any():
-		e += message.EncapUDPTunnel - message.EncapTunnel
-	}
-	return e
+	return true
 }
