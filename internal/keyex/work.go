@@ -12,6 +12,13 @@ import (
 // Work is one of the kinds below.
 type Work interface{ work() }
 
+// OwnWork is embedded by kinds of work that one key exchange alone has, and OwnReply
+// by their results: what a ticket is, only KINK and who drives it know.
+type OwnWork struct{}
+
+// OwnReply is embedded by results of such work.
+type OwnReply struct{}
+
 // Compute is pure computation (a key exchange): Run may be called on any
 // goroutine, once. Cheap work should run at once.
 type Compute struct {
@@ -131,6 +138,7 @@ type FindOther struct {
 	Peer   ident.ID
 }
 
+func (OwnWork) work()        {}
 func (FindOther) work()      {}
 func (Compute) work()        {}
 func (AllocSPI) work()       {}
@@ -198,6 +206,7 @@ type TimeReply struct{ At time.Time }
 // FoundReply answers FindOther.
 type FoundReply struct{ Found bool }
 
+func (OwnReply) reply()   {}
 func (FoundReply) reply() {}
 
 // KEReply answers Compute.
