@@ -80,10 +80,6 @@ var (
 	_ backend.AcquireAnswerer  = (*Datapath)(nil)
 )
 
-// orphanGrace is how long traffic that a crashed process protected stays
-// blocked while nobody claims it.
-const orphanGrace = time.Minute
-
 // New makes the device, the sockets and the rule in the network namespace of
 // the calling thread, and starts. The transport in Options.UDP must be open;
 // it may start later.
@@ -136,7 +132,7 @@ func New(o Options) (*Datapath, error) {
 	}
 	d := NewIO(o, io)
 	if n := r.Adopted(); n > 0 {
-		warn(fmt.Sprintf("%d routes of a process that ended without cleaning up are kept blocked for %v or until a policy claims them", n, orphanGrace))
+		warn(fmt.Sprintf("%d routes of a process that ended without cleaning up are kept blocked for %v or until a policy claims them", n, backend.Grace))
 	}
 	return d, nil
 }
@@ -151,7 +147,7 @@ func NewIO(o Options, io IO) *Datapath {
 		kick: make(chan struct{}, 1), done: make(chan struct{})}
 	d.clock.Store(io.Now().UnixNano())
 	if io.Router != nil && io.Router.Adopted() > 0 {
-		d.orphans = io.Now().Add(orphanGrace)
+		d.orphans = io.Now().Add(backend.Grace)
 	}
 	d.events.Init()
 	d.acquires.init(o.HoldFrames)

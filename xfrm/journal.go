@@ -31,8 +31,8 @@ type journal struct {
 	lines int
 	// err keeps the journal from being written until mend succeeds.
 	err error
-	// left is what the process before left behind; damaged counts lines of its
-	// journal that say nothing.
+	// left is what the process before left behind and was not dealt with so far;
+	// damaged counts lines of its journal that say nothing.
 	left    []leftover
 	damaged int
 }
@@ -67,6 +67,8 @@ func identity() (string, error) {
 	return fmt.Sprintf("%s boot %s namespace %d:%d", journalVersion, bytes.TrimSpace(boot), st.Dev, st.Ino), nil
 }
 
+func journalPath(dir string) string { return filepath.Join(dir, "journal") }
+
 // openJournal reads the journal in dir and begins it anew. What cannot be written now
 // is in err of the journal; an error is errInUse, or means that there is none.
 func openJournal(dir string) (*journal, error) {
@@ -80,7 +82,7 @@ func openJournal(dir string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{path: filepath.Join(dir, "journal"), id: id, live: map[string]bool{}}
+	j := &journal{path: journalPath(dir), id: id, live: map[string]bool{}}
 	if j.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600); err != nil {
 		return nil, err
 	}
@@ -124,6 +126,13 @@ func (l leftover) line() string {
 		return saLine(l.sa)
 	}
 	return "p " + hex.EncodeToString(l.policy.Append(nil))
+}
+
+func (l leftover) deletion() request {
+	if l.sa != nil {
+		return request{wire.DelSA, 0, l.sa}
+	}
+	return request{wire.DelPolicy, 0, l.policy}
 }
 
 func saLine(m *wire.SAByID) string { return "s " + hex.EncodeToString(m.Append(nil)) }
@@ -266,10 +275,21 @@ func (j *journal) removeSA(r *saRecord) { j.drop(saLine(r.byID())) }
 func (j *journal) addPolicy(k policyKey)    { j.add(leftover{policy: k.byID()}.line()) }
 func (j *journal) removePolicy(k policyKey) { j.drop(leftover{policy: k.byID()}.line()) }
 
-// remove ends the journal: nothing is left that it could name.
+// keep says that these lines name all that is still there.
+func (j *journal) keep(lines map[string]bool) {
+	if j != nil {
+		j.live = lines
+	}
+}
+
+// remove ends the journal, unless something is left that it has to name.
 func (j *journal) remove() error {
 	if j == nil {
 		return nil
+	}
+	if len(j.live) > 0 {
+		j.mend()
+		return j.err
 	}
 	if err := os.Remove(j.path); !errors.Is(err, os.ErrNotExist) {
 		return err

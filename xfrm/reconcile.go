@@ -2,39 +2,44 @@ package xfrm
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"iked/internal/backend"
 	"iked/xfrm/wire"
 )
 
-// orphanGrace is how long traffic that a crashed process protected stays blocked
-// while nobody claims it.
-const orphanGrace = time.Minute
-
 // adopt deals with what a process that ended without Close left: its SAs go, since
 // nobody has their keys; its policies stay and block, until an entry claims them or
-// their time is over. Those that let traffic pass go at once.
-func (b *Backend) adopt() error {
-	if b.journal == nil || len(b.journal.left) == 0 {
-		return nil
+// their time is over. Those that let traffic pass go at once. What the kernel refuses
+// to do about one of them is tried again, and until then it stays in the journal.
+func (b *Backend) adopt() {
+	if b.journal == nil {
+		return
 	}
-	left := b.journal.left
+	// An entry or an SA of now may have taken the place of what is tried again.
+	left := slices.DeleteFunc(b.journal.left, b.claimed)
 	b.journal.left = nil
 	reqs := make([]request, len(left))
 	for i, l := range left {
 		if l.sa != nil {
-			reqs[i] = request{wire.DelSA, 0, l.sa}
+			reqs[i] = l.deletion()
 		} else {
 			reqs[i] = request{wire.GetPolicy, 0, l.policy}
 		}
 	}
 	sas, kept := 0, 0
+	var first error
 	var keys []policyKey
 	for i, r := range b.req.do(reqs) {
 		l := left[i]
 		if r.err != nil && !gone(r.err) {
-			return fmt.Errorf("what a crashed process left: %w", r.err)
+			b.journal.left = append(b.journal.left, l)
+			if first == nil {
+				first = r.err
+			}
+			continue
 		}
 		if l.sa != nil {
 			if r.err == nil {
@@ -58,14 +63,37 @@ func (b *Backend) adopt() error {
 		b.entries[k] = e
 		keys = append(keys, k)
 	}
-	if err := b.settle(keys); err != nil {
-		return fmt.Errorf("what a crashed process left: %w", err)
+	if err := b.settleLeft(keys); first == nil {
+		first = err
 	}
+	b.trouble("leftovers", first != nil, "something of what a process that ended without cleaning up left in the kernel stays there, and is tried again every %v: %v", b.opt.Sweep, first)
 	if sas+kept > 0 {
-		b.orphans = time.Now().Add(orphanGrace)
-		b.log(true, "%d SAs of a process that ended without cleaning up were removed; %d of its policies block their traffic for %v or until they are claimed", sas, kept, orphanGrace)
+		if kept > 0 && b.orphans.IsZero() {
+			b.orphans = time.Now().Add(b.grace)
+		}
+		b.log(true, "%d SAs of a process that ended without cleaning up were removed; %d of its policies block their traffic for %v or until they are claimed", sas, kept, b.grace)
 	}
-	return nil
+}
+
+// claimed tells whether something of now has the place of a leftover.
+func (b *Backend) claimed(l leftover) bool {
+	if l.sa != nil {
+		return b.bySAID[l.sa.SAID] != nil
+	}
+	return b.entries[keyOf(&wire.PolicyInfo{Sel: l.policy.Sel, Dir: l.policy.Dir}, &l.policy.Attrs)] != nil
+}
+
+// settleLeft is settle for keys of a crashed process, and for those before that must
+// be tried again.
+func (b *Backend) settleLeft(keys []policyKey) error {
+	for _, k := range keys {
+		b.unsettled[k] = true
+	}
+	err := b.settle(slices.Collect(maps.Keys(b.unsettled)))
+	if err == nil {
+		clear(b.unsettled)
+	}
+	return err
 }
 
 // watchJournal says that the journal is not written, and tries again. none is why
@@ -90,15 +118,17 @@ func (b *Backend) watchJournal(none error) {
 	b.trouble("journal", j.err != nil, "%s: journal not written, tried again every %v: %v", lost, b.opt.Sweep, j.err)
 }
 
-// mendIfDue tries again to write the journal.
-func (b *Backend) mendIfDue(now time.Time) {
+// retryIfDue tries again what failed: to write the journal, and to deal with what a
+// crashed process left.
+func (b *Backend) retryIfDue(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.journal == nil || b.closed || now.Before(b.mendAt) {
+	if b.journal == nil || b.closed || now.Before(b.retryAt) {
 		return
 	}
-	b.mendAt = now.Add(b.opt.Sweep)
+	b.retryAt = now.Add(b.opt.Sweep)
 	b.watchJournal(nil)
+	b.adopt()
 }
 
 // dropOrphans removes policies that nobody claimed.
@@ -116,7 +146,7 @@ func (b *Backend) dropOrphans(now time.Time) {
 			keys = append(keys, k)
 		}
 	}
-	if err := b.settle(keys); err != nil {
+	if err := b.settleLeft(keys); err != nil {
 		b.log(true, "policies of a crashed process: %v", err)
 	}
 }

@@ -66,14 +66,17 @@ type Backend struct {
 	age      uint64
 	asking   asking
 	journal  *journal
-	mendAt   time.Time // when a journal that is not written is tried again
+	retryAt  time.Time // when the journal and leftovers are tried again
 	orphans  time.Time // when policies that nobody claimed are removed
-	drift    map[string]bool
-	sweepAt  time.Time
-	resync   bool
-	watchAt  time.Time
-	addrs    addresses
-	counts   [numCounts]uint64
+	grace    time.Duration
+	// unsettled are keys of a crashed process that the kernel refused to change.
+	unsettled map[policyKey]bool
+	drift     map[string]bool
+	sweepAt   time.Time
+	resync    bool
+	watchAt   time.Time
+	addrs     addresses
+	counts    [numCounts]uint64
 
 	done     chan struct{}
 	wg       sync.WaitGroup
@@ -92,6 +95,15 @@ var (
 // out what the kernel has and takes over what a process that ended without Close
 // left there.
 func New(o Options) (*Backend, error) {
+	b := newBackend(o)
+	if err := b.start(); err != nil {
+		b.release()
+		return nil, fmt.Errorf("kernel backend: %w", err)
+	}
+	return b, nil
+}
+
+func newBackend(o Options) *Backend {
 	if o.Log == nil {
 		o.Log = func(trace.Record) {}
 	}
@@ -101,16 +113,11 @@ func New(o Options) (*Backend, error) {
 	if o.Sweep == 0 {
 		o.Sweep = DefaultSweep
 	}
-	b := &Backend{
-		opt: o, sas: map[sad.ID]*saRecord{}, bySAID: map[wire.SAID]*saRecord{}, inbound: map[spiKey]*saRecord{}, serving: map[uint32]int{},
+	return &Backend{
+		opt: o, grace: backend.Grace, unsettled: map[policyKey]bool{}, sas: map[sad.ID]*saRecord{}, bySAID: map[wire.SAID]*saRecord{}, inbound: map[spiKey]*saRecord{}, serving: map[uint32]int{},
 		larval: map[spiKey]reservation{}, policies: map[uint64]*policyRecord{}, byReqID: map[uint32]map[uint64]*policyRecord{},
 		entries: map[policyKey]*entry{}, drift: map[string]bool{}, done: make(chan struct{}),
 	}
-	if err := b.start(); err != nil {
-		b.release()
-		return nil, fmt.Errorf("kernel backend: %w", err)
-	}
-	return b, nil
 }
 
 func (b *Backend) start() (err error) {
@@ -143,9 +150,7 @@ func (b *Backend) start() (err error) {
 	b.watchJournal(err)
 	b.events.Init()
 	b.asking.init()
-	if err := b.adopt(); err != nil {
-		return err
-	}
+	b.adopt()
 	b.sweepAt = time.Now().Add(b.opt.Sweep)
 	b.wg.Go(b.heard.run)
 	b.wg.Go(b.handle)
@@ -239,7 +244,7 @@ func (b *Backend) keep() {
 			b.answer(now)
 			b.watchOpen(now)
 			b.dropOrphans(now)
-			b.mendIfDue(now)
+			b.retryIfDue(now)
 			b.sweepIfDue(now)
 		}
 	}
@@ -265,28 +270,45 @@ func (b *Backend) Close() error {
 }
 
 // removeAll takes SAs and policies out of the kernel. SAs go first: a policy
-// without one protects by dropping.
+// without one protects by dropping. What stays all the same stays in the journal.
 func (b *Backend) removeAll() error {
 	var reqs []request
+	var lines []string // of the journal; "" is none
+	remove := func(r request, line string) { reqs, lines = append(reqs, r), append(lines, line) }
 	for _, r := range b.sas {
 		if !r.dead {
-			reqs = append(reqs, r.deletion())
+			remove(r.deletion(), saLine(r.byID()))
 		}
 	}
 	for k, v := range b.larval {
-		reqs = append(reqs, v.deletion(k))
+		remove(v.deletion(k), "")
 	}
 	for k, e := range b.entries {
 		if e.have != nil {
-			reqs = append(reqs, k.deletion())
+			remove(k.deletion(), leftover{policy: k.byID()}.line())
+		}
+	}
+	if b.journal != nil {
+		for _, l := range b.journal.left {
+			if !b.claimed(l) {
+				remove(l.deletion(), l.line())
+			}
 		}
 	}
 	var first error
-	for _, r := range b.req.do(reqs) {
-		if r.err != nil && !gone(r.err) && first == nil {
+	stay := map[string]bool{}
+	for i, r := range b.req.do(reqs) {
+		if r.err == nil || gone(r.err) {
+			continue
+		}
+		if first == nil {
 			first = r.err
 		}
+		if lines[i] != "" {
+			stay[lines[i]] = true
+		}
 	}
+	b.journal.keep(stay)
 	return first
 }
 

@@ -56,11 +56,13 @@ func (d *process) openBackend() error {
 			return fmt.Errorf("kernel backend: %w", err)
 		}
 		d.back = k
+		d.cleanUserspace()
 		return nil
 	}
 	if err := d.lockTable(); err != nil {
 		return err
 	}
+	d.cleanKernel() // before the datapath, which may have to give its device the same name
 	dp, err := datapath.New(d.datapathOptions())
 	switch {
 	case err == nil:

@@ -139,7 +139,8 @@ type process struct {
 	atomic atomic.Pointer[engine.Engine]
 	ctl    ControlServer
 	lis    net.Listener
-	table  net.Listener // the lock of the routing table
+	left   *backend.Leftovers // of a daemon with the other backend
+	table  net.Listener       // the lock of the routing table
 	choice choice
 	links  *iface.Manager
 	addrs  *addressWatch
@@ -320,6 +321,7 @@ func (d *process) cleanup() {
 			d.log.warn(trace.DMN, "stop: %v", err)
 		}
 	}
+	d.endLeft()
 	if d.table != nil {
 		d.table.Close()
 	}
