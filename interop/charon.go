@@ -79,7 +79,7 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	if err := c.WaitReady(ctx, c.Process.Alive); err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, c.Process.Log())

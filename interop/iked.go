@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"iked/internal/testnet"
@@ -53,6 +54,10 @@ func (d *Iked) Configure(yaml string) error {
 	return os.WriteFile(filepath.Join(d.Dir, "iked.yaml"), []byte(yaml), 0o600)
 }
 
+// readyWithin is how long a daemon may take to answer on a machine that does other
+// work.
+const readyWithin = 60 * time.Second
+
 // Start starts the daemon in a namespace and waits until it answers.
 func (d *Iked) Start(ctx context.Context, ns *testnet.Namespace, args ...string) error {
 	var err error
@@ -66,9 +71,15 @@ func (d *Iked) Start(ctx context.Context, ns *testnet.Namespace, args ...string)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	if err := d.WaitReady(ctx, d.Process.Alive); err != nil {
+		// The log then says where it hangs.
+		_ = d.Process.Signal(syscall.SIGQUIT)
+		select {
+		case <-d.Process.Done():
+		case <-time.After(5 * time.Second):
+		}
 		return fmt.Errorf("%w\n%s", err, d.Process.Log())
 	}
 	return nil
