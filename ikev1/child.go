@@ -59,8 +59,10 @@ func (sa *SA) childByInbound(spi uint32) *keyex.Child {
 // childByOutbound finds a pair by the peer's inbound SPI.
 func (sa *SA) childByOutbound(proto suite.Protocol, spi uint32) *keyex.Child {
 	for _, c := range sa.children {
-		if c.Proto == proto && c.SPIOut == spi {
-			return c
+		for _, p := range c.Protocols() {
+			if p.Proto == proto && p.SPIOut == spi {
+				return c
+			}
 		}
 	}
 	return nil
@@ -78,21 +80,32 @@ func (sa *SA) sameTraffic(cfg *keyex.ChildConfig, local, remote spd.TS) *keyex.C
 }
 
 // made is the record of a negotiated pair.
-func (sa *SA) made(cfg *keyex.ChildConfig, t offer.Transform, mode spd.Mode, local, remote spd.TS, spiIn, spiOut uint32) *keyex.Child {
+func (sa *SA) made(cfg *keyex.ChildConfig, g agreed, local, remote spd.TS, in offer.SPIs) *keyex.Child {
+	p := g.main.Proposal
 	c := &keyex.Child{
-		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: t.Proposal.Protocol, Mode: mode,
-		SPIIn: spiIn, SPIOut: spiOut, ESN: t.Proposal.ESN(), Local: []spd.TS{local}, Remote: []spd.TS{remote},
+		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: p.Protocol, Mode: g.mode,
+		SPIIn: in.Main, SPIOut: g.spi, ESN: p.ESN(), Local: []spd.TS{local}, Remote: []spd.TS{remote},
 		LocalAddr: sa.local, RemoteAddr: sa.remote, Encap: sa.nat.any(), NoTFC: true,
 	}
-	c.Encr, _ = t.Proposal.First(suite.ENCR)
-	c.Integ, _ = t.Proposal.First(suite.INTEG)
-	c.KE, _ = t.Proposal.First(suite.KE)
+	c.Encr, _ = p.First(suite.ENCR)
+	c.Integ, _ = p.First(suite.INTEG)
+	c.KE, _ = p.First(suite.KE)
+	if a := g.around; a != nil {
+		c.AH = &keyex.Around{SPIIn: in.AH, SPIOut: g.ahSPI, ESN: a.Proposal.ESN()}
+		c.AH.Integ, _ = a.Proposal.First(suite.INTEG)
+	}
 	return c
 }
 
-// childKeys makes the keys of both SAs (RFC 2409, Section 5.5): the key of each
-// direction comes from the SPI of who receives it.
+// childKeys makes the keys of all SAs (RFC 2409, Section 5.5): the key of each
+// direction and protocol comes from the SPI of who receives it.
 func (sa *SA) childKeys(c *keyex.Child, gqm secret.Bytes, ni, nr []byte) error {
+	split := func(proto suite.Protocol, spi uint32, el, il int) (encr, integrity secret.Bytes) {
+		all := kdf.IKEv1KEYMAT(sa.keys.prf, sa.keys.all.SKEYIDd, gqm, uint8(proto), [4]byte(idOctets(spi)), ni, nr, el+il)
+		defer all.Destroy()
+		b := all.Reveal()
+		return secret.New(slices.Clone(b[:el])), secret.New(slices.Clone(b[el:]))
+	}
 	var el, il int
 	var err error
 	if c.Proto == suite.ProtoAH {
@@ -103,16 +116,21 @@ func (sa *SA) childKeys(c *keyex.Child, gqm secret.Bytes, ni, nr []byte) error {
 	if err != nil {
 		return err
 	}
-	split := func(spi uint32) (encr, integrity secret.Bytes) {
-		all := kdf.IKEv1KEYMAT(sa.keys.prf, sa.keys.all.SKEYIDd, gqm, uint8(c.Proto), [4]byte(idOctets(spi)), ni, nr, el+il)
-		defer all.Destroy()
-		b := all.Reveal()
-		return secret.New(slices.Clone(b[:el])), secret.New(slices.Clone(b[el:]))
+	short := func(t *suite.Transform) {
+		if c.Config.SHA256_96 && t.ID == suite.IntegHMACSHA256 {
+			t.ID = suite.IntegHMACSHA256_96
+		}
 	}
-	c.EncrIn, c.IntegIn = split(c.SPIIn)
-	c.EncrOut, c.IntegOut = split(c.SPIOut)
-	if c.Config.SHA256_96 && c.Integ.ID == suite.IntegHMACSHA256 {
-		c.Integ.ID = suite.IntegHMACSHA256_96
+	c.EncrIn, c.IntegIn = split(c.Proto, c.SPIIn, el, il)
+	c.EncrOut, c.IntegOut = split(c.Proto, c.SPIOut, el, il)
+	short(&c.Integ)
+	if a := c.AH; a != nil {
+		if il, _, err = integ.Lens(a.Integ.ID); err != nil {
+			return err
+		}
+		_, a.IntegIn = split(suite.ProtoAH, a.SPIIn, 0, il)
+		_, a.IntegOut = split(suite.ProtoAH, a.SPIOut, 0, il)
+		short(&a.Integ)
 	}
 	return nil
 }
@@ -139,7 +157,9 @@ func (sa *SA) removeChild(c *keyex.Child, in, out bool) {
 	b := book(c)
 	if b.reserved && in {
 		b.reserved = false
-		sa.Tell(keyex.FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
+		for _, p := range c.Protocols() {
+			sa.Tell(keyex.FreeSPI{Proto: p.Proto, Local: c.LocalAddr.Addr(), SPI: p.SPIIn})
+		}
 	}
 	in, out = in && b.inUp, out && b.outUp
 	if in || out {

@@ -64,8 +64,10 @@ func (sa *SA) tellDelete(now time.Time, list ...*keyex.Child) {
 	for _, proto := range [...]suite.Protocol{suite.ProtoESP, suite.ProtoAH} {
 		d := &message.Delete{Protocol: message.Protocol(proto)}
 		for _, c := range list {
-			if c.Proto == proto {
-				d.SPIs = append(d.SPIs, binary.BigEndian.AppendUint32(nil, c.SPIIn))
+			for _, p := range c.Protocols() {
+				if p.Proto == proto {
+					d.SPIs = append(d.SPIs, binary.BigEndian.AppendUint32(nil, p.SPIIn))
+				}
 			}
 		}
 		if len(d.SPIs) > 0 && sa.keys != nil {
@@ -165,7 +167,7 @@ func (sa *SA) takeError(now time.Time, n *message.Notify) {
 		if !x.ours || x.next == nil || x.quick == nil {
 			continue
 		}
-		if named && x.quick.spi == spi {
+		if named && (x.quick.spis.Main == spi || x.quick.spis.AH == spi) {
 			found = x
 			break
 		}

@@ -31,7 +31,7 @@ type quick struct {
 	local, remote spd.TS
 	old           *keyex.Child // the pair that this one replaces; nil: none
 
-	spi     uint32
+	spis    offer.SPIs
 	proto   suite.Protocol
 	offered []message.Proposal
 	idci    *message.ID
@@ -112,19 +112,21 @@ func (q *quick) begin(now time.Time) {
 	if len(q.cfg.Proposals) > 0 {
 		q.proto = q.cfg.Proposals[0].Protocol
 	}
-	q.flow.Run(now, q.reserve, q.generate, q.request)
+	if f := q.sa.throughNAT(now, q.cfg); f != nil {
+		q.fail(now, f)
+		return
+	}
+	q.flow.Run(now, q.reserve, q.reserveAround, q.generate, q.request)
 }
 
 // reserve asks for the inbound SPI.
-func (q *quick) reserve(now time.Time) {
-	q.flow.Ask(keyex.AllocSPI{Proto: q.proto, Local: q.sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
-		s, ok := r.(keyex.SPIReply)
-		if !ok || s.Err != nil {
-			q.fail(now, q.sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
-			return
-		}
-		q.spi = s.SPI
-	})
+func (q *quick) reserve(now time.Time) { q.sa.reserve(&q.flow, q.proto, &q.spis.Main, q.fail) }
+
+// reserveAround asks for the one of AH around ESP.
+func (q *quick) reserveAround(now time.Time) {
+	if len(q.cfg.AH) > 0 {
+		q.sa.reserve(&q.flow, suite.ProtoAH, &q.spis.AH, q.fail)
+	}
 }
 
 func (q *quick) generate(now time.Time) {
@@ -156,7 +158,7 @@ func (q *quick) request(now time.Time) {
 		return
 	}
 	seconds, kbytes := offer.LifeWords(q.cfg)
-	q.offered = offer.Proposals(q.cfg.Proposals, q.spi, offer.Want{Encap: sa.encapOf(q.cfg.Mode), Group: q.group, Seconds: seconds, KBytes: kbytes})
+	q.offered = offer.Suites(q.cfg, q.spis, offer.Want{Encap: sa.encapOf(q.cfg.Mode), Group: q.group, Seconds: seconds, KBytes: kbytes})
 	if len(q.offered) == 0 {
 		q.fail(now, sa.failure(now, trace.StageConfig, "none of the proposals of "+q.cfg.Name+" can be said in IKEv1", "add a proposal such as aes256-sha256 or aes128gcm16"))
 		return
@@ -191,13 +193,13 @@ func (q *quick) answer(now time.Time, in *incoming) {
 	}
 	in.accept()
 	sa.follow(now, in.from)
-	t, mode, spiOut, life, f := q.take(now, in.Message, choice)
+	got, life, f := q.take(now, in.Message, choice)
 	if f != nil {
-		sa.tellSPI(now, message.NoProposalChosen, q.proto, q.spi)
+		sa.tellSPI(now, message.NoProposalChosen, q.proto, q.spis.Main)
 		q.fail(now, f)
 		return
 	}
-	c := sa.made(q.cfg, t, mode, q.local, q.remote, q.spi, spiOut)
+	c := sa.made(q.cfg, got, q.local, q.remote, q.spis)
 	c.Initiator, book(c).reserved = true, true
 	sa.tellChecksums(c, in.Message, false)
 	offer.LimitBytes(c, life.KBytes, false)
@@ -247,48 +249,49 @@ func (q *quick) answer(now time.Time, in *incoming) {
 	})
 }
 
-// take checks that the answer chooses one of our transforms, unchanged, and says
-// our selectors.
-func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (t offer.Transform, mode spd.Mode, spiOut uint32, life offer.Span, f *trace.Failure) {
+// take checks that the answer chooses one of our suites, unchanged, and says our
+// selectors.
+func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (got agreed, life offer.Span, f *trace.Failure) {
 	sa := q.sa
 	bad := func(format string, args ...any) *trace.Failure {
 		return sa.failure(now, trace.StageChild, fmt.Sprintf(format, args...), "this is a fault of the peer's implementation")
 	}
-	if len(s.Proposals) != 1 || len(s.Proposals[0].Transforms) != 1 {
-		return t, 0, 0, life, bad("the peer chose %d proposals, expected one with one transform", len(s.Proposals))
+	list, why := offer.ReadSuites(s.Proposals)
+	if len(list) != 1 {
+		return got, life, bad("the peer chose %d proposals that can be used, expected one: %s", len(list), why)
 	}
-	p := &s.Proposals[0]
-	spiOut, ok := p.SPI32()
-	if !ok || spiOut < 256 {
-		return t, 0, 0, life, bad("the peer's SPI has %d octets, or is below 256", len(p.SPI))
+	if why := list[0].Fits(q.cfg); why != "" {
+		return got, life, bad("the peer's choice has other protocols than were offered: %s", why)
 	}
-	t, why := offer.Read(p.Protocol, &p.Transforms[0])
-	if why != "" {
-		return t, 0, 0, life, bad("the peer's choice cannot be read: %s", why)
-	}
-	// Two lifetimes must not have changed places, which the attributes alone do not show.
 	seconds, kbytes := offer.LifeWords(q.cfg)
-	found := false
-	for i := range q.offered {
-		for j := range q.offered[i].Transforms {
-			found = found || q.offered[i].Protocol == p.Protocol && offer.SameTransform(&q.offered[i].Transforms[j], &p.Transforms[0]) && t.Seconds == seconds && t.KBytes == kbytes
+	for i := range list[0] {
+		p := &list[0][i]
+		if len(p.Transforms) != 1 {
+			return got, life, bad("the peer chose %d transforms of %v, expected one", len(p.Transforms), p.Protocol)
 		}
+		t, why := offer.Read(p.Protocol, &p.Transforms[0])
+		if why != "" {
+			return got, life, bad("the peer's choice cannot be read: %s", why)
+		}
+		// Two lifetimes must not have changed places, which the attributes alone do not show.
+		if !offered(q.offered, p) || t.Seconds != seconds || t.KBytes != kbytes {
+			return got, life, bad("the peer chose a transform that was not offered")
+		}
+		spi, _ := p.SPI32()
+		got.take(list[0].Main() == p, t, spi)
 	}
-	if !found {
-		return t, 0, 0, life, bad("the peer chose a transform that was not offered")
-	}
-	mode, _, _ = offer.ModeOf(t.Encap)
+	mode := got.mode
 	// RFC 2409, Section 5.5: the same identities.
 	if ids := offer.IDPair(m.Payloads); ids != nil {
 		l, errL := offer.TSOf(ids[0])
 		r, errR := offer.TSOf(ids[1])
 		same := errL == nil && errR == nil && (l == q.local && r == q.remote || sa.translates(mode) && sameButAddresses(l, q.local) && sameButAddresses(r, q.remote))
 		if !same {
-			return t, 0, 0, life, bad("the peer's answer has other selectors than ours, and IKEv1 narrows nothing")
+			return got, life, bad("the peer's answer has other selectors than ours, and IKEv1 narrows nothing")
 		}
 	}
-	life = offer.HeldByResponder(m.Payloads, offer.Span{Seconds: t.Seconds, KBytes: t.KBytes})
-	return t, mode, spiOut, life, nil
+	life = offer.HeldByResponder(m.Payloads, offer.Span{Seconds: seconds, KBytes: kbytes})
+	return got, life, nil
 }
 
 // fail ends the Quick Mode; what it made goes.
@@ -314,9 +317,8 @@ func (q *quick) abandon() {
 		q.sa.removeChild(c, true, true)
 		return
 	}
-	if q.made == nil && q.spi != 0 {
-		q.sa.Tell(keyex.FreeSPI{Proto: q.proto, Local: q.sa.local.Addr(), SPI: q.spi})
-		q.spi = 0
+	if q.made == nil {
+		q.sa.unreserve(q.proto, &q.spis)
 	}
 }
 

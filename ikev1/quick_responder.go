@@ -2,7 +2,6 @@ package ikev1
 
 import (
 	"crypto/hmac"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -29,13 +28,12 @@ type quickResponder struct {
 	idci, idcr    *message.ID // as they came; nil: none did
 	mapped        bool        // the selectors are those of transport mode through a NAT
 	first         *message.Message
-	proposal      *message.Proposal
-	chosen        offer.Transform
-	mode          spd.Mode
+	answer        offer.Suite // that the peer offered and we chose, with one transform each
+	chosen        agreed
 	ni, nr        []byte
 	public        []byte // the peer's
 	pair          *ke.KeyPair
-	spi           uint32
+	spis          offer.SPIs
 	made          *keyex.Child
 	life, tell    offer.Span // that is agreed on, and the parts that the peer is told
 }
@@ -68,6 +66,10 @@ func (q *quickResponder) request(now time.Time, in *incoming) {
 		q.refuse(now, n, f)
 		return
 	}
+	if f := sa.throughNAT(now, q.cfg); f != nil {
+		q.refuse(now, message.NoProposalChosen, f)
+		return
+	}
 	if f := q.choose(now, offer); f != nil {
 		q.refuse(now, message.NoProposalChosen, f)
 		return
@@ -76,7 +78,7 @@ func (q *quickResponder) request(now time.Time, in *incoming) {
 		q.refuse(now, message.InvalidKeyInformation, f)
 		return
 	}
-	q.flow.Run(now, q.reserve, q.agree, q.install, q.reply)
+	q.flow.Run(now, q.reserve, q.reserveAround, q.agree, q.install, q.reply)
 }
 
 // findChild finds the configured child for the peer's selectors. IKEv1 narrows
@@ -127,31 +129,73 @@ func (q *quickResponder) findChild(now time.Time, m *message.Message, transport 
 	return message.InvalidIDInformation, f
 }
 
-// choose takes the first proposal and transform that fit; a proposal that is to
-// be combined with another one (AH and ESP, IPCOMP) is passed over.
+// choose takes the first suite and transforms that fit.
 func (q *quickResponder) choose(now time.Time, theirs *message.SA) *trace.Failure {
 	sa := q.sa
-	var list []suite.Proposal
-	var read []offer.Transform
-	var modes []spd.Mode
-	var where [][2]int
 	level := sa.cfg.V1.LifeCheck
-	lifeFits := func(t offer.Transform) bool { _, _, ok := offer.WeighChild(level, q.cfg, t); return ok }
-	why := "the peer offers nothing"
-	for i := range theirs.Proposals {
-		p := &theirs.Proposals[i]
-		if slices.ContainsFunc(theirs.Proposals, func(o message.Proposal) bool { return o.Number == p.Number && o.Protocol != p.Protocol }) {
-			why = "the peer offers protocols that belong together, as AH and ESP, which is not supported by this version"
+	suites, why := offer.ReadSuites(theirs.Proposals)
+	if why == "" {
+		why = "the peer offers nothing"
+	}
+	// Without an AH that fits, a suite is out and the next one is looked at.
+	for {
+		list, read, where, no := q.readable(suites)
+		if no != "" {
+			why = no
+		}
+		if len(list) == 0 {
+			return sa.failure(now, trace.StageChild, "none of the peer's transforms for "+q.cfg.Name+" can be used: "+why, "make mode, esp_proposals and ah_proposals of both sides agree")
+		}
+		ours := q.cfg.Proposals
+		if level == keyex.LifeObey {
+			ours, list = offer.WithoutPFS(ours), offer.WithoutPFS(list)
+		}
+		c, m := suite.Select(ours, list, suite.Options{})
+		if m != nil {
+			return sa.mismatch(now, trace.StageChild, m)
+		}
+		at, t := where[c.TheirIndex], read[c.TheirIndex]
+		s := suites[at[0]]
+		answer := slices.Clone(s)
+		keep := func(p *message.Proposal, i int) uint32 {
+			answer.Of(p.Protocol).Transforms = p.Transforms[i : i+1]
+			spi, _ := p.SPI32()
+			return spi
+		}
+		var chosen agreed
+		chosen.take(true, t, keep(s.Main(), at[1]))
+		both := t
+		if p := s.Around(); p != nil {
+			i, a, no := offer.SelectAround(q.cfg, level, p, chosen.mode, t.Group)
+			if no != "" {
+				why = no
+				suites = slices.Delete(slices.Clone(suites), at[0], at[0]+1)
+				continue
+			}
+			chosen.take(false, a, keep(p, i))
+			both = t.Shorter(a)
+		}
+		q.chosen, q.answer = chosen, answer
+		q.life, q.tell, _ = offer.WeighChild(level, q.cfg, both)
+		return nil
+	}
+}
+
+// readable are the transforms of ESP, or of AH alone, that may be chosen, and where
+// they stand: suite and transform. why tells why others may not.
+func (q *quickResponder) readable(suites []offer.Suite) (list []suite.Proposal, read []offer.Transform, where [][2]int, why string) {
+	sa := q.sa
+	level := sa.cfg.V1.LifeCheck
+	for i, s := range suites {
+		if no := s.Fits(q.cfg); no != "" {
+			why = no
 			continue
 		}
-		if spi, ok := p.SPI32(); !ok || spi < 256 {
-			why = "the SPI of the peer's proposal has not four octets, or is below 256"
-			continue
-		}
+		p := s.Main()
 		for j := range p.Transforms {
 			t, no := offer.Read(p.Protocol, &p.Transforms[j])
 			mode, udp, ok := offer.ModeOf(t.Encap)
-			switch {
+			switch _, _, lives := offer.WeighChild(level, q.cfg, t); {
 			case no != "":
 				why = no
 			case mode == spd.BEET && !(q.local.IsHost() && q.remote.IsHost()):
@@ -162,56 +206,42 @@ func (q *quickResponder) choose(now time.Time, theirs *message.SA) *trace.Failur
 				why = fmt.Sprintf("the peer offers encapsulation mode %d, and NAT detection found otherwise", t.Encap)
 			case sa.translates(q.cfg.Mode) && (mode == spd.Transport) != q.mapped:
 				why = fmt.Sprintf("the peer offers encapsulation mode %d, and its selectors do not go with it through a NAT: transport mode has one address on each side", t.Encap)
-			case !lifeFits(t):
+			case !lives:
 				own, kbytes := offer.LifeWords(q.cfg)
 				why = offer.RefusedLife(level, offer.Span{Seconds: own, KBytes: kbytes}, offer.Span{Seconds: t.Seconds, KBytes: t.KBytes})
 			default:
-				list, read, modes, where = append(list, t.Proposal), append(read, t), append(modes, mode), append(where, [2]int{i, j})
+				list, read, where = append(list, t.Proposal), append(read, t), append(where, [2]int{i, j})
 			}
 		}
 	}
-	if len(list) == 0 {
-		return sa.failure(now, trace.StageChild, "none of the peer's transforms for "+q.cfg.Name+" can be used: "+why, "make mode and esp_proposals of both sides agree")
-	}
-	ours := q.cfg.Proposals
-	if level == keyex.LifeObey {
-		ours, list = offer.WithoutPFS(ours), offer.WithoutPFS(list)
-	}
-	c, m := suite.Select(ours, list, suite.Options{})
-	if m != nil {
-		return sa.mismatch(now, trace.StageChild, m)
-	}
-	at := where[c.TheirIndex]
-	q.chosen, q.mode = read[c.TheirIndex], modes[c.TheirIndex]
-	q.life, q.tell, _ = offer.WeighChild(level, q.cfg, q.chosen)
-	p := theirs.Proposals[at[0]]
-	p.Transforms = p.Transforms[at[1] : at[1]+1]
-	q.proposal = &p
-	return nil
+	return list, read, where, why
 }
 
 // takeKE holds the public value against the group that was chosen.
 func (q *quickResponder) takeKE(now time.Time, m *message.Message) *trace.Failure {
 	k, ok := one[*message.Opaque](m, message.TypeKE)
-	if q.chosen.Group == 0 {
+	if q.chosen.main.Group == 0 {
 		return nil
 	}
-	if !ok || len(k.Data) != ke.PublicLen(q.chosen.Group) {
-		return q.sa.failure(now, trace.StageKE, fmt.Sprintf("the peer's Quick Mode names group %d and has no public value of it", q.chosen.Group), "this is a fault of the peer's implementation")
+	if !ok || len(k.Data) != ke.PublicLen(q.chosen.main.Group) {
+		return q.sa.failure(now, trace.StageKE, fmt.Sprintf("the peer's Quick Mode names group %d and has no public value of it", q.chosen.main.Group), "this is a fault of the peer's implementation")
 	}
 	q.public = k.Data
 	return nil
 }
 
 func (q *quickResponder) reserve(now time.Time) {
-	q.flow.Ask(keyex.AllocSPI{Proto: q.chosen.Proposal.Protocol, Local: q.sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
-		s, ok := r.(keyex.SPIReply)
-		if !ok || s.Err != nil {
-			q.refuse(now, message.NoProposalChosen, q.sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
-			return
-		}
-		q.spi = s.SPI
-	})
+	q.sa.reserve(&q.flow, q.chosen.main.Proposal.Protocol, &q.spis.Main, q.unreserved)
+}
+
+func (q *quickResponder) reserveAround(now time.Time) {
+	if q.chosen.around != nil {
+		q.sa.reserve(&q.flow, suite.ProtoAH, &q.spis.AH, q.unreserved)
+	}
+}
+
+func (q *quickResponder) unreserved(now time.Time, f *trace.Failure) {
+	q.refuse(now, message.NoProposalChosen, f)
 }
 
 // agree makes the record with its keys.
@@ -219,8 +249,7 @@ func (q *quickResponder) agree(now time.Time) {
 	sa := q.sa
 	q.nr = sa.nonce()
 	derive := func(now time.Time, gqm secret.Bytes) {
-		spiOut := binary.BigEndian.Uint32(q.proposal.SPI)
-		c := sa.made(q.cfg, q.chosen, q.mode, q.local, q.remote, q.spi, spiOut)
+		c := sa.made(q.cfg, q.chosen, q.local, q.remote, q.spis)
 		book(c).reserved = true
 		sa.tellChecksums(c, q.first, true)
 		offer.LimitBytes(c, q.life.KBytes, sa.cfg.V1.LifeCheck == keyex.LifeObey)
@@ -237,7 +266,7 @@ func (q *quickResponder) agree(now time.Time) {
 		derive(now, secret.Bytes{})
 		return
 	}
-	q.flow.Compute(now, keyex.Agree(sa.env, q.chosen.Group, nil, q.public), func(now time.Time, r keyex.KEResult, err error) {
+	q.flow.Compute(now, keyex.Agree(sa.env, q.chosen.main.Group, nil, q.public), func(now time.Time, r keyex.KEResult, err error) {
 		if err != nil {
 			q.refuse(now, message.InvalidKeyInformation, sa.failure(now, trace.StageKE, "the peer's public value is refused: "+err.Error(), ""))
 			return
@@ -260,18 +289,25 @@ func (q *quickResponder) install(now time.Time) {
 // and the third message has no other sign of its loss.
 func (q *quickResponder) reply(now time.Time) {
 	sa := q.sa
-	p := *q.proposal
-	p.SPI = binary.BigEndian.AppendUint32(nil, q.spi)
-	list := []message.Payload{&message.SA{Proposals: []message.Proposal{p}}, &message.Opaque{Kind: message.TypeNonce, Data: q.nr}}
+	for i := range q.answer {
+		spi := q.spis.Main
+		if p := &q.answer[i]; p == q.answer.Around() {
+			spi = q.spis.AH
+		}
+		q.answer[i].SPI = spiOctets(spi)
+	}
+	list := []message.Payload{&message.SA{Proposals: q.answer}, &message.Opaque{Kind: message.TypeNonce, Data: q.nr}}
 	if q.pair != nil {
 		list = append(list, &message.Opaque{Kind: message.TypeKE, Data: q.pair.Public()})
 	}
 	if q.idci != nil {
 		list = append(list, q.idci, q.idcr)
 	}
-	list = append(list, sa.originals(q.mode, false)...)
+	list = append(list, sa.originals(q.chosen.mode, false)...)
 	if q.tell != (offer.Span{}) {
-		list = append(list, offer.LifePayload(message.Protocol(q.chosen.Proposal.Protocol), spiOctets(q.spi), q.tell))
+		for i := range q.answer {
+			list = append(list, offer.LifePayload(q.answer[i].Protocol, q.answer[i].SPI, q.tell))
+		}
 	}
 	q.x.next, q.x.late = q.confirm, q.late
 	if err := sa.sendHashed(now, q.x, true, q.ni, list...); err != nil {
@@ -312,9 +348,8 @@ func (q *quickResponder) refuse(now time.Time, n message.NotifyType, f *trace.Fa
 	sa.finish(now, q.x)
 	sa.failed(now, q.cfg, f)
 	proto, spi := suite.ProtoESP, uint32(0)
-	if q.proposal != nil {
-		proto = suite.Protocol(q.proposal.Protocol)
-		spi, _ = q.proposal.SPI32()
+	if q.answer != nil {
+		proto, spi = q.chosen.main.Proposal.Protocol, q.chosen.spi
 	}
 	sa.tellSPI(now, n, proto, spi)
 }
@@ -329,9 +364,8 @@ func (q *quickResponder) abandon() {
 	case c != nil && !book(c).announced:
 		q.sa.unlist(c)
 		q.sa.removeChild(c, true, true)
-	case c == nil && q.spi != 0:
-		q.sa.Tell(keyex.FreeSPI{Proto: q.chosen.Proposal.Protocol, Local: q.sa.local.Addr(), SPI: q.spi})
-		q.spi = 0
+	case c == nil:
+		q.sa.unreserve(q.chosen.main.Proposal.Protocol, &q.spis)
 	}
 }
 

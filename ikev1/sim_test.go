@@ -289,14 +289,18 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 		if h.refuse {
 			delete(h.in, w.Child.SPIIn)
 			delete(h.out, w.Child.SPIOut)
-			h.reserved[w.Child.SPIIn] = true
+			for _, x := range w.Child.Protocols() {
+				h.reserved[x.SPIIn] = true
+			}
 			return keyex.DoneReply{Err: errors.New("refused")}
 		}
 		if w.In {
-			if !h.reserved[w.Child.SPIIn] {
-				h.n.t.Errorf("%s: SPI %08x is installed without reservation", h.name, w.Child.SPIIn)
+			for _, x := range w.Child.Protocols() {
+				if !h.reserved[x.SPIIn] {
+					h.n.t.Errorf("%s: SPI %08x is installed without reservation", h.name, x.SPIIn)
+				}
+				delete(h.reserved, x.SPIIn)
 			}
-			delete(h.reserved, w.Child.SPIIn)
 			h.in[w.Child.SPIIn] = w.Child
 		}
 		if w.Out {
@@ -447,6 +451,14 @@ func (p *pair) matched(children int) {
 		}
 		if o != nil && (c.Local[0] != o.Remote[0] || c.Remote[0] != o.Local[0] || c.Mode != o.Mode || c.ESN != o.ESN || c.Encap != o.Encap) {
 			p.t.Errorf("the sides of SA %08x differ: %v %v, %v %v", spi, c.Local, c.Remote, o.Local, o.Remote)
+		}
+		if o == nil || c.AH == nil && o.AH == nil {
+			continue
+		}
+		x, y := c.AH, o.AH
+		if x == nil || y == nil || x.SPIIn != y.SPIOut || x.SPIOut != y.SPIIn || x.Integ != y.Integ || x.ESN != y.ESN || x.IntegIn.Len() == 0 ||
+			!x.IntegIn.Equal(y.IntegOut) || !x.IntegOut.Equal(y.IntegIn) || x.IntegIn.Equal(x.IntegOut) || x.IntegIn.Equal(c.IntegIn) {
+			p.t.Errorf("the AH around SA %08x differs between the sides: %v %v", spi, x, y)
 		}
 	}
 	if len(p.a.reserved)+len(p.b.reserved) != 0 {

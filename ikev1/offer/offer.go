@@ -95,22 +95,28 @@ func Proposals(list []suite.Proposal, spi uint32, w Want) []message.Proposal {
 			w.Group == 0 && len(kes) > 0 && !slices.ContainsFunc(kes, func(t suite.Transform) bool { return t.ID == suite.KENone }) {
 			continue
 		}
-		q := message.Proposal{Number: uint8(len(out) + 1), Protocol: message.Protocol(p.Protocol), SPI: binary.BigEndian.AppendUint32(nil, spi)}
-		for _, c := range combinations(p) {
-			for _, esn := range esns(p) {
-				if len(q.Transforms) == maxPhase2 {
-					break
-				}
-				t := message.Transform{Number: uint8(len(q.Transforms) + 1), ID: c.id, Attributes: w.attributes(slices.Clone(c.attrs))}
-				if esn {
-					// RFC 4304.
-					t.Attributes = append(t.Attributes, message.Basic(message.P2ESN, 1))
-				}
-				q.Transforms = append(q.Transforms, t)
-			}
-		}
+		q := message.Proposal{Number: uint8(len(out) + 1), Protocol: message.Protocol(p.Protocol), SPI: binary.BigEndian.AppendUint32(nil, spi),
+			Transforms: transforms(p, w, 0)}
 		if len(q.Transforms) > 0 {
 			out = append(out, q)
+		}
+	}
+	return out
+}
+
+// transforms are those of a proposal, numbered behind the first ones that there are.
+func transforms(p suite.Proposal, w Want, before int) (out []message.Transform) {
+	for _, c := range combinations(p) {
+		for _, esn := range esns(p) {
+			if before+len(out) == maxPhase2 {
+				break
+			}
+			t := message.Transform{Number: uint8(before + len(out) + 1), ID: c.id, Attributes: w.attributes(slices.Clone(c.attrs))}
+			if esn {
+				// RFC 4304.
+				t.Attributes = append(t.Attributes, message.Basic(message.P2ESN, 1))
+			}
+			out = append(out, t)
 		}
 	}
 	return out

@@ -85,8 +85,11 @@ type Lifetime struct {
 
 // ChildConfig is a configured CHILD_SA.
 type ChildConfig struct {
-	Name          string
-	Proposals     []suite.Proposal // ESP or AH
+	Name      string
+	Proposals []suite.Proposal // ESP or AH
+	// AH are proposals of AH around the ESP of Proposals, both in one protection
+	// suite (IKEv1 alone); none: there is no AH around it.
+	AH            []suite.Proposal
 	Local, Remote []Selector
 	Mode          spd.Mode
 	ModeRequired  bool // refuse a peer that falls back to tunnel mode
@@ -331,7 +334,9 @@ type Child struct {
 	ESN             bool
 	// Keys of this direction pair, from this system's point of view.
 	EncrIn, IntegIn, EncrOut, IntegOut secret.Bytes
-	Local, Remote                      []spd.TS
+	// AH is what stands around the ESP of a suite; nil: nothing.
+	AH            *Around
+	Local, Remote []spd.TS
 	// NATLocal and NATRemote are the addresses of this system and of the peer as
 	// the peer knows them, in transport mode where a NAT translates them: the
 	// checksums of the peer's packets are made with them (RFC 7296, Section 2.23.1).
@@ -356,6 +361,31 @@ type Child struct {
 
 	// Book is what the state machine keeps of the CHILD_SA for itself.
 	Book any
+}
+
+// Around is the AH of a protection suite (RFC 2407, Section 4.6.1): a pair of SAs in
+// transport mode around the ESP of a CHILD_SA (RFC 4301, Section 4.1 and Appendix
+// E), which comes, moves and goes with it.
+type Around struct {
+	SPIIn, SPIOut     uint32
+	Integ             suite.Transform
+	ESN               bool
+	IntegIn, IntegOut secret.Bytes
+}
+
+// Protocols are those of a CHILD_SA with its SPIs, ESP before the AH around it.
+func (c *Child) Protocols() []ProtocolSPIs {
+	list := []ProtocolSPIs{{c.Proto, c.SPIIn, c.SPIOut}}
+	if c.AH != nil {
+		list = append(list, ProtocolSPIs{suite.ProtoAH, c.AH.SPIIn, c.AH.SPIOut})
+	}
+	return list
+}
+
+// ProtocolSPIs are the SPIs of one protocol of a CHILD_SA.
+type ProtocolSPIs struct {
+	Proto         suite.Protocol
+	SPIIn, SPIOut uint32
 }
 
 // ChildState is the state of a CHILD_SA, with the names that VICI uses.

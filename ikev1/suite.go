@@ -1,0 +1,74 @@
+package ikev1
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"iked/crypto/suite"
+	"iked/ikev1/message"
+	"iked/ikev1/offer"
+	"iked/internal/keyex"
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// agreed is the protection suite that a Quick Mode agreed on, with the SPIs of the
+// peer; around is the AH around ESP, nil: none.
+type agreed struct {
+	main   offer.Transform
+	mode   spd.Mode
+	spi    uint32
+	around *offer.Transform
+	ahSPI  uint32
+}
+
+// take notes the transform of one protocol.
+func (g *agreed) take(main bool, t offer.Transform, spi uint32) {
+	if main {
+		g.main, g.spi = t, spi
+		g.mode, _, _ = offer.ModeOf(t.Encap)
+		return
+	}
+	g.around, g.ahSPI = &t, spi
+}
+
+// offered tells whether the one transform of p is one of ours, unchanged. All
+// combinations of what ours have were offered.
+func offered(ours []message.Proposal, p *message.Proposal) bool {
+	return slices.ContainsFunc(ours, func(o message.Proposal) bool {
+		return o.Protocol == p.Protocol && slices.ContainsFunc(o.Transforms, func(t message.Transform) bool { return offer.SameTransform(&t, &p.Transforms[0]) })
+	})
+}
+
+// reserve asks for an inbound SPI.
+func (sa *SA) reserve(f *keyex.Flow, proto suite.Protocol, at *uint32, fail func(time.Time, *trace.Failure)) {
+	f.Ask(keyex.AllocSPI{Proto: proto, Local: sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
+		s, ok := r.(keyex.SPIReply)
+		if !ok || s.Err != nil {
+			fail(now, sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
+			return
+		}
+		*at = s.SPI
+	})
+}
+
+// unreserve gives inbound SPIs back that no SA uses.
+func (sa *SA) unreserve(main suite.Protocol, s *offer.SPIs) {
+	if s.Main != 0 {
+		sa.Tell(keyex.FreeSPI{Proto: main, Local: sa.local.Addr(), SPI: s.Main})
+	}
+	if s.AH != 0 {
+		sa.Tell(keyex.FreeSPI{Proto: suite.ProtoAH, Local: sa.local.Addr(), SPI: s.AH})
+	}
+	*s = offer.SPIs{}
+}
+
+// throughNAT tells why a pair cannot be made: AH covers the addresses that a NAT
+// changes, and has no encapsulation (RFC 3948, Section 1).
+func (sa *SA) throughNAT(now time.Time, cfg *keyex.ChildConfig) *trace.Failure {
+	if !sa.nat.any() || len(cfg.AH) == 0 && (len(cfg.Proposals) == 0 || cfg.Proposals[0].Protocol != suite.ProtoAH) {
+		return nil
+	}
+	return sa.failure(now, trace.StageChild, "AH covers the addresses, and there is a NAT between the peers or encap is forced: "+cfg.Name+" cannot be protected by AH", "use esp_proposals alone for "+cfg.Name)
+}
