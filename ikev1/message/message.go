@@ -88,6 +88,16 @@ func parse(h isakmp.Header, b []byte, lim isakmp.Limits) (*Message, error) {
 	return m, nil
 }
 
+// ParsePayloads reads a chain of payloads that stands outside of an ISAKMP message,
+// without padding (RFC 4430, Section 4.2.6). The result aliases b.
+func ParsePayloads(first PayloadType, b []byte) ([]Payload, error) {
+	m, err := parse(isakmp.Header{NextPayload: uint8(first)}, b, clearLimits)
+	if err != nil {
+		return nil, err
+	}
+	return m.Payloads, nil
+}
+
 // AfterHash is what a HASH that starts the message covers (RFC 2409, Section
 // 5.5): everything behind it, headers included and padding not. false when the
 // message does not start with HASH.
