@@ -30,6 +30,7 @@ func connectionFields() []field[Connection] {
 			c.Push = !yes
 			return err
 		}},
+		{key: "unity", typ: "yes/no", def: "no", doc: "IKEv1 Mode Config, as client with vips: announce Cisco's extensions (Unity). What the server then names as networks (split include) narrows remote_ts, its domain goes to resolv.conf with the name servers, its banner is logged and shown. A server with pools answers whoever announces them.", fileOnly: true, set: boolean(func(c *Connection) *bool { return &c.Unity })},
 		{key: "dscp", typ: "six binary digits", def: "000000", doc: "DSCP of IKE packets.", set: value(parseDSCP, func(c *Connection) *uint8 { return &c.DSCP })},
 		{key: "encap", typ: "yes/no", def: "no", doc: "Force UDP encapsulation, NAT or not.", set: boolean(func(c *Connection) *bool { return &c.Encap })},
 		{key: "mobike", typ: "yes/no", def: "yes", doc: "Allow MOBIKE (RFC 4555). This version does not offer it either way.", set: boolean(func(c *Connection) *bool { return &c.Mobike })},

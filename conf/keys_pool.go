@@ -26,8 +26,8 @@ func poolAttrs() []poolAttr {
 		{"subnet", "Subnets that are protected.", 13, 15},
 		{"p_cscf", "P-CSCF servers.", 20, 21},
 		{"server", "Servers (private use).", 23456, 23457},
-		{"split_include", "Subnets to tunnel (Unity).", 28676, 28676},
-		{"split_exclude", "Subnets not to tunnel (Unity).", 28678, 28678},
+		{"split_include", "Subnets to tunnel (Unity, IKEv1).", 28676, 28676},
+		{"split_exclude", "Subnets not to tunnel (Unity, IKEv1).", 28678, 28678},
 	}
 }
 
@@ -36,7 +36,18 @@ func poolFields() []field[Pool] {
 	for _, a := range poolAttrs() {
 		fields = append(fields, field[Pool]{key: a.key, typ: "list of addresses or subnets", list: true, doc: a.doc, set: attribute(a.v4, a.v6)})
 	}
-	return fields
+	words := func(number uint16) setter[Pool] {
+		return func(_ *loader, p *Pool, it *Item) error {
+			if it.Value == "" || len(it.Value) > 512 {
+				return refuse("", "expected a text of 1 to 512 octets, found %d", len(it.Value))
+			}
+			p.Attrs = append(p.Attrs, Attr{number, []byte(it.Value)})
+			return nil
+		}
+	}
+	return append(fields,
+		field[Pool]{key: "banner", typ: "text", fileOnly: true, doc: "Text that clients show (Unity, IKEv1); over the control protocol the key 28672 is the same.", set: words(28672)},
+		field[Pool]{key: "domain", typ: "domain name", fileOnly: true, doc: "Where clients look for names without dots (Unity, IKEv1); over the control protocol the key 28674 is the same.", set: words(28674)})
 }
 
 // maxPool is the most addresses of a pool.

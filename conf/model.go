@@ -143,7 +143,9 @@ type Connection struct {
 	// LifeCheck is the key proposal_check.
 	LifeCheck LifeCheck
 	// Push is Mode Config without request (key pull: no).
-	Push        bool
+	Push bool
+	// Unity announces Cisco's extensions of Mode Config as client.
+	Unity       bool
 	LocalAddrs  []Host
 	RemoteAddrs []Host
 	LocalPort   uint16 // 0: the daemon's port

@@ -19,7 +19,7 @@ func defaultsV1() []suite.Proposal {
 // checkVersion holds the version against the other keys.
 func (l *loader) checkVersion(c *Connection) {
 	if c.Version != 1 {
-		for key, given := range map[string]bool{"aggressive": c.Aggressive, "aggressive_psk": c.AggressivePSK, "proposal_check": c.LifeCheck != LifeClaim} {
+		for key, given := range map[string]bool{"aggressive": c.Aggressive, "aggressive_psk": c.AggressivePSK, "proposal_check": c.LifeCheck != LifeClaim, "unity": c.Unity} {
 			if given {
 				l.fault(c.pos.sub(key, 0), "remove it, or set version to 1", "%s is about IKEv1, and the connection speaks IKEv2", key)
 			}
@@ -35,6 +35,9 @@ func (l *loader) checkVersion(c *Connection) {
 	}
 	if c.AggressivePSK && !c.Aggressive {
 		l.fault(c.pos.sub("aggressive_psk", 0), "set aggressive to yes, or remove aggressive_psk", "aggressive_psk consents to Aggressive Mode, which aggressive does not allow")
+	}
+	if c.Unity && len(c.VIPs) == 0 {
+		l.fault(c.pos.sub("unity", 0), "add vips, or remove unity", "unity is about what a server gives with a virtual address, and the connection asks for none")
 	}
 	l.checkXAuth(c)
 	if a, b := c.Local[0], c.Remote[0]; a.Class != AuthAny && b.Class != AuthAny && a.Class != b.Class && a.Class != AuthXAuth && b.Class != AuthXAuth {

@@ -18,9 +18,10 @@ import (
 
 // childBook is what the state machine keeps of a pair of SAs for itself.
 type childBook struct {
-	reserved    bool // the inbound SPI is reserved and no SA uses it
-	inUp, outUp bool // asked to be in the backend
-	announced   bool // ChildUp or ChildReplaced told of it
+	reserved    bool      // the inbound SPI is reserved and no SA uses it
+	inUp, outUp bool      // asked to be in the backend
+	announced   bool      // ChildUp or ChildReplaced told of it
+	said        [2]spd.TS // the selectors of Quick Mode, this side's and the peer's
 	successor   *keyex.Child
 	rekeying    bool // a Quick Mode of ours is to replace it
 
@@ -72,7 +73,7 @@ func (sa *SA) childByOutbound(proto suite.Protocol, spi uint32) *keyex.Child {
 // that is not replaced yet; nil: none.
 func (sa *SA) sameTraffic(cfg *keyex.ChildConfig, local, remote spd.TS) *keyex.Child {
 	for _, c := range slices.Backward(sa.children) {
-		if c.Config == cfg && c.Local[0] == local && c.Remote[0] == remote && book(c).successor == nil && book(c).announced {
+		if c.Config == cfg && book(c).said == [2]spd.TS{local, remote} && book(c).successor == nil && book(c).announced {
 			return c
 		}
 	}
@@ -84,9 +85,10 @@ func (sa *SA) made(cfg *keyex.ChildConfig, g agreed, local, remote spd.TS, in of
 	p := g.main.Proposal
 	c := &keyex.Child{
 		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: p.Protocol, Mode: g.mode,
-		SPIIn: in.Main, SPIOut: g.spi, ESN: p.ESN(), Local: []spd.TS{local}, Remote: []spd.TS{remote},
+		SPIIn: in.Main, SPIOut: g.spi, ESN: p.ESN(), Local: sa.kept(cfg, local), Remote: []spd.TS{remote},
 		LocalAddr: sa.local, RemoteAddr: sa.remote, Encap: sa.nat.any(), NoTFC: true,
 	}
+	book(c).said = [2]spd.TS{local, remote}
 	c.Encr, _ = p.First(suite.ENCR)
 	c.Integ, _ = p.First(suite.INTEG)
 	c.KE, _ = p.First(suite.KE)

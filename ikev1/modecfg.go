@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"iked/ikev1/message"
+	"iked/internal/ident"
 	"iked/internal/keyex"
 	"iked/internal/trace"
 )
@@ -56,6 +57,7 @@ func (sa *SA) pull(now time.Time) {
 			add(cfgIP6Address, cfgIP6DNS, a)
 		}
 	}
+	list = append(list, sa.askUnity()...)
 	sa.transact(now, "MODE_CONFIG", message.CfgRequest, list, func(now time.Time, a *message.Attributes) {
 		sa.takeAddresses(now, a.List)
 	})
@@ -102,6 +104,7 @@ func (sa *SA) takeAddresses(now time.Time, list []message.Attribute) {
 			}
 		}
 	}
+	sa.takeUnity(now, list)
 	if len(sa.vipLocal) == 0 {
 		f := sa.failure(now, trace.StageAddress, "the peer gave no virtual address", "configure pools at the peer, or remove vips here")
 		sa.log(now, trace.Control, true, "%s", f.Sentence)
@@ -110,7 +113,7 @@ func (sa *SA) takeAddresses(now time.Time, list []message.Attribute) {
 		return
 	}
 	sa.using = true
-	sa.Tell(keyex.UseAddress{Config: sa.cfg, Addrs: sa.vipLocal, DNS: sa.dns})
+	sa.Tell(keyex.UseAddress{Config: sa.cfg, Addrs: sa.vipLocal, DNS: sa.dns, Domain: sa.given.domain})
 	sa.ready(now)
 }
 
@@ -129,14 +132,17 @@ func (sa *SA) takePushed(now time.Time, list []message.Attribute, answer func(ti
 	sa.takeAddresses(now, list)
 }
 
-// lease asks the pools for addresses; then gets the attributes, none when there
-// are none.
-func (sa *SA) lease(now time.Time, wanted []netip.Addr, then func(now time.Time, list []message.Attribute)) {
+// lease asks the pools for addresses, and for what the peer asked for beside them;
+// nil: all there is. then gets the attributes, none when there are none.
+func (sa *SA) lease(now time.Time, wanted []netip.Addr, asked []message.Attribute, then func(now time.Time, list []message.Attribute)) {
 	give := func(now time.Time) {
 		var list []message.Attribute
 		for _, p := range sa.vipRemote {
 			if p.Addr().Is4() {
-				list = append(list, message.Variable(cfgIP4Address, p.Addr().AsSlice()), message.Variable(cfgIP4Netmask, []byte{255, 255, 255, 255}))
+				list = append(list, message.Variable(cfgIP4Address, p.Addr().AsSlice()))
+				if !slices.ContainsFunc(sa.attrs, func(o keyex.Attribute) bool { return o.Type == cfgIP4Netmask }) {
+					list = append(list, message.Variable(cfgIP4Netmask, []byte{255, 255, 255, 255}))
+				}
 			} else {
 				list = append(list, message.Variable(cfgIP6Address, append(p.Addr().AsSlice(), 128)))
 			}
@@ -148,26 +154,25 @@ func (sa *SA) lease(now time.Time, wanted []netip.Addr, then func(now time.Time,
 			}
 			list = append(list, message.Variable(t, d.AsSlice()))
 		}
-		then(now, list)
+		then(now, append(list, sa.extras(asked)...))
 	}
 	if len(sa.vipRemote) > 0 {
 		give(now) // asked again, as after a new phase 1
 		return
 	}
-	sa.Ask(keyex.AssignAddress{Config: sa.cfg, Peer: sa.remoteID, Wanted: wanted}, func(now time.Time, r keyex.Reply) {
+	sa.Ask(keyex.AssignAddress{Config: sa.cfg, Peer: sa.lessee(), Wanted: wanted, Fixed: sa.fixed}, func(now time.Time, r keyex.Reply) {
 		a, ok := r.(keyex.AddressReply)
 		if !ok || a.Err != nil {
 			sa.log(now, trace.Control, true, "no virtual address for the peer %v: %v", sa.remoteID, a.Err)
 			then(now, nil)
 			return
 		}
-		sa.vipRemote, sa.dns, sa.leased = a.Addrs, a.DNS, true
+		sa.vipRemote, sa.dns, sa.attrs, sa.leased = a.Addrs, a.DNS, a.Others, true
 		give(now)
 	})
 }
 
-// answerConfig is the server's answer to a pull. Before the peer is wholly
-// authenticated it gets nothing.
+// answerConfig is the server's answer to a pull.
 func (sa *SA) answerConfig(now time.Time, list []message.Attribute, answer func(time.Time, []message.Attribute)) {
 	if len(sa.cfg.Pools) == 0 || sa.state != keyex.Established {
 		answer(now, nil)
@@ -194,12 +199,12 @@ func (sa *SA) answerConfig(now time.Time, list []message.Attribute, answer func(
 		answer(now, nil)
 		return
 	}
-	sa.lease(now, wanted, answer)
+	sa.lease(now, wanted, list, answer)
 }
 
 // push gives addresses without being asked.
 func (sa *SA) push(now time.Time) {
-	sa.lease(now, []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, func(now time.Time, list []message.Attribute) {
+	sa.lease(now, []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil, func(now time.Time, list []message.Attribute) {
 		if len(list) == 0 {
 			sa.ready(now)
 			return
@@ -208,15 +213,27 @@ func (sa *SA) push(now time.Time) {
 	})
 }
 
+// lessee is who has an address of a pool: the user, where there is one, since many
+// users may share the identity of phase 1.
+func (sa *SA) lessee() ident.ID {
+	if sa.user == "" {
+		return sa.remoteID
+	}
+	if id, err := ident.Parse(sa.user); err == nil && !id.IsPattern() {
+		return id
+	}
+	return ident.ID{Type: ident.KeyID, Data: sa.user}
+}
+
 // returnAddresses gives virtual addresses back.
 func (sa *SA) returnAddresses() {
 	if sa.using {
 		sa.using = false
-		sa.Tell(keyex.UseAddress{Config: sa.cfg, Remove: true, Addrs: sa.vipLocal, DNS: sa.dns})
+		sa.Tell(keyex.UseAddress{Config: sa.cfg, Remove: true, Addrs: sa.vipLocal, DNS: sa.dns, Domain: sa.given.domain})
 	}
 	if sa.leased {
 		sa.leased = false
-		rel := keyex.ReleaseAddress{Config: sa.cfg, Peer: sa.remoteID}
+		rel := keyex.ReleaseAddress{Config: sa.cfg, Peer: sa.lessee()}
 		for _, p := range sa.vipRemote {
 			rel.Addrs = append(rel.Addrs, p.Addr())
 		}

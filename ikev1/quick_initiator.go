@@ -50,6 +50,10 @@ func (sa *SA) queueChild(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow) 
 		sa.later = append(sa.later, pending{cfg, flow})
 		return
 	}
+	if f := sa.outside(now, cfg, flow); f != nil {
+		sa.failedFor(now, cfg, flow, f)
+		return
+	}
 	list := sa.pairs(cfg)
 	if cfg.PFP != 0 {
 		var err error
@@ -88,7 +92,7 @@ func (sa *SA) rekeyChild(now time.Time, c *keyex.Child) {
 	}
 	book(c).rekeying = true
 	c.State = keyex.ChildRekeying
-	q := &quick{sa: sa, cfg: c.Config, local: c.Local[0], remote: c.Remote[0], old: c, flow: keyex.Flow{Queue: &sa.Queue}}
+	q := &quick{sa: sa, cfg: c.Config, local: book(c).said[0], remote: book(c).said[1], old: c, flow: keyex.Flow{Queue: &sa.Queue}}
 	if sa.translates(c.Mode) {
 		// The peer may have another address by now.
 		q.local, q.remote, _ = sa.asSeen(q.local, q.remote)

@@ -121,6 +121,10 @@ func (q *quickResponder) findChild(now time.Time, m *message.Message, transport 
 			}
 		}
 	}
+	if cfg := sa.childOfUnity(q.local, q.remote); cfg != nil {
+		q.cfg = cfg
+		return 0, nil
+	}
 	f := sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer wants %v === %v, which no child of %s has", q.local, q.remote, sa.cfg.Name),
 		"make local_ts and remote_ts of both sides the same, turned round: IKEv1 narrows nothing")
 	for _, cfg := range sa.cfg.Children {

@@ -48,6 +48,7 @@ func (sa *SA) takeOver(now time.Time) {
 func (sa *SA) Adopt(now time.Time, p *SA) {
 	if len(sa.vipLocal)+len(sa.vipRemote) == 0 {
 		sa.vipLocal, sa.vipRemote, sa.dns, sa.using, sa.leased = p.vipLocal, p.vipRemote, p.dns, p.using, p.leased
+		sa.given, sa.attrs = p.given, p.attrs
 		p.using, p.leased = false, false
 	}
 	sa.children, p.children = append(p.children, sa.children...), nil

@@ -60,6 +60,9 @@ type SA struct {
 	vipLocal, vipRemote []netip.Prefix
 	dns                 []netip.Addr
 	using, leased       bool
+	fixed               netip.Addr        // of the user, see xauth.go; invalid: none
+	attrs               []keyex.Attribute // of the pools, beside addresses and name servers
+	given               unityGiven        // by the server
 
 	timers       timers
 	established  time.Time

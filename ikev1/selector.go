@@ -10,7 +10,7 @@ func (sa *SA) localTS(c *keyex.ChildConfig) []spd.TS {
 	return offer.Resolve(c.Local, sa.local.Addr(), sa.vipLocal)
 }
 func (sa *SA) remoteTS(c *keyex.ChildConfig) []spd.TS {
-	return offer.Resolve(c.Remote, sa.remote.Addr(), sa.vipRemote)
+	return sa.withinNetworks(offer.Resolve(c.Remote, sa.remote.Addr(), sa.vipRemote))
 }
 
 func (sa *SA) pairs(c *keyex.ChildConfig) [][2]spd.TS {

@@ -141,6 +141,9 @@ type host struct {
 	password  string // of user bob
 	addresses []netip.Prefix
 	leases    int
+	fixed     netip.Addr        // of user bob
+	attrs     []keyex.Attribute // of the pool
+	domain    string
 
 	sas      []*SA
 	closed   []keyex.Closed
@@ -324,9 +327,9 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 		return keyex.TimeReply{At: h.lastIn}
 	case keyex.CheckUser:
 		if w.User != "bob" || string(w.Password.Reveal()) != "sesame" {
-			return keyex.DoneReply{Err: errors.New("no such user, or a wrong password")}
+			return keyex.UserReply{Err: errors.New("no such user, or a wrong password")}
 		}
-		return keyex.DoneReply{}
+		return keyex.UserReply{Address: h.fixed}
 	case keyex.UserSecret:
 		if h.password == "" {
 			return keyex.SecretReply{Err: errors.New("no password")}
@@ -336,16 +339,20 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 		for _, a := range w.Wanted {
 			if a.Is4() {
 				h.leases++
-				return keyex.AddressReply{Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/32")}, DNS: []netip.Addr{netip.MustParseAddr("10.9.0.53")}}
+				give := netip.MustParseAddr("10.9.0.1")
+				if w.Fixed.IsValid() {
+					give = w.Fixed
+				}
+				return keyex.AddressReply{Addrs: []netip.Prefix{netip.PrefixFrom(give, 32)}, DNS: []netip.Addr{netip.MustParseAddr("10.9.0.53")}, Others: h.attrs}
 			}
 		}
 		return keyex.AddressReply{Err: errors.New("no pool of that family")}
 	case keyex.ReleaseAddress:
 		h.leases--
 	case keyex.UseAddress:
-		h.addresses = w.Addrs
+		h.addresses, h.domain = w.Addrs, w.Domain
 		if w.Remove {
-			h.addresses = nil
+			h.addresses, h.domain = nil, ""
 		}
 	case keyex.FindOther:
 		return keyex.FoundReply{Found: h.other}

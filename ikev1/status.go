@@ -12,6 +12,7 @@ func (sa *SA) Status() keyex.Status {
 		LocalID: sa.localID, RemoteID: sa.remoteID, Proposal: sa.proposal, Children: append([]*keyex.Child(nil), sa.children...),
 		Established: sa.established, ExpireAt: sa.timers.hard, ReauthAt: sa.timers.rekey, LastInbound: sa.lastInbound,
 		LocalVIPs: sa.vipLocal, RemoteVIPs: sa.vipRemote, DNS: sa.dns,
+		User: sa.user, Banner: sa.given.banner, Domain: sa.given.domain, Networks: sa.given.networks,
 	}
 	for _, q := range sa.waiting {
 		_ = q

@@ -105,6 +105,14 @@ func (sa *SA) transaction(x *exchange) func(now time.Time, in *incoming) {
 		if !ok {
 			return
 		}
+		_, user := find(a.List, xauthUser)
+		_, password := find(a.List, xauthPassword)
+		status, isStatus := find(a.List, xauthStatus)
+		if a.Kind == message.CfgRequest && !user && !password && sa.state == keyex.Connecting {
+			// It may have overtaken the acknowledgement that ends XAuth: the peer asks again.
+			sa.dropped(now, "wrong-state", "the peer asks for addresses before it is wholly authenticated")
+			return
+		}
 		sa.keep(x)
 		sa.finish(now, x)
 		answer := func(now time.Time, list []message.Attribute) {
@@ -112,9 +120,6 @@ func (sa *SA) transaction(x *exchange) func(now time.Time, in *incoming) {
 				sa.log(now, trace.Control, true, "a Transaction exchange cannot be answered: %v", err)
 			}
 		}
-		_, user := find(a.List, xauthUser)
-		_, password := find(a.List, xauthPassword)
-		status, isStatus := find(a.List, xauthStatus)
 		switch {
 		case a.Kind == message.CfgRequest && (user || password):
 			sa.answerUser(now, a.List, answer)

@@ -26,6 +26,9 @@ func (sa *SA) vendorIDs() []message.Payload {
 	if slices.ContainsFunc(sa.cfg.Children, func(c *keyex.ChildConfig) bool { return c.Mode == spd.BEET }) {
 		ids = append(ids, message.VendorBEET)
 	}
+	if sa.announcesUnity() {
+		ids = append(ids, message.VendorUnity)
+	}
 	if sa.cfg.Fragmentation != fragNo {
 		ids = append(ids, message.VendorFragments)
 	}

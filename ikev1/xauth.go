@@ -1,6 +1,7 @@
 package ikev1
 
 import (
+	"fmt"
 	"time"
 
 	"iked/ikev1/message"
@@ -30,14 +31,21 @@ func (sa *SA) askUser(now time.Time) {
 			sa.tellStatus(now, sa.failure(now, trace.StageAuth, "the peer "+sa.remoteID.String()+" gave no user name or no password", "configure a user at the peer"))
 			return
 		}
-		w := keyex.CheckUser{Config: sa.cfg, Peer: sa.remoteID, User: string(user.Value), Password: secret.New(append([]byte(nil), password.Value...))}
+		w := keyex.CheckUser{Config: sa.cfg, Peer: sa.remoteID, From: sa.remote, User: string(user.Value), Password: secret.New(append([]byte(nil), password.Value...))}
 		sa.Ask(w, func(now time.Time, r keyex.Reply) {
 			w.Password.Destroy()
-			if d, ok := r.(keyex.DoneReply); !ok || d.Err != nil {
-				sa.tellStatus(now, sa.failure(now, trace.StageAuth, "the user name or the password of the peer "+sa.remoteID.String()+" is wrong", "compare the secret of type xauth with what the user types"))
+			switch u, ok := r.(keyex.UserReply); {
+			case !ok || u.Unavailable:
+				sa.tellStatus(now, sa.failure(now, trace.StageAuth, fmt.Sprintf("the user %q of the peer %v cannot be checked: %v", w.User, sa.remoteID, u.Err), "see to it that who knows the users is there"))
 				return
+			case u.Err != nil:
+				f := sa.failure(now, trace.StageAuth, "the user name or the password of the peer "+sa.remoteID.String()+" is wrong", "compare what the user types with what is known of the user")
+				f.Evidence = append(f.Evidence, u.Err.Error())
+				sa.tellStatus(now, f)
+				return
+			default:
+				sa.user, sa.fixed = w.User, u.Address
 			}
-			sa.user = w.User
 			sa.tellStatus(now, nil)
 		})
 	})

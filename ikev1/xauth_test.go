@@ -146,6 +146,30 @@ func TestModeConfigRefused(t *testing.T) {
 	}
 }
 
+// The request for an address overtakes the acknowledgement that ends XAuth: it is
+// answered when it comes again, and not with nothing.
+func TestRequestOvertakes(t *testing.T) {
+	p := newPair(t)
+	p.xauth("bob")
+	p.ca.VIPs, p.cb.Pools = []netip.Addr{netip.IPv4Unspecified()}, []string{"p"}
+	p.cha.Local = []keyex.Selector{{TS: spd.TS{PortTo: 65535}, Dynamic: true}}
+	p.chb.Remote = p.cha.Local
+	held := 0
+	p.filter = func(x *packet) []*packet {
+		// The client's second Transaction message is the acknowledgement.
+		if h, _ := isakmp.ParseHeader(x.data); message.Exchange(h.Exchange) == message.ExchangeTransaction && x.from.Addr() == p.a.addr {
+			if held++; held == 2 {
+				x.extra = 100 * time.Millisecond
+			}
+		}
+		return []*packet{x}
+	}
+	p.up().matched(1)
+	if held < 4 || p.b.counts["ike-drop:wrong-state"] == 0 {
+		t.Errorf("nothing overtook: %d messages, %v", held, p.b.counts)
+	}
+}
+
 // A new phase 1 keeps the addresses, and asks the user again.
 func TestRekeyWithXAuth(t *testing.T) {
 	p := newPair(t)

@@ -23,6 +23,7 @@ func ikeSection(sa *engine.SAInfo, now time.Time) wire.Message {
 	m.Set("state", ikeState(sa.State))
 	endpoint(&m, "local", sa.Local, sa.LocalID)
 	endpoint(&m, "remote", sa.Remote, sa.RemoteID)
+	m.SetIf("remote-xauth-id", printable(sa.User))
 	m.SetYes("initiator", sa.Initiator)
 	m.Set("initiator-spi", fmt.Sprintf("%016x", uint64(sa.SPIi)))
 	m.Set("responder-spi", fmt.Sprintf("%016x", uint64(sa.SPIr)))
@@ -38,6 +39,15 @@ func ikeSection(sa *engine.SAInfo, now time.Time) wire.Message {
 	}
 	addresses(&m, "local-vips", sa.LocalVIPs)
 	addresses(&m, "remote-vips", sa.RemoteVIPs)
+	m.SetIf("banner", printable(sa.Banner))
+	m.SetIf("domain", printable(sa.Domain))
+	if len(sa.Networks) > 0 {
+		var list []string
+		for _, p := range sa.Networks {
+			list = append(list, p.String())
+		}
+		m.SetList("split-include", list...)
+	}
 	tasks(&m, "tasks-queued", sa.Queued)
 	tasks(&m, "tasks-active", sa.Active)
 	tasks(&m, "tasks-passive", sa.Passive)

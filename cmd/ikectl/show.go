@@ -176,6 +176,15 @@ func showSAs(w io.Writer, all []saView) {
 		fmt.Fprintf(w, "%s: #%d, %s, IKEv%s, %s_i%s %s_r%s\n", v.Name, v.ID, v.State, v.Version, v.SPIInitiator, mine, v.SPIResponder, theirs)
 		fmt.Fprintf(w, "  local  '%s' @ %s[%s]%s%s\n", v.Local.ID, v.Local.Address, v.Local.Port, note(v.NATLocal, " behind NAT"), vips(v.LocalVIPs))
 		fmt.Fprintf(w, "  remote '%s' @ %s[%s]%s%s\n", v.Remote.ID, v.Remote.Address, v.Remote.Port, note(v.NATRemote, " behind NAT"), vips(v.RemoteVIPs))
+		if v.User != "" {
+			fmt.Fprintf(w, "  user %q\n", v.User)
+		}
+		if v.Banner != "" {
+			fmt.Fprintf(w, "  the peer says: %s\n", v.Banner)
+		}
+		if v.Domain != "" || len(v.Networks) > 0 {
+			fmt.Fprintf(w, "  the peer has networks [%s], domain %q\n", strings.Join(v.Networks, " "), v.Domain)
+		}
 		if v.Proposal.Encryption != "" {
 			fmt.Fprintf(w, "  %s\n", v.Proposal)
 		}

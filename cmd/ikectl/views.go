@@ -28,6 +28,10 @@ type saView struct {
 	ReauthIn     *int64      `json:"reauth_in_seconds"`
 	LocalVIPs    []string    `json:"local_vips"`
 	RemoteVIPs   []string    `json:"remote_vips"`
+	User         string      `json:"xauth_user,omitempty"`
+	Banner       string      `json:"banner,omitempty"`
+	Domain       string      `json:"domain,omitempty"`
+	Networks     []string    `json:"split_include,omitempty"`
 	TasksQueued  []string    `json:"tasks_queued"`
 	TasksActive  []string    `json:"tasks_active"`
 	Children     []childView `json:"children"`
@@ -182,6 +186,10 @@ func saViews(m wire.Message) []saView {
 			ReauthIn:     maybe(s, "reauth-time"),
 			LocalVIPs:    list(s, "local-vips"),
 			RemoteVIPs:   list(s, "remote-vips"),
+			User:         text(s, "remote-xauth-id"),
+			Banner:       text(s, "banner"),
+			Domain:       text(s, "domain"),
+			Networks:     list(s, "split-include"),
 			TasksQueued:  list(s, "tasks-queued"),
 			TasksActive:  list(s, "tasks-active"),
 			Children:     []childView{},

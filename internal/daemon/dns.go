@@ -20,7 +20,14 @@ import (
 type resolvFile struct {
 	path string
 	mu   sync.Mutex
-	by   map[string][]netip.Addr
+	by   map[string]assigned
+}
+
+// assigned is what one peer gave: name servers, and the domain for names without
+// dots, "" for none.
+type assigned struct {
+	servers []netip.Addr
+	domain  string
 }
 
 // newResolvFile names the file: resolv.conf beside the control socket, for that
@@ -30,7 +37,7 @@ func newResolvFile(control, state string) *resolvFile {
 	if u, err := url.Parse(control); err == nil && u.Scheme == "unix" {
 		dir = filepath.Dir(u.Host + u.Path)
 	}
-	r := &resolvFile{path: filepath.Join(dir, "resolv.conf"), by: map[string][]netip.Addr{}}
+	r := &resolvFile{path: filepath.Join(dir, "resolv.conf"), by: map[string]assigned{}}
 	// What a crashed daemon left is of no tunnel that is up. When it cannot be
 	// removed, the first use says so.
 	_ = r.write()
@@ -38,10 +45,10 @@ func newResolvFile(control, state string) *resolvFile {
 }
 
 // Use implements engine.NameServers.
-func (r *resolvFile) Use(owner string, servers []netip.Addr) error {
+func (r *resolvFile) Use(owner string, servers []netip.Addr, domain string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.by[owner] = slices.Clone(servers)
+	r.by[owner] = assigned{slices.Clone(servers), domain}
 	return r.write()
 }
 
@@ -77,13 +84,19 @@ func (r *resolvFile) mine() error {
 
 // write replaces the file in one step; without name servers there is none.
 func (r *resolvFile) write() error {
-	var lines []string
+	var lines, domains []string
 	for _, owner := range slices.Sorted(maps.Keys(r.by)) {
-		for _, a := range r.by[owner] {
+		for _, a := range r.by[owner].servers {
 			if l := "nameserver " + a.String(); !slices.Contains(lines, l) {
 				lines = append(lines, l)
 			}
 		}
+		if d := r.by[owner].domain; d != "" && !slices.Contains(domains, d) {
+			domains = append(domains, d)
+		}
+	}
+	if len(domains) > 0 {
+		lines = append(lines, "search "+strings.Join(domains, " "))
 	}
 	if err := r.mine(); err != nil {
 		return err

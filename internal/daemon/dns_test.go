@@ -14,14 +14,14 @@ func TestResolvFile(t *testing.T) {
 	dir := t.TempDir()
 	r := newResolvFile("unix://"+dir+"/iked.vici", "/nowhere")
 	a, b := netip.MustParseAddr("10.2.0.53"), netip.MustParseAddr("2001:db8::53")
-	for _, err := range []error{r.Use("office-1", []netip.Addr{a, b}), r.Use("lab-2", []netip.Addr{a})} {
+	for _, err := range []error{r.Use("office-1", []netip.Addr{a, b}, "example.org"), r.Use("lab-2", []netip.Addr{a}, "example.org")} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	path := filepath.Join(dir, "resolv.conf")
 	got, err := os.ReadFile(path)
-	want := "# Name servers that IPsec peers assigned; written by iked.\nnameserver 10.2.0.53\nnameserver 2001:db8::53\n"
+	want := "# Name servers that IPsec peers assigned; written by iked.\nnameserver 10.2.0.53\nnameserver 2001:db8::53\nsearch example.org\n"
 	if err != nil || string(got) != want {
 		t.Errorf("got %q (%v), want %q", got, err, want)
 	}

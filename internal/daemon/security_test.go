@@ -104,7 +104,7 @@ func TestResolvFileOfTheSystem(t *testing.T) {
 	}
 	r := newResolvFile("unix://"+dir+"/iked.vici", "/nowhere")
 	check("at the start")
-	if err := r.Use("evil-1", []netip.Addr{netip.MustParseAddr("203.0.113.66")}); err == nil {
+	if err := r.Use("evil-1", []netip.Addr{netip.MustParseAddr("203.0.113.66")}, ""); err == nil {
 		t.Error("no error")
 	}
 	check("after a peer assigned a server")

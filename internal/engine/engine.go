@@ -49,10 +49,10 @@ type Routes interface {
 	LocalFor(remote netip.Addr) (netip.Addr, error)
 }
 
-// NameServers puts name servers that a peer assigned into use, and takes them
-// out again.
+// NameServers puts name servers that a peer assigned into use, with the domain that
+// goes with them, and takes them out again.
 type NameServers interface {
-	Use(owner string, servers []netip.Addr) error
+	Use(owner string, servers []netip.Addr, domain string) error
 	Drop(owner string) error
 }
 

@@ -44,7 +44,7 @@ func keyCases() map[string]map[string]keyCase {
 		},
 		"connections": {
 			"version": v("1"), "local_addrs": v("[192.0.2.9]"), "remote_addrs": v("[192.0.2.9]"), "local_port": v("4500"), "remote_port": v("4500"),
-			"proposals": v("[aes128-sha256-modp2048]"), "vips": v("[0.0.0.0]"), "aggressive": {value: "yes", with: "version: 1"}, "aggressive_psk": {value: "yes", with: "version: 1\naggressive: yes"}, "pull": {value: "no", with: "version: 1"}, "proposal_check": {value: "exact", with: "version: 1"}, "dscp": v("'101110'"),
+			"proposals": v("[aes128-sha256-modp2048]"), "vips": v("[0.0.0.0]"), "aggressive": {value: "yes", with: "version: 1"}, "aggressive_psk": {value: "yes", with: "version: 1\naggressive: yes"}, "pull": {value: "no", with: "version: 1"}, "proposal_check": {value: "exact", with: "version: 1"}, "unity": {value: "yes", with: "version: 1\nvips: [0.0.0.0]"}, "dscp": v("'101110'"),
 			"encap": v("yes"), "mobike": {nothing: "does not offer it either way"}, "dpd_delay": v("10s"), "dpd_timeout": {nothing: "IKEv1 only"},
 			"fragmentation": v("no"), "childless": no("force"), "send_certreq": v("no"), "send_cert": v("always"), "ocsp": no("both"),
 			"ppk_id": no("x"), "ppk_required": no("yes"), "keyingtries": at("internal/engine/keys_act_test.go:TestKeyingTries"),
@@ -77,7 +77,7 @@ func keyCases() map[string]map[string]keyCase {
 		},
 		"pools": {
 			"addrs": at("internal/engine/more_test.go:TestPoolRunsOut"), "dns": v("[10.0.0.1]"), "address": v("[10.0.0.1]"), "nbns": v("[10.0.0.1]"), "dhcp": v("[10.0.0.1]"),
-			"netmask": v("[255.0.0.0]"), "subnet": v("[10.0.0.0/8]"), "p_cscf": v("[10.0.0.1]"), "server": v("[10.0.0.1]"), "split_include": v("[10.0.0.0/8]"), "split_exclude": v("[10.0.0.0/8]"),
+			"netmask": v("[255.0.0.0]"), "subnet": v("[10.0.0.0/8]"), "p_cscf": v("[10.0.0.1]"), "server": v("[10.0.0.1]"), "split_include": v("[10.0.0.0/8]"), "split_exclude": v("[10.0.0.0/8]"), "banner": v("hello"), "domain": v("example.org"),
 		},
 		"authorities": {
 			"cacert": at(confTest), "file": at(confTest), "handle": no("01"), "slot": no("1"), "module": no("x"),

@@ -124,7 +124,7 @@ func (s *shard) request(x *ikeSA, now time.Time, q ikev2.Request) {
 			s.uninstall(c, w.In, w.Out)
 		}
 	case keyex.CheckUser:
-		x.answer(q.ID, ikev2.DoneReply{Err: e.store.checkUser(w)})
+		x.answer(q.ID, keyex.UserReply{Err: e.store.checkUser(w)})
 	case keyex.UserSecret:
 		x.answer(q.ID, e.store.userSecret(w))
 	case keyex.FindOther:
@@ -201,16 +201,16 @@ func (s *shard) useAddress(x *ikeSA, w ikev2.UseAddress) {
 		}
 		x.vips = append(x.vips, p)
 	}
-	if len(w.DNS) == 0 {
+	if len(w.DNS) == 0 && w.Domain == "" {
 		return
 	}
 	if s.e.opt.DNS == nil {
 		s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.CFG,
-			Msg: fmt.Sprintf("the peer named the name servers %v", w.DNS)}))
+			Msg: fmt.Sprintf("the peer named the name servers %v, domain %q", w.DNS, w.Domain)}))
 		return
 	}
 	x.dns = fmt.Sprintf("%s-%d", x.conn, x.id)
-	if err := s.e.opt.DNS.Use(x.dns, w.DNS); err != nil {
+	if err := s.e.opt.DNS.Use(x.dns, w.DNS, w.Domain); err != nil {
 		s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.CFG, Warn: true,
 			Msg: fmt.Sprintf("name servers %v cannot be used: %v", w.DNS, err)}))
 		return

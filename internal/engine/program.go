@@ -217,7 +217,7 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 // v1Config is what only IKEv1 knows: a second round of authentication, or an only
 // one without certificate and secret, is XAuth.
 func v1Config(c *conf.Connection) keyex.V1 {
-	v := keyex.V1{Aggressive: c.Aggressive, AggressivePSK: c.AggressivePSK, LifeCheck: lifeCheck(c.LifeCheck), Push: c.Push}
+	v := keyex.V1{Aggressive: c.Aggressive, AggressivePSK: c.AggressivePSK, LifeCheck: lifeCheck(c.LifeCheck), Push: c.Push, Unity: c.Unity}
 	for i, side := range [][]*conf.Auth{c.Local, c.Remote} {
 		for _, a := range side {
 			if a.Class != conf.AuthXAuth {

@@ -35,6 +35,10 @@ type SAInfo struct {
 	Established           time.Time
 	RekeyAt, ReauthAt     time.Time
 	LocalVIPs, RemoteVIPs []netip.Addr
+	// User is whom XAuth authenticated. Banner, Domain and Networks are what the peer
+	// gave with Cisco's extensions of Mode Config.
+	User, Banner, Domain string
+	Networks             []netip.Prefix
 	// Tasks by state, in the names of the control protocol.
 	Queued, Active, Passive []string
 	Children                []ChildInfo

@@ -34,7 +34,7 @@ func (p *supervisor) unique(c *connState, s *saState, initialContact bool) bool 
 	var kept []*saState
 	for _, o := range p.samePeer(s) {
 		if o == s || o.closing || o.replaced || o.info.UniqueID == s.reauthOf || o.info.Conn != s.info.Conn ||
-			!ident.Equal(o.info.RemoteID, s.info.RemoteID) || !ident.Equal(o.info.LocalID, s.info.LocalID) ||
+			!ident.Equal(o.info.RemoteID, s.info.RemoteID) || o.info.User != s.info.User || !ident.Equal(o.info.LocalID, s.info.LocalID) ||
 			o.info.Remote.Addr().Is4() != s.info.Remote.Addr().Is4() {
 			continue
 		}

@@ -180,7 +180,7 @@ func (s *shard) adoptV1(x *ikeSA, now time.Time) bool {
 		if y == x || !y.v1 || !y.up || y.heir || y.closed || y.replaced || y.conn != x.conn || old != nil && y.id < old.id {
 			continue
 		}
-		if o := y.m.Look(); o.State == keyex.Established && o.Remote.Addr() == own.Remote.Addr() && ident.Equal(o.RemoteID, own.RemoteID) && ident.Equal(o.LocalID, own.LocalID) {
+		if o := y.m.Look(); o.State == keyex.Established && o.Remote.Addr() == own.Remote.Addr() && ident.Equal(o.RemoteID, own.RemoteID) && ident.Equal(o.LocalID, own.LocalID) && o.User == own.User {
 			old = y
 		}
 	}

@@ -25,7 +25,13 @@ type Status struct {
 	Proposal                     suite.Proposal // chosen; no transforms before IKE_SA_INIT
 	LocalVIPs, RemoteVIPs        []netip.Prefix
 	DNS                          []netip.Addr
-	Children                     []*Child // not to be changed
+	// User is whom XAuth authenticated, at the server of it.
+	User string
+	// Banner, Domain and Networks are what a peer gave with Cisco's extensions. None
+	// of it is more than the peer's word; Banner is fit to be shown.
+	Banner, Domain string
+	Networks       []netip.Prefix
+	Children       []*Child // not to be changed
 	// Established, RekeyAt, ExpireAt and ReauthAt are zero when they do not apply.
 	Established, RekeyAt, ExpireAt, ReauthAt time.Time
 	LastInbound                              time.Time

@@ -1,6 +1,8 @@
 package keyex
 
 import (
+	"net/netip"
+
 	"iked/internal/ident"
 	"iked/internal/secret"
 )
@@ -24,6 +26,9 @@ type V1 struct {
 	LifeCheck LifeCheck
 	// Push: the server gives addresses without being asked; a client waits for them.
 	Push bool
+	// Unity: a client announces Cisco's extensions of Mode Config and honours them. A
+	// server answers who announces them.
+	Unity bool
 }
 
 // LifeCheck is how a responder takes the initiator's lifetimes.
@@ -72,14 +77,26 @@ const (
 	SchemeIKEv1
 )
 
-// CheckUser checks a user name and a password (XAuth). Reply: DoneReply; an error
-// refuses the user.
+// CheckUser checks a user name and a password (XAuth). Reply: UserReply.
 type CheckUser struct {
 	Config   *Config
 	Peer     ident.ID
+	From     netip.AddrPort // where the peer is
 	User     string
 	Password secret.Bytes
 }
+
+// UserReply answers CheckUser; an error refuses the user.
+type UserReply struct {
+	Err error
+	// Unavailable: who knows the users did not answer, so that the peer is refused
+	// without its being wrong.
+	Unavailable bool
+	// Address is what whoever knows the users gives this one; invalid: nothing.
+	Address netip.Addr
+}
+
+func (UserReply) reply() {}
 
 // UserSecret asks for the own password (XAuth). Reply: SecretReply.
 type UserSecret struct {

@@ -87,6 +87,8 @@ type AssignAddress struct {
 	Wanted []netip.Addr
 	// Attrs are other attribute types that the peer asked for.
 	Attrs []uint16
+	// Fixed is the address that the peer's user has; invalid: one of the pools.
+	Fixed netip.Addr
 }
 
 // ReleaseAddress ends a lease; no reply.
@@ -103,6 +105,8 @@ type UseAddress struct {
 	Remove bool
 	Addrs  []netip.Prefix
 	DNS    []netip.Addr
+	// Domain is where names without dots are looked for, "" for none.
+	Domain string
 }
 
 // InstallChild puts SAs of a child into the backend. In and Out say which
