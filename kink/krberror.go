@@ -3,12 +3,10 @@ package kink
 import (
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	casn1 "golang.org/x/crypto/cryptobyte/asn1"
+	"iked/kink/der"
 )
 
 // Codes of RFC 4120, Section 7.5.9, that KINK acts on or makes.
@@ -52,11 +50,13 @@ type KRBError struct {
 	Data           []byte
 }
 
+// krbErrorTag is its application tag and its message type.
+const krbErrorTag = 30
+
+// Name types (RFC 4120, Section 6.2).
 const (
-	krbErrorTag  = 30
-	krbErrorType = 30
-	nameSrvHst   = 3
-	namePrinc    = 1
+	namePrincipal = 1
+	nameSrvHst    = 3
 )
 
 var errKRBError = errors.New("no KRB-ERROR")
@@ -70,59 +70,38 @@ var errKRBError = errors.New("no KRB-ERROR")
 //	PrincipalName, e-text [11] KerberosString OPTIONAL, e-data [12] OCTET STRING
 //	OPTIONAL }
 func ParseKRBError(b []byte) (KRBError, error) {
-	var e KRBError
 	if len(b) > maxKRBError {
-		return e, fmt.Errorf("a KRB-ERROR of %d octets; at most %d are read", len(b), maxKRBError)
+		return KRBError{}, fmt.Errorf("a KRB-ERROR of %d octets; at most %d are read", len(b), maxKRBError)
 	}
-	in := cryptobyte.String(b)
-	var app, seq cryptobyte.String
-	if !in.ReadASN1(&app, casn1.Tag(krbErrorTag).Constructed()|0x40) || !in.Empty() || !app.ReadASN1(&seq, casn1.SEQUENCE) || !app.Empty() {
-		return e, errKRBError
+	var e KRBError
+	r := der.Application(b, krbErrorTag)
+	r.Version(0, 5)
+	r.Version(1, krbErrorTag)
+	ctime, hasCTime := r.OptTime(2)
+	cusec, _ := r.OptMicro(3)
+	stime := r.Time(4)
+	susec := r.Micro(5)
+	e.Code = r.Int32(6)
+	crealm := r.OptText(7)
+	cname, _ := r.OptName(8)
+	realm := r.Text(9)
+	sname := r.Name(10)
+	text := r.OptText(11)
+	if data, there := r.OptOctets(12); there {
+		e.Data = append([]byte(nil), data...)
 	}
-	r := errorReader{s: seq}
-	var pvno, kind, cusec, susec, code int64
-	r.integer(0, false, &pvno)
-	r.integer(1, false, &kind)
-	hasCTime := r.time(2, true, &e.CTime)
-	r.integer(3, true, &cusec)
-	r.time(4, false, &e.STime)
-	r.integer(5, false, &susec)
-	r.integer(6, false, &code)
-	var crealm, realm, text string
-	var cname, sname []string
-	r.text(7, true, &crealm)
-	r.name(8, true, &cname)
-	r.text(9, false, &realm)
-	r.name(10, false, &sname)
-	r.text(11, true, &text)
-	var data cryptobyte.String
-	if r.field(12, true, &data) {
-		var octets cryptobyte.String
-		if !data.ReadASN1(&octets, casn1.OCTET_STRING) || !data.Empty() {
-			r.fail()
-		}
-		e.Data = append([]byte(nil), octets...)
-	}
-	switch {
-	case r.bad || !r.s.Empty():
-		return KRBError{}, errKRBError
-	case pvno != 5 || kind != krbErrorType:
-		return KRBError{}, fmt.Errorf("a KRB-ERROR with version %d and type %d; 5 and %d are expected", pvno, kind, krbErrorType)
-	case susec < 0 || susec > 999999 || cusec < 0 || cusec > 999999 || cusec != 0 && !hasCTime:
-		return KRBError{}, errKRBError
-	case code < math.MinInt32 || code > math.MaxInt32:
+	if !r.End() {
 		return KRBError{}, errKRBError
 	}
-	e.Code = int32(code)
-	e.STime = e.STime.Add(time.Duration(susec) * time.Microsecond)
+	e.STime = stime.Add(susec)
 	if hasCTime {
-		e.CTime = e.CTime.Add(time.Duration(cusec) * time.Microsecond)
+		e.CTime = ctime.Add(cusec)
 	}
 	// A name that is none does not spoil the code.
-	if p, err := NewPrincipal(crealm, cname...); err == nil {
+	if p, err := NewPrincipal(crealm, cname.Parts...); err == nil {
 		e.Client = p
 	}
-	if p, err := NewPrincipal(realm, sname...); err == nil {
+	if p, err := NewPrincipal(realm, sname.Parts...); err == nil {
 		e.Server = p
 	}
 	e.Text = printable(text)
@@ -143,148 +122,42 @@ func printable(s string) string {
 	}, s)
 }
 
-// errorReader reads the fields of a SEQUENCE with explicit context tags, in order;
-// what does not fit sets bad.
-type errorReader struct {
-	s   cryptobyte.String
-	bad bool
-}
-
-func (r *errorReader) fail() { r.bad = true }
-
-// field enters the field with a tag, and tells whether it is there.
-func (r *errorReader) field(tag int, optional bool, out *cryptobyte.String) bool {
-	var there bool
-	if r.bad || !r.s.ReadOptionalASN1(out, &there, casn1.Tag(tag).Constructed().ContextSpecific()) || !there && !optional {
-		r.fail()
-		return false
-	}
-	return there
-}
-
-func (r *errorReader) integer(tag int, optional bool, out *int64) {
-	var f cryptobyte.String
-	if r.field(tag, optional, &f) && (!f.ReadASN1Integer(out) || !f.Empty()) {
-		r.fail()
-	}
-}
-
-func (r *errorReader) time(tag int, optional bool, out *time.Time) bool {
-	var f cryptobyte.String
-	there := r.field(tag, optional, &f)
-	if there && (!f.ReadASN1GeneralizedTime(out) || !f.Empty()) {
-		r.fail()
-	}
-	return there
-}
-
-func (r *errorReader) text(tag int, optional bool, out *string) {
-	var f, v cryptobyte.String
-	if !r.field(tag, optional, &f) {
-		return
-	}
-	if !f.ReadASN1(&v, casn1.GeneralString) || !f.Empty() {
-		r.fail()
-	}
-	*out = string(v)
-}
-
-func (r *errorReader) name(tag int, optional bool, out *[]string) {
-	var f, seq, list, v cryptobyte.String
-	if !r.field(tag, optional, &f) {
-		return
-	}
-	n := errorReader{}
-	if !f.ReadASN1(&seq, casn1.SEQUENCE) || !f.Empty() {
-		r.fail()
-		return
-	}
-	n.s = seq
-	var kind int64
-	n.integer(0, false, &kind)
-	var strs cryptobyte.String
-	if !n.field(1, false, &strs) || n.bad || !n.s.Empty() || !strs.ReadASN1(&list, casn1.SEQUENCE) || !strs.Empty() {
-		r.fail()
-		return
-	}
-	for !list.Empty() {
-		if !list.ReadASN1(&v, casn1.GeneralString) || len(*out) > maxComponents {
-			r.fail()
-			return
-		}
-		*out = append(*out, string(v))
-	}
-}
-
 // Append appends the message in DER. An error without a server cannot be said.
 func (e KRBError) Append(b []byte) ([]byte, error) {
 	if e.Server.IsZero() {
 		return nil, errors.New("a KRB-ERROR names the server")
 	}
-	w := cryptobyte.NewBuilder(b)
-	w.AddASN1(casn1.Tag(krbErrorTag).Constructed()|0x40, func(w *cryptobyte.Builder) {
-		w.AddASN1(casn1.SEQUENCE, func(w *cryptobyte.Builder) {
-			field := func(tag int, f func(*cryptobyte.Builder)) {
-				w.AddASN1(casn1.Tag(tag).Constructed().ContextSpecific(), f)
-			}
-			integer := func(tag int, v int64) {
-				field(tag, func(w *cryptobyte.Builder) { w.AddASN1Int64(v) })
-			}
-			at := func(tag int, t time.Time) {
-				t = t.UTC()
-				field(tag, func(w *cryptobyte.Builder) { w.AddASN1GeneralizedTime(t) })
-				integer(tag+1, int64(t.Nanosecond()/1000))
-			}
-			text := func(tag int, s string) {
-				field(tag, func(w *cryptobyte.Builder) { addGeneralString(w, s) })
-			}
-			name := func(tag int, p Principal) {
-				field(tag, func(w *cryptobyte.Builder) { addName(w, p) })
-			}
-			integer(0, 5)
-			integer(1, krbErrorType)
-			if !e.CTime.IsZero() {
-				at(2, e.CTime)
-			}
-			at(4, e.STime)
-			integer(6, int64(e.Code))
-			if !e.Client.IsZero() {
-				text(7, e.Client.Realm())
-				name(8, e.Client)
-			}
-			text(9, e.Server.Realm())
-			name(10, e.Server)
-			if e.Text != "" {
-				text(11, e.Text)
-			}
-			if len(e.Data) > 0 {
-				field(12, func(w *cryptobyte.Builder) { w.AddASN1OctetString(e.Data) })
-			}
-		})
+	return der.AppendApplication(b, krbErrorTag, func(w der.Writer) {
+		w.Int(0, 5)
+		w.Int(1, krbErrorTag)
+		if !e.CTime.IsZero() {
+			w.Time(2, e.CTime)
+			w.Micro(3, e.CTime)
+		}
+		w.Time(4, e.STime)
+		w.Micro(5, e.STime)
+		w.Int(6, int64(e.Code))
+		if !e.Client.IsZero() {
+			w.Text(7, e.Client.Realm())
+			w.Name(8, e.Client.DER())
+		}
+		w.Text(9, e.Server.Realm())
+		w.Name(10, e.Server.DER())
+		if e.Text != "" {
+			w.Text(11, e.Text)
+		}
+		if len(e.Data) > 0 {
+			w.Octets(12, e.Data)
+		}
 	})
-	return w.Bytes()
 }
 
-func addGeneralString(w *cryptobyte.Builder, s string) {
-	w.AddASN1(casn1.GeneralString, func(w *cryptobyte.Builder) { w.AddBytes([]byte(s)) })
-}
-
-// addName writes a PrincipalName: a service with its host, or a plain principal
-// (RFC 4120, Section 6.2).
-func addName(w *cryptobyte.Builder, p Principal) {
-	parts := p.Components()
-	kind := int64(namePrinc)
-	if len(parts) == 2 {
-		kind = nameSrvHst
+// DER is the PrincipalName: a service with its host, or a plain principal (RFC
+// 4120, Section 6.2).
+func (p Principal) DER() der.Name {
+	n := der.Name{Type: namePrincipal, Parts: p.Components()}
+	if len(n.Parts) == 2 {
+		n.Type = nameSrvHst
 	}
-	w.AddASN1(casn1.SEQUENCE, func(w *cryptobyte.Builder) {
-		w.AddASN1(casn1.Tag(0).Constructed().ContextSpecific(), func(w *cryptobyte.Builder) { w.AddASN1Int64(kind) })
-		w.AddASN1(casn1.Tag(1).Constructed().ContextSpecific(), func(w *cryptobyte.Builder) {
-			w.AddASN1(casn1.SEQUENCE, func(w *cryptobyte.Builder) {
-				for _, c := range parts {
-					addGeneralString(w, c)
-				}
-			})
-		})
-	})
+	return n
 }

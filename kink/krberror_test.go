@@ -58,7 +58,7 @@ func TestKRBErrorGolden(t *testing.T) {
 		t.Error("an octet behind it is not seen")
 	}
 	// Another version, another message, microseconds that are none, a code beyond 32 bits.
-	for _, c := range [][2]string{{"a003020105", "a003020104"}, {"a10302011e", "a10302011f"}, {"02030f423f", "02030f4240"}} {
+	for _, c := range [][2]string{{"a003020105", "a003020104"}, {"a10302011e", "a10302011f"}, {"02030f423f", "02030f4240"}, {"a603020125", "a803020125"}} {
 		a, _ := hex.DecodeString(c[0])
 		z, _ := hex.DecodeString(c[1])
 		bad := bytes.Replace(golden, a, z, 1)
