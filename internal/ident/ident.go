@@ -3,6 +3,8 @@
 // pattern (the PAD look-up of RFC 4301, Section 4.4.3.1).
 package ident
 
+import "strings"
+
 // Type is the "ID Type" of RFC 7296, Section 3.5. 0 is "any", never sent.
 type Type uint8
 
@@ -29,6 +31,10 @@ const (
 	IPv6Range  Type = 8
 )
 
+// Kerberos is a principal in text form, or a pattern for principals, of KINK (RFC 4430).
+// It is a private number, never sent in IKE.
+const Kerberos Type = 201
+
 // ID is an identity. Data holds the raw octets of the ID payload's
 // "Identification Data". It is comparable; the zero value is %any.
 type ID struct {
@@ -51,6 +57,8 @@ func (id ID) IsPattern() bool {
 	switch id.Type {
 	case Any, IPv4Subnet, IPv6Subnet, IPv4Range, IPv6Range:
 		return true
+	case Kerberos:
+		return strings.Contains(strings.ReplaceAll(strings.ReplaceAll(id.Data, `\\`, ""), `\*`, ""), "*")
 	case FQDN, RFC822:
 		return wildcard(id.Data) || isRegexp(id.Data)
 	case DERDN:

@@ -64,6 +64,7 @@ var prefixes = []struct {
 	{"ipv4range:", IPv4Range}, {"ipv6range:", IPv6Range},
 	{"rfc822:", RFC822}, {"email:", RFC822}, {"userfqdn:", RFC822},
 	{"fqdn:", FQDN}, {"dns:", FQDN}, {"asn1dn:", DERDN}, {"asn1gn:", DERGN}, {"keyid:", KeyID},
+	{"krb5:", Kerberos},
 }
 
 func parsePrefixed(text string) (id ID, ok bool, err error) {
@@ -142,7 +143,7 @@ func parseHex(h string) (string, error) {
 
 // checked refuses an unusable expression and an empty name.
 func checked(id ID) (ID, error) {
-	if id.Data == "" && (id.Type == FQDN || id.Type == RFC822 || id.Type == KeyID) {
+	if id.Data == "" && (id.Type == FQDN || id.Type == RFC822 || id.Type == KeyID || id.Type == Kerberos) {
 		return ID{}, fmt.Errorf("empty identity; for any identity write %%any")
 	}
 	if (id.Type == FQDN || id.Type == RFC822) && isRegexp(id.Data) {

@@ -29,7 +29,7 @@ func (id ID) String() string {
 		if s, err := FormatDN([]byte(id.Data)); err == nil {
 			return s
 		}
-	case FQDN, RFC822:
+	case FQDN, RFC822, Kerberos:
 		if printable(id.Data) {
 			return id.Data
 		}

@@ -128,10 +128,11 @@ const (
 // Config is a configured IKE SA. It is immutable once handed over.
 type Config struct {
 	Name string
-	// Version of IKE: 1, or 0 and 2 for IKEv2.
+	// Version of IKE: 1, or 0 and 2 for IKEv2; or VersionKINK.
 	Version uint8
-	// V1 is about IKEv1 alone.
+	// V1 is about IKEv1 alone, KINK about KINK.
 	V1            V1
+	KINK          KINK
 	Proposals     []suite.Proposal
 	Local, Remote AuthConfig
 	Children      []*ChildConfig
@@ -268,7 +269,8 @@ type Task interface{ task() }
 
 // StartInit begins IKE_SA_INIT; with Child the first CHILD_SA follows in
 // IKE_AUTH. Flow, when set, is the packet that asked for it: its selectors go
-// first (RFC 7296, Section 2.9).
+// first (RFC 7296, Section 2.9). KINK has no SA of its own to set up and begins with
+// the CHILD_SA, or with STATUS.
 type StartInit struct {
 	Child *ChildConfig
 	Flow  *spd.Flow

@@ -1,0 +1,226 @@
+package kink
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"iked/crypto/suite"
+	"iked/ikev1/offer"
+	"iked/internal/keyex"
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// childBook is what the state machine keeps of a pair of SAs for itself.
+type childBook struct {
+	reserved    bool // the inbound SPI is reserved and no SA uses it
+	inUp, outUp bool // asked to be in the backend
+	announced   bool // ChildUp or ChildReplaced told of it
+	successor   *keyex.Child
+	rekeying    bool // a CREATE of ours is to replace it
+
+	deleteAt, inactiveAt, fadeAt time.Time
+}
+
+func book(c *keyex.Child) *childBook {
+	b, ok := c.Book.(*childBook)
+	if !ok {
+		b = &childBook{}
+		c.Book = b
+	}
+	return b
+}
+
+// Times of a pair that goes: when who replaced it deletes it, how long its inbound
+// half still receives what was on its way (RFC 4430, Section 3.3), and when a failed
+// rekeying is tried again.
+const (
+	deleteAfter = 10 * time.Second
+	fadeTime    = 10 * time.Second
+	rekeyRetry  = 30 * time.Second
+)
+
+func (sa *SA) childByInbound(spi uint32) *keyex.Child {
+	for _, c := range sa.children {
+		if c.SPIIn == spi {
+			return c
+		}
+	}
+	return nil
+}
+
+// childByOutbound finds a pair by the peer's inbound SPI.
+func (sa *SA) childByOutbound(proto suite.Protocol, spi uint32) *keyex.Child {
+	for _, c := range sa.children {
+		if c.Proto == proto && c.SPIOut == spi && spi != 0 {
+			return c
+		}
+	}
+	return nil
+}
+
+// sameTraffic is another pair that serves the same selectors of a child, the newest
+// that is not replaced yet; nil: none.
+func (sa *SA) sameTraffic(n *keyex.Child) *keyex.Child {
+	for _, c := range slices.Backward(sa.children) {
+		if c != n && c.Config == n.Config && slices.Equal(c.Local, n.Local) && slices.Equal(c.Remote, n.Remote) && book(c).successor == nil && book(c).announced {
+			return c
+		}
+	}
+	return nil
+}
+
+// newChild is the record of a pair; spiOut 0: the peer's is not known yet.
+func (sa *SA) newChild(cfg *keyex.ChildConfig, t offer.Transform, local, remote []spd.TS, spiIn, spiOut uint32) *keyex.Child {
+	c := &keyex.Child{
+		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: t.Proposal.Protocol,
+		SPIIn: spiIn, SPIOut: spiOut, ESN: t.Proposal.ESN(), Local: local, Remote: remote,
+		LocalAddr: sa.local, RemoteAddr: sa.remote, NoTFC: true,
+	}
+	c.Mode, _, _ = offer.ModeOf(t.Encap)
+	c.Encr, _ = t.Proposal.First(suite.ENCR)
+	c.Integ, _ = t.Proposal.First(suite.INTEG)
+	c.KE, _ = t.Proposal.First(suite.KE)
+	return c
+}
+
+// installChild asks the backend for directions of a pair.
+func (sa *SA) installChild(f *keyex.Flow, c *keyex.Child, in, out bool, then func(now time.Time, err error)) {
+	b := book(c)
+	b.inUp, b.outUp = b.inUp || in, b.outUp || out
+	if in {
+		b.reserved = false
+	}
+	f.Ask(keyex.InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r keyex.Reply) {
+		d, _ := r.(keyex.DoneReply)
+		if d.Err != nil {
+			// The backend left nothing of it; the reservation of the SPI stands.
+			b.inUp, b.outUp, b.reserved = false, false, in
+		}
+		then(now, d.Err)
+	})
+}
+
+// removeChild takes directions out of the backend, as far as they are there.
+func (sa *SA) removeChild(c *keyex.Child, in, out bool) {
+	b := book(c)
+	if b.reserved && in {
+		b.reserved = false
+		sa.Tell(keyex.FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
+	}
+	in, out = in && b.inUp, out && b.outUp
+	if in || out {
+		b.inUp, b.outUp = b.inUp && !in, b.outUp && !out
+		sa.Tell(keyex.RemoveChild{Child: c, In: in, Out: out})
+	}
+}
+
+// childUp starts the life of a pair and tells of it: a new one, or the successor
+// of old.
+func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
+	c.State, c.Installed = keyex.ChildInstalled, now
+	if life.Soft > 0 {
+		c.RekeyAt = now.Add(max(life.Soft-keyex.Jitter(sa.env, c.Config.Time.Jitter), time.Second))
+	}
+	if life.Hard > 0 {
+		c.ExpireAt = now.Add(life.Hard)
+	}
+	b := book(c)
+	if c.Config.Inactivity > 0 {
+		b.inactiveAt = now.Add(c.Config.Inactivity)
+	}
+	b.announced = true
+	if old == nil || !slices.Contains(sa.children, old) {
+		sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
+			c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+		sa.Event(keyex.ChildUp{Child: c})
+		return
+	}
+	o := book(old)
+	other := o.successor
+	o.successor, o.rekeying = c, false
+	old.State, old.RekeyAt = keyex.ChildRekeyed, time.Time{}
+	if c.Initiator {
+		o.deleteAt = now.Add(deleteAfter)
+	}
+	c.Replaces = old.UniqueID
+	sa.count("child-rekey", "")
+	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
+		c.Config.Name, old.UniqueID, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+	sa.Event(keyex.ChildReplaced{Old: old, New: c})
+	if other != nil && other != c && slices.Contains(sa.children, other) && c.Initiator && !other.Initiator && c.SPIIn < other.SPIOut {
+		// Both sides replaced the same pair at once. The successor whose initiator has the
+		// lower SPI goes, and who made it deletes it.
+		o.successor = other
+		b.deleteAt = now.Add(deleteAfter)
+		b.successor = other
+	}
+}
+
+// dropChild ends a pair that both sides know to be over, or that this side ends. Its
+// inbound half still receives for a while.
+func (sa *SA) dropChild(now time.Time, c *keyex.Child, peer bool) {
+	sa.unlist(c)
+	c.State = keyex.ChildDeleted
+	b := book(c)
+	if b.announced && b.successor == nil {
+		sa.Event(keyex.ChildDown{Child: c, Peer: peer})
+	}
+	sa.removeChild(c, false, true)
+	if !b.inUp {
+		sa.removeChild(c, true, false)
+		return
+	}
+	b.fadeAt = now.Add(fadeTime)
+	sa.fading = append(sa.fading, c)
+}
+
+// unlist takes a pair off the list.
+func (sa *SA) unlist(c *keyex.Child) {
+	if i := slices.Index(sa.children, c); i >= 0 {
+		sa.children = slices.Delete(sa.children, i, i+1)
+	}
+}
+
+// rekeyLater tries to replace a pair again, unless its time is over.
+func (sa *SA) rekeyLater(now time.Time, c *keyex.Child) {
+	book(c).rekeying = false
+	if c.State == keyex.ChildRekeying {
+		c.State = keyex.ChildInstalled
+		c.RekeyAt = now.Add(rekeyRetry)
+	}
+}
+
+// checkActivity closes a pair that carried nothing for too long.
+func (sa *SA) checkActivity(now time.Time, c *keyex.Child) {
+	limit := c.Config.Inactivity
+	book(c).inactiveAt = time.Time{}
+	sa.Ask(keyex.LastInbound{Children: []*keyex.Child{c}, Outbound: true}, func(now time.Time, r keyex.Reply) {
+		t, _ := r.(keyex.TimeReply)
+		last := t.At
+		if last.Before(c.Installed) {
+			last = c.Installed
+		}
+		switch {
+		case c.State != keyex.ChildInstalled:
+		case now.Sub(last) < limit:
+			book(c).inactiveAt = last.Add(limit)
+		default:
+			sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} carried nothing for %v", c.Config.Name, c.UniqueID, limit)
+			sa.deleteChildren(now, c)
+		}
+	})
+}
+
+func installFault(cfg *keyex.ChildConfig, err error) string {
+	return fmt.Sprintf("CHILD_SA %s cannot be installed: %v", cfg.Name, err)
+}
+
+func (sa *SA) logChild(now time.Time, c *keyex.ChildConfig, warn bool, format string, args ...any) {
+	r := trace.Record{At: now, Level: trace.Control, Group: trace.CHD, Warn: warn, Msg: fmt.Sprintf(format, args...)}
+	if c != nil {
+		r.Child = c.Name
+	}
+	sa.record(r)
+}
