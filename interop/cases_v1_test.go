@@ -54,6 +54,14 @@ func user(s side, conn, _ *Section, c *Config) {
 	c.Secrets = append(c.Secrets, Secret{PSK: "open sesame", IDs: []string{"bob"}, XAuth: true})
 }
 
+// isBob wants B to know the user.
+func isBob(p *pair, s state) {
+	p.Helper()
+	if s.ikeB.XAuthID != "bob" {
+		p.Errorf("B lists the user %q", s.ikeB.XAuthID)
+	}
+}
+
 // hybrid: B has a certificate, A a password only.
 func hybrid(s side, conn, _ *Section, c *Config) {
 	c.Secrets = []Secret{{PSK: "open sesame", IDs: []string{"bob"}, XAuth: true}}
@@ -66,8 +74,34 @@ func hybrid(s side, conn, _ *Section, c *Config) {
 	conn.Set("remote", Section{{"auth", "xauth"}})
 }
 
+// unity gives A the networks behind B and a banner with its address; A would let
+// all of IPv4 through the tunnel.
+func unity(s side, conn, child *Section, c *Config) {
+	if s.name == "a" {
+		child.Set("remote_ts", []string{"0.0.0.0/0"})
+		if s.iked {
+			conn.Set("unity", "yes")
+		}
+		return
+	}
+	c.Pools = Section{{"addresses", Section{{"addrs", "10.9.0.0/28"}, {"split_include", []string{s.lan4}}, {"28672", []string{"hello there"}}}}}
+}
+
 // push lets the server send the virtual address unasked.
 func push(_ side, conn, _ *Section, _ *Config) { conn.Set("pull", "no") }
+
+// onlyNetworksOfB wants the tunnel to be for the networks of B alone, on both sides.
+func onlyNetworksOfB(p *pair, s state) {
+	p.Helper()
+	for _, list := range [][]string{s.childA.RemoteTS, s.childB.LocalTS} {
+		if len(list) != 1 || list[0] != p.NetB4.String() {
+			p.Errorf("the CHILD_SA of one side is for %v, expected %v", list, p.NetB4)
+		}
+	}
+	if p.ikedAt == "A" && !substitute() && s.ikeA.Banner != "hello there" {
+		p.Errorf("the banner is %q", s.ikeA.Banner)
+	}
+}
 
 const acceptsAggressivePSK = "i_dont_care_about_security_and_use_aggressive_mode_psk = yes\n"
 
@@ -84,7 +118,7 @@ var v1Cases = []testCase{
 	v1(testCase{name: "Main Mode, ECDSA P-521", pki: certificates(ECDSA521, CertOptions{}, false)}, byCertificate),
 	v1(testCase{name: "Aggressive Mode, PSK", charon: acceptsAggressivePSK}, aggressive),
 	v1(testCase{name: "Aggressive Mode, RSA", pki: certificates(RSA2048, CertOptions{}, false)}, byCertificate, func(_ side, conn, _ *Section, _ *Config) { conn.Set("aggressive", "yes") }),
-	v1(testCase{name: "Main Mode, PSK and XAuth"}, byAddress, user),
+	v1(testCase{name: "Main Mode, PSK and XAuth", then: isBob}, byAddress, user),
 	v1(testCase{name: "Aggressive Mode, PSK and XAuth", charon: acceptsAggressivePSK}, aggressive, user),
 	v1(testCase{name: "Main Mode, RSA and XAuth", pki: certificates(RSA2048, CertOptions{}, false)}, byCertificate, user),
 	v1(testCase{name: "Main Mode, hybrid", pki: func() func() *keyring {
@@ -94,6 +128,8 @@ var v1Cases = []testCase{
 	v1(testCase{name: "Mode Config, pulled", ping: fromVirtualIP(hostB4)}, byAddress, virtualIP("0.0.0.0", "10.9.0.0/28")),
 	v1(testCase{name: "Mode Config, pushed", ping: fromVirtualIP(hostB4)}, byAddress, virtualIP("0.0.0.0", "10.9.0.0/28"), push),
 	v1(testCase{name: "Mode Config, pulled behind XAuth", ping: fromVirtualIP(hostB4)}, byAddress, user, virtualIP("0.0.0.0", "10.9.0.0/28")),
+	v1(testCase{name: "Mode Config with Unity, pulled", ping: fromVirtualIP(hostB4), plugins: "unity", charon: "cisco_unity = yes\n", then: onlyNetworksOfB}, byAddress, virtualIP("0.0.0.0", "10.9.0.0/28"), unity),
+	v1(testCase{name: "Mode Config with Unity, pushed", ping: fromVirtualIP(hostB4), plugins: "unity", charon: "cisco_unity = yes\n", then: onlyNetworksOfB}, byAddress, virtualIP("0.0.0.0", "10.9.0.0/28"), unity, push),
 	v1(testCase{name: "Quick Mode with MODP 2048", esp: "aes128-sha256-modp2048"}, byAddress),
 	v1(testCase{name: "Quick Mode with P-256, AES-GCM", esp: "aes256gcm16-ecp256"}, byAddress),
 	v1(testCase{name: "AES-CBC, SHA-1", esp: "aes128-sha1"}, byAddress),

@@ -35,6 +35,8 @@ type Charon struct {
 type CharonOptions struct {
 	// Settings are added to the section charon of strongswan.conf.
 	Settings string
+	// Plugins are loaded beside the usual ones.
+	Plugins string
 	// LogLevel of all groups, 1 when 0.
 	LogLevel int
 	// Kernel leaves ESP and AH to the kernel of the namespace.
@@ -59,7 +61,7 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
 	}
 	conf := filepath.Join(dir, "strongswan.conf")
 	text := fmt.Sprintf(`charon {
-  load = random nonce aes sha1 sha2 md5 hmac kdf gcm ctr ccm chapoly openssl curve25519 gmp pem pkcs1 pkcs8 x509 pubkey constraints revocation socket-default %skernel-netlink vici updown xauth-generic
+  load = random nonce aes sha1 sha2 md5 hmac kdf gcm ctr ccm chapoly openssl curve25519 gmp pem pkcs1 pkcs8 x509 pubkey constraints revocation socket-default %skernel-netlink vici updown xauth-generic %s
   user =
   install_virtual_ip = yes
   filelog { stderr { default = %d
@@ -68,7 +70,7 @@ func StartCharon(ctx context.Context, ns *testnet.Namespace, dir string, o Charo
   plugins { vici { socket = unix://%s } }
 %s
 }
-`, esp, o.LogLevel, c.Socket, o.Settings)
+`, esp, o.Plugins, o.LogLevel, c.Socket, o.Settings)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

@@ -137,7 +137,7 @@ func (p *pair) startIked(c *testCase, s side, ns *testnet.Namespace, conf Config
 
 func (p *pair) startStrongSwan(c *testCase, s side, ns *testnet.Namespace, conf Config, place bool) *Control {
 	p.Helper()
-	d := startCharon(p.T, p.Net, ns, CharonOptions{Settings: c.charon})
+	d := startCharon(p.T, p.Net, ns, CharonOptions{Settings: c.charon, Plugins: c.plugins})
 	if place {
 		p.stop = d.Stop
 	}

@@ -27,6 +27,8 @@ type testCase struct {
 	edit func(s side, conn, child *Section, c *Config)
 	// charon are settings of strongswan.conf.
 	charon string
+	// plugins of strongSwan beside the usual ones.
+	plugins string
 	// ping replaces the usual traffic.
 	ping func(p *pair)
 	// then is what the case is about, after the tunnel is up and has carried

@@ -24,6 +24,7 @@ type IKESA struct {
 	Name, UniqueID, Version, State          string
 	LocalHost, LocalPort, LocalID           string
 	RemoteHost, RemotePort, RemoteID        string
+	XAuthID, Banner                         string
 	Initiator, InitiatorSPI, ResponderSPI   string
 	NATLocal, NATRemote, NATAny             string
 	EncrAlg, EncrKeysize, IntegAlg, PRF, DH string
@@ -204,6 +205,7 @@ func ikeSA(name string, m *vici.Message) IKESA {
 		Name: name, UniqueID: text(m, "uniqueid"), Version: text(m, "version"), State: text(m, "state"),
 		LocalHost: text(m, "local-host"), LocalPort: text(m, "local-port"), LocalID: text(m, "local-id"),
 		RemoteHost: text(m, "remote-host"), RemotePort: text(m, "remote-port"), RemoteID: text(m, "remote-id"),
+		XAuthID: text(m, "remote-xauth-id"), Banner: text(m, "banner"),
 		Initiator: text(m, "initiator"), InitiatorSPI: text(m, "initiator-spi"), ResponderSPI: text(m, "responder-spi"),
 		NATLocal: text(m, "nat-local"), NATRemote: text(m, "nat-remote"), NATAny: text(m, "nat-any"),
 		EncrAlg: text(m, "encr-alg"), EncrKeysize: text(m, "encr-keysize"), IntegAlg: text(m, "integ-alg"),
