@@ -28,6 +28,7 @@ type Changes struct {
 	AddedSecrets, RemovedSecrets         []*Secret
 	AddedKeys, RemovedKeys               []*Key
 	CertsChanged, CRLsChanged            bool
+	RadiusChanged                        bool
 	AddedPools, RemovedPools             []*Pool
 	ChangedPools                         []PoolChange
 	AddedAuthorities, RemovedAuthorities []*Authority // a changed one is in both
@@ -89,6 +90,7 @@ func Diff(old, new *Config) Changes {
 	c.AddedKeys, c.RemovedKeys = addedRemoved(old.Keys, new.Keys, func(k *Key) [20]byte { return k.Key.KeyID })
 	c.CertsChanged = !same(&old.Certs, &new.Certs)
 	c.CRLsChanged = !same(&old.CRLs, &new.CRLs)
+	c.RadiusChanged = !same(&old.Radius, &new.Radius)
 	pool := func(p *Pool) string { return p.Name }
 	c.AddedPools, c.RemovedPools = addedRemoved(old.Pools, new.Pools, pool)
 	pools := index(old.Pools, pool)
@@ -194,6 +196,9 @@ func (c *Changes) Lines() []string {
 	if c.CRLsChanged {
 		line("~ certificate revocation lists")
 	}
+	if c.RadiusChanged {
+		line("~ RADIUS servers")
+	}
 	for _, p := range c.RemovedPools {
 		line("- pool %s", p.Name)
 	}
@@ -296,7 +301,7 @@ var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "P
 // keyOf is the key of a field: LocalAddrs is local_addrs.
 func keyOf(name string) string {
 	special := map[string]string{
-		"VIPs": "vips", "PortNATT": "port_nat_t", "SHA256_96": "sha256_96", "MinRSABits": "min_rsa_bits", "Time": "rekey_time, life_time or rand_time",
+		"VIPs": "vips", "PortNATT": "port_nat_t", "SHA256_96": "sha256_96", "MinRSABits": "min_rsa_bits", "XAuthHook": "xauth_hook", "Time": "rekey_time, life_time or rand_time",
 		"Bytes": "rekey_bytes, life_bytes or rand_bytes", "Packets": "rekey_packets, life_packets or rand_packets",
 		"SendCertReq": "send_certreq", "KeyingTries": "keyingtries", "ReqID": "reqid", "Local": "local", "Remote": "remote",
 		"IfIDIn": "if_id_in", "IfIDOut": "if_id_out",

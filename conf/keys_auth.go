@@ -11,7 +11,7 @@ import (
 func authFields() []field[Auth] {
 	return []field[Auth]{
 		{key: "round", typ: "number", def: "0", doc: "Order of the rounds.", set: integer(0, 1<<30, func(a *Auth) *int { return &a.Round })},
-		{key: "auth", typ: "psk, pubkey, rsa…, ecdsa…, xauth", doc: "Class of authentication. xauth is a user name and a password behind phase 1 of IKEv1: as second round, or as the only one (hybrid). Without it: a pre-shared key if a secret of the two identities is there, else certificates. Constraints on the key and the hash may follow, as rsa-3072-sha256, ecdsa-384, rsa/pss-sha256, pubkey-ed25519; after ike: hashes are about the IKE signature only.", set: setAuth},
+		{key: "auth", typ: "psk, pubkey, rsa…, ecdsa…, xauth…", doc: "Class of authentication. xauth is a user name and a password behind phase 1 of IKEv1: as second round, or as the only one (hybrid). In remote, xauth looks the user up in secrets, xauth-radius asks the servers of radius, xauth-hook (or xauth-pam) the program of xauth_hook. Without it: a pre-shared key if a secret of the two identities is there, else certificates. Constraints on the key and the hash may follow, as rsa-3072-sha256, ecdsa-384, rsa/pss-sha256, pubkey-ed25519; after ike: hashes are about the IKE signature only.", set: setAuth},
 		{key: "id", typ: "identity", def: "local: subject of the certificate, or the own address; remote: %any", doc: "Own identity, or the expected one; that may be a subnet, a range or have wildcards.", set: identity(func(a *Auth) *ident.ID { return &a.ID })},
 		{key: "certs", typ: "list of files", list: true, binary: true, doc: "Local: own certificates to choose from. Remote: the only certificates accepted; they need no CA. Names are looked up in certs/.", set: certificates("certs", func(a *Auth) *[]*pki.Cert { return &a.Certs })},
 		{key: "cacerts", typ: "list of files", list: true, binary: true, doc: "The only CAs accepted. Names are looked up in cacerts/.", set: certificates("cacerts", func(a *Auth) *[]*pki.Cert { return &a.CACerts })},
@@ -43,8 +43,14 @@ func setAuth(_ *loader, a *Auth, it *Item) error {
 	case low == "xauth" || low == "xauth-generic":
 		a.Class = AuthXAuth
 		return nil
+	case low == "xauth-radius":
+		a.Class, a.Users = AuthXAuth, UsersRadius
+		return nil
+	case low == "xauth-hook" || low == "xauth-pam":
+		a.Class, a.Users = AuthXAuth, UsersHook
+		return nil
 	case strings.HasPrefix(low, "eap") || strings.HasPrefix(low, "xauth"):
-		return refuse("use psk or pubkey", "not supported by this version: auth %s", quote(it.Value))
+		return refuse("use psk or pubkey, or with IKEv1 xauth, xauth-radius or xauth-hook", "not supported by this version: auth %s", quote(it.Value))
 	case strings.HasPrefix(low, "pubkey"), strings.HasPrefix(low, "rsa"), strings.HasPrefix(low, "ecdsa"), strings.HasPrefix(it.Value, "ike:"):
 		c, err := pki.ParseConstraints(it.Value)
 		if err != nil {

@@ -2,6 +2,7 @@ package conf
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -23,6 +24,12 @@ func globalFields() []field[Global] {
 			}
 			return int(n), nil
 		}, func(g *Global) *int { return &g.FragmentSize })},
+		{key: "xauth_hook", typ: "path", doc: "IKEv1: the program that knows the users of connections with auth: xauth-hook. It and every folder above it must be root's, and nobody else may write there. docs/ikev1.md says what it reads.", set: value(func(s string) (string, error) {
+			if !filepath.IsAbs(s) || filepath.Clean(s) != s {
+				return "", fmt.Errorf("expected the whole path of a program, found %s", quote(s))
+			}
+			return s, nil
+		}, func(g *Global) *string { return &g.XAuthHook })},
 		{key: "min_rsa_bits", typ: "number", def: "2048", doc: "Smallest RSA key in the certificates of peers and their CAs.", set: integer(1024, 16384, func(g *Global) *int { return &g.MinRSABits })},
 	}
 }

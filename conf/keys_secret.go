@@ -48,8 +48,8 @@ func setSecretType(_ *loader, s *secretEntry, it *Item) error {
 }
 
 // setSecret reads a secret. No message shows any of it.
-func setSecret(at func(*secretEntry) *secret.Bytes) setter[secretEntry] {
-	return func(l *loader, s *secretEntry, it *Item) error {
+func setSecret[T any](at func(*T) *secret.Bytes) setter[T] {
+	return func(l *loader, s *T, it *Item) error {
 		if it.notText {
 			return refuse("put it in quotes", "the value is read as a number or truth value, not as text")
 		}

@@ -109,6 +109,7 @@ type document struct {
 	Secrets     []map[string]any `mapstructure:"secrets"`
 	Pools       []map[string]any `mapstructure:"pools"`
 	Authorities []map[string]any `mapstructure:"authorities"`
+	Radius      []map[string]any `mapstructure:"radius"`
 	Log         map[string]any   `mapstructure:"log"`
 	Control     map[string]any   `mapstructure:"control"`
 	Datapath    map[string]any   `mapstructure:"datapath"`
@@ -163,6 +164,10 @@ func (l *loader) document(c *Config, root *node, file string) {
 			l.named(e.val, p, func(name string, n *node, pos Pos) {
 				c.Authorities = append(c.Authorities, l.authority(l.tree(name, n, pos, "name")))
 			})
+		case "radius":
+			l.named(e.val, p, func(name string, n *node, pos Pos) {
+				c.Radius = append(c.Radius, l.radius(l.tree(name, n, pos, "name")))
+			})
 		case "secrets":
 			secrets = l.secrets(e.val, p)
 		case "log":
@@ -180,7 +185,7 @@ func (l *loader) document(c *Config, root *node, file string) {
 		}
 	}
 	fill(l, globalFields(), &c.Global, l.tree("", rest, top, ""), nil,
-		"connections", "secrets", "pools", "authorities", "log", "control", "datapath", "limits", "retransmit")
+		"connections", "secrets", "pools", "authorities", "radius", "log", "control", "datapath", "limits", "retransmit")
 	for _, s := range secrets {
 		l.secret(c, s)
 	}

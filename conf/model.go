@@ -27,6 +27,8 @@ type Config struct {
 	CRLs        []*CRL
 	Pools       []*Pool
 	Authorities []*Authority
+	// Radius are the servers that know users of XAuth, in the order of preference.
+	Radius []*Radius
 	// File is the file that this was read from, "" for none.
 	File string
 }
@@ -72,6 +74,8 @@ type Global struct {
 	FragmentSize int
 	// MinRSABits is the smallest RSA key that is accepted in a certificate chain.
 	MinRSABits int
+	// XAuthHook is the program that checks users of XAuth; "" for none.
+	XAuthHook string
 }
 
 // Log is how the daemon logs; the command line wins.
@@ -274,6 +278,16 @@ const (
 	AuthXAuth // IKEv1: a user name and a password
 )
 
+// Users is who knows the users of XAuth.
+type Users uint8
+
+// Who may know them.
+const (
+	UsersSecrets Users = iota // the secrets of type xauth
+	UsersRadius
+	UsersHook // the program that xauth_hook names
+)
+
 // Auth is one authentication round of one side.
 type Auth struct {
 	Name  string // suffix of the section, "" usually
@@ -296,6 +310,7 @@ type Auth struct {
 	CertPolicy  []string // OIDs, one of which the chain must have
 	Text        string   // of the key auth
 	User        string   // name of the own user for XAuth
+	Users       Users    // who knows the peer's user
 	pos         Pos
 }
 

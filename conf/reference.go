@@ -30,6 +30,8 @@ func WriteReference(w io.Writer) error {
 	table(r, poolFields())
 	r.text("## authorities\n\nA list; each has a `name`.\n")
 	table(r, authorityFields())
+	r.text("## radius\n\nA list; each has a `name`. RADIUS servers (RFC 2865) that know the users of connections with `auth: xauth-radius`; the first one that answers decides.\n")
+	table(r, radiusFields())
 	r.text("## log\n")
 	table(r, logFields())
 	r.text("## control\n")

@@ -40,6 +40,7 @@ func (l *loader) validate(c *Config) {
 		}
 		l.checkConnection(conn)
 		l.checkPools(c, names, conn)
+		l.checkUsers(c, conn)
 		l.checkAddresses(conn)
 		if !noCredentials {
 			l.checkCredentials(c, store, conn)

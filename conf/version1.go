@@ -68,6 +68,9 @@ func (l *loader) checkXAuth(c *Connection) {
 	if a := c.Local[len(c.Local)-1]; a.Class == AuthXAuth && a.User == "" {
 		l.fault(a.pos.sub("xauth_id", 0), "add xauth_id with the user name", "XAuth needs the own user name")
 	}
+	if a := c.Local[len(c.Local)-1]; a.Class == AuthXAuth && a.Users != UsersSecrets {
+		l.fault(a.pos.sub("auth", 0), "set it to xauth", "the own password is one of the secrets; who else knows users is for the remote side")
+	}
 	if users > 1 {
 		l.fault(c.pos, "let one side alone have auth: xauth", "one side is the user of XAuth, and both are configured so")
 	}
@@ -75,6 +78,19 @@ func (l *loader) checkXAuth(c *Connection) {
 		other := [][]*Auth{c.Remote, c.Local}[i]
 		if side[0].Class == AuthXAuth && other[0].Class != AuthPubkey {
 			l.fault(other[0].pos.sub("auth", 0), "set it to pubkey", "hybrid authentication proves the server by a certificate")
+		}
+	}
+}
+
+// checkUsers looks whether there is somebody who knows the users of a connection.
+func (l *loader) checkUsers(c *Config, conn *Connection) {
+	for _, a := range conn.Remote {
+		switch {
+		case a.Class != AuthXAuth:
+		case a.Users == UsersRadius && len(c.Radius) == 0:
+			l.fault(a.pos.sub("auth", 0), "add to radius: {name: …, address: …, secret: \"file:…\"}", "there is no RADIUS server")
+		case a.Users == UsersHook && c.XAuthHook == "":
+			l.fault(a.pos.sub("auth", 0), "add xauth_hook: /path/of/a/program", "there is no program that knows the users")
 		}
 	}
 }

@@ -33,7 +33,6 @@ func (sa *SA) askUser(now time.Time) {
 		}
 		w := keyex.CheckUser{Config: sa.cfg, Peer: sa.remoteID, From: sa.remote, User: string(user.Value), Password: secret.New(append([]byte(nil), password.Value...))}
 		sa.Ask(w, func(now time.Time, r keyex.Reply) {
-			w.Password.Destroy()
 			switch u, ok := r.(keyex.UserReply); {
 			case !ok || u.Unavailable:
 				sa.tellStatus(now, sa.failure(now, trace.StageAuth, fmt.Sprintf("the user %q of the peer %v cannot be checked: %v", w.User, sa.remoteID, u.Err), "see to it that who knows the users is there"))

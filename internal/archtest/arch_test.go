@@ -54,8 +54,9 @@ func rules() []rule {
 		{"internal/transport/...", []string{"ikev2/...", "conf", "internal/engine", "datapath/..."}, true, "sockets know no protocol"},
 		{"cmd/iked", []string{"internal/engine", "conf", "ikev2/...", "vici/...", "datapath/..."}, false, "main parses flags; internal/daemon wires"},
 		{"cmd/ikectl", []string{"internal/engine", "internal/daemon", "ikev2/...", "datapath/...", "vici"}, true, "the client speaks the control protocol and knows nothing of the daemon's insides"},
-		// CVE-2023-28771 and CVE-2022-40617 classes.
-		{"cmd/iked", []string{"os/exec", "plugin"}, true, "the daemon runs no program, so nothing of a peer's reaches a shell"},
+		{"cmd/iked", []string{"plugin"}, true, "the daemon loads no code"},
+		{"internal/radius", []string{"conf", "internal/engine", "internal/daemon", "ikev1/..."}, true, "the client of RADIUS knows nobody who asks"},
+		{"internal/userhook", []string{"conf", "internal/engine", "internal/daemon", "ikev1/..."}, true, "who runs the program knows nobody who asks"},
 		{"internal/pki", []string{"net/http", "os/exec"}, true, "certificates of strangers name places, and nothing fetches from them"},
 		{"...", []string{"kink/krb/krbtest"}, false, "the KDC for tests is in no program"},
 		{"...", []string{"cmd/..."}, false, "a main package is imported by nobody"},
@@ -121,6 +122,28 @@ func TestImports(t *testing.T) {
 		if !used[i] && exists(list, dir) {
 			t.Errorf("the rule for %s matches no package", r.packages)
 		}
+	}
+}
+
+// One package of the daemon runs programs, that of the user hook, so that nothing of
+// a peer's reaches a shell by another way; libraries count as well (CVE-2023-28771
+// and CVE-2022-40617 classes).
+func TestPrograms(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}} {{join .Imports \" \"}}{{end}}", module+"/cmd/iked")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var runs []string
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) > 1 && slices.Contains(f[1:], "os/exec") {
+			runs = append(runs, f[0])
+		}
+	}
+	if want := []string{module + "/internal/userhook"}; !slices.Equal(runs, want) {
+		t.Errorf("%v run programs, expected %v", runs, want)
 	}
 }
 

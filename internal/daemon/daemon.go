@@ -164,6 +164,7 @@ func (d *process) start() error {
 	}
 	d.engine, err = engine.New(engine.Options{
 		Backend: d.back, Why: d.choice.why, Interfaces: d.interfaces(), Transport: d.trans, Resolver: markedResolver(d.mark()), Routes: markedRoutes{d.mark()},
+		Users: newUsers(d.log),
 		DNS:   newResolvFile(pick(d.opt.Control, d.cfg.Control.Socket, DefaultControl), pick(d.opt.State, DefaultState)),
 		Store: d.state, Log: d.log.record, LogLevel: d.log.traceLevel(), Load: d.reread, Version: d.opt.Version,
 	})

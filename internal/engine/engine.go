@@ -69,6 +69,7 @@ type Options struct {
 	Resolver  Resolver    // nil: names cannot be used
 	Routes    Routes      // nil: connections need an own address
 	DNS       NameServers // nil: assigned name servers are only logged
+	Users     Users       // nil: users of XAuth are those of the secrets alone
 	// Why tells, as half a sentence, why it is this backend.
 	Why string
 	// Interfaces makes devices for route-based tunnels; nil: there are none.
@@ -107,6 +108,7 @@ type Engine struct {
 	peers    maphash.Seed // spreads peers over shards
 	pools    *pools
 	store    *credStore
+	users    userChecks
 	failures failureLog
 
 	total     counterSet

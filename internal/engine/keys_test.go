@@ -37,10 +37,11 @@ func keyCases() map[string]map[string]keyCase {
 	at := func(s string) keyCase { return keyCase{proof: s} }
 	const daemon, pkiTest, confTest = "internal/daemon/options_test.go:TestOptionsFollowTheConfiguration", "internal/pki/pki_test.go:TestVerifyFailures", "conf/creds_test.go:TestCredentialDirectories"
 	const bound, confRoute = "internal/engine/route_test.go:TestBoundSA", "conf/route_test.go:TestIfIDs"
+	const radiusDaemon = "internal/daemon/users_test.go:TestRadiusFollowsTheConfiguration"
 	return map[string]map[string]keyCase{
 		"Top level": {
 			"port": v("501"), "port_nat_t": v("4501"), "backend": at("internal/daemon/choose_test.go:TestChoose"),
-			"fail": v("open"), "bypass": at("internal/engine/bypass_test.go:TestBypassPolicies"), "keep_alive": v("0"), "fragment_size": v("1000"), "min_rsa_bits": v("3072"),
+			"fail": v("open"), "bypass": at("internal/engine/bypass_test.go:TestBypassPolicies"), "keep_alive": v("0"), "fragment_size": v("1000"), "min_rsa_bits": v("3072"), "xauth_hook": at("internal/engine/xauth_test.go:TestUsersElsewhere"),
 		},
 		"connections": {
 			"version": v("1"), "local_addrs": v("[192.0.2.9]"), "remote_addrs": v("[192.0.2.9]"), "local_port": v("4500"), "remote_port": v("4500"),
@@ -82,6 +83,10 @@ func keyCases() map[string]map[string]keyCase {
 		"authorities": {
 			"cacert": at(confTest), "file": at(confTest), "handle": no("01"), "slot": no("1"), "module": no("x"),
 			"crl_uris": {nothing: "never fetched"}, "ocsp_uris": {nothing: "never asked"}, "cert_uri_base": {nothing: "never fetched"},
+		},
+		"radius": {
+			"address": at(radiusDaemon), "auth_port": at(radiusDaemon), "secret": at(radiusDaemon), "nas_identifier": at(radiusDaemon),
+			"retransmit_timeout": at(radiusDaemon), "retransmit_tries": at(radiusDaemon), "retransmit_base": at(radiusDaemon),
 		},
 		"log":     {"level": at(daemon), "format": at("internal/daemon/daemon_test.go:TestLogFields")},
 		"control": {"socket": at("internal/daemon/daemon_test.go:TestControlSocket"), "owner": at(daemon), "group": at(daemon), "mode": at(daemon)},

@@ -102,6 +102,7 @@ func (e *Engine) enforce(ctx context.Context) error {
 	var pools []*conf.Pool
 	if e.src.file != nil {
 		pools = append(pools, e.src.file.Pools...)
+		p.radius = e.src.file.Radius
 	}
 	pools = append(pools, e.src.vici.Pools...)
 	e.pools.set(pools)

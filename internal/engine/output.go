@@ -124,7 +124,7 @@ func (s *shard) request(x *ikeSA, now time.Time, q ikev2.Request) {
 			s.uninstall(c, w.In, w.Out)
 		}
 	case keyex.CheckUser:
-		x.answer(q.ID, keyex.UserReply{Err: e.store.checkUser(w)})
+		s.checkUser(x, q.ID, w)
 	case keyex.UserSecret:
 		x.answer(q.ID, e.store.userSecret(w))
 	case keyex.FindOther:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -28,7 +29,8 @@ const (
 type pools struct {
 	mu     sync.Mutex
 	byName map[string]*pool
-	owners map[uint64][]held // IKE SA → what it holds
+	fixed  map[netip.Addr]*pool // addresses of users that no pool has
+	owners map[uint64][]held    // IKE SA → what it holds
 	store  Store
 	warnf  func(trace.Group, string, ...any)
 	dirty  bool
@@ -59,7 +61,7 @@ type lease struct {
 const maxOffline = 1 << 16
 
 func newPools(store Store, warnf func(trace.Group, string, ...any)) *pools {
-	return &pools{byName: make(map[string]*pool), owners: make(map[uint64][]held), store: store, warnf: warnf}
+	return &pools{byName: make(map[string]*pool), fixed: make(map[netip.Addr]*pool), owners: make(map[uint64][]held), store: store, warnf: warnf}
 }
 
 // set makes list the pools there are. Pools of the same name, base and size keep
@@ -112,6 +114,14 @@ func (p *pools) assign(owner uint64, w ikev2.AssignAddress) ikev2.AddressReply {
 	var full []string
 	// A family that no pool has is simply not answered (RFC 7296, Section 3.15.4).
 	for _, want := range w.Wanted {
+		if f := w.Fixed; f.IsValid() && f.Is4() == want.Unmap().Is4() && len(w.Config.Pools) > 0 {
+			if r.Err = p.giveFixed(owner, w); r.Err != nil {
+				return ikev2.AddressReply{Err: r.Err}
+			}
+			r.Addrs = append(r.Addrs, netip.PrefixFrom(f, f.BitLen()))
+			w.Fixed = netip.Addr{} // once
+			continue
+		}
 		for _, name := range w.Config.Pools {
 			q := p.byName[name]
 			if q == nil || q.conf.Size == 0 || q.conf.Base.Is4() != want.Unmap().Is4() {
@@ -158,6 +168,35 @@ func (p *pools) assign(owner uint64, w ikev2.AssignAddress) ikev2.AddressReply {
 		}
 	}
 	return r
+}
+
+// giveFixed gives a peer the address that its user has: one of a pool, or one that
+// none has and that is a pool of its own then. Two peers never have it at a time.
+func (p *pools) giveFixed(owner uint64, w ikev2.AssignAddress) error {
+	var q *pool
+	off := uint64(0)
+	for _, one := range p.byName {
+		if o, ok := offsetOf(one.conf.Base, w.Fixed, one.conf.Size); ok {
+			q, off = one, o
+			break
+		}
+	}
+	if q == nil {
+		maps.DeleteFunc(p.fixed, func(_ netip.Addr, q *pool) bool { return q.leases[0] == nil || len(q.leases[0].owners) == 0 })
+		if q = p.fixed[w.Fixed]; q == nil {
+			q = &pool{conf: &conf.Pool{Base: w.Fixed, Size: 1}, leases: make(map[uint64]*lease), byPeer: make(map[ident.ID][]uint64)}
+			p.fixed[w.Fixed] = q
+		}
+	}
+	if l := q.leases[off]; l != nil && l.peer != w.Peer {
+		if len(l.owners) > 0 {
+			return fmt.Errorf("the address %v of %v is in use by %v", w.Fixed, w.Peer, l.peer)
+		}
+		q.forget(off)
+	}
+	q.give(off, w.Peer, owner)
+	p.owners[owner] = append(p.owners[owner], held{q, off})
+	return nil
 }
 
 // take finds an offset for a peer: the address that it asks for, if it is its

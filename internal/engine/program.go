@@ -18,6 +18,7 @@ import (
 type program struct {
 	global conf.Global
 	v1     bool // some connection speaks IKEv1
+	radius []*conf.Radius
 	conns  map[string]*connProgram
 	order  []*connProgram
 	// exact finds the connections whose remote address is one that is known;

@@ -77,7 +77,8 @@ const (
 	SchemeIKEv1
 )
 
-// CheckUser checks a user name and a password (XAuth). Reply: UserReply.
+// CheckUser checks a user name and a password (XAuth). Who answers destroys the
+// password. Reply: UserReply.
 type CheckUser struct {
 	Config   *Config
 	Peer     ident.ID
