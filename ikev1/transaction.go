@@ -2,6 +2,7 @@ package ikev1
 
 import (
 	"crypto/hmac"
+	"slices"
 	"time"
 
 	"iked/ikev1/message"
@@ -27,10 +28,15 @@ const (
 
 // Attributes of XAuth.
 const (
-	xauthType     uint16 = 16520
-	xauthUser     uint16 = 16521
-	xauthPassword uint16 = 16522
-	xauthStatus   uint16 = 16527
+	xauthType      uint16 = 16520
+	xauthUser      uint16 = 16521
+	xauthPassword  uint16 = 16522
+	xauthPasscode  uint16 = 16523
+	xauthMessage   uint16 = 16524
+	xauthChallenge uint16 = 16525
+	xauthStatus    uint16 = 16527
+	xauthNextPIN   uint16 = 16528
+	xauthAnswer    uint16 = 16529
 )
 
 // attributes takes the payload of an authentic Transaction message.
@@ -105,10 +111,9 @@ func (sa *SA) transaction(x *exchange) func(now time.Time, in *incoming) {
 		if !ok {
 			return
 		}
-		_, user := find(a.List, xauthUser)
-		_, password := find(a.List, xauthPassword)
+		user := slices.ContainsFunc(a.List, func(x message.Attribute) bool { return x.Type >= xauthType && x.Type <= xauthAnswer })
 		status, isStatus := find(a.List, xauthStatus)
-		if a.Kind == message.CfgRequest && !user && !password && sa.state == keyex.Connecting {
+		if a.Kind == message.CfgRequest && !user && sa.state == keyex.Connecting {
 			// It may have overtaken the acknowledgement that ends XAuth: the peer asks again.
 			sa.dropped(now, "wrong-state", "the peer asks for addresses before it is wholly authenticated")
 			return
@@ -121,7 +126,7 @@ func (sa *SA) transaction(x *exchange) func(now time.Time, in *incoming) {
 			}
 		}
 		switch {
-		case a.Kind == message.CfgRequest && (user || password):
+		case a.Kind == message.CfgRequest && user:
 			sa.answerUser(now, a.List, answer)
 		case a.Kind == message.CfgSet && isStatus:
 			sa.takeStatus(now, status, answer)

@@ -1,6 +1,7 @@
 package ikev1
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -31,6 +32,8 @@ func (sa *SA) askUser(now time.Time) {
 			sa.tellStatus(now, sa.failure(now, trace.StageAuth, "the peer "+sa.remoteID.String()+" gave no user name or no password", "configure a user at the peer"))
 			return
 		}
+		// Some clients write the zero octet behind a password that C has.
+		password.Value = bytes.TrimSuffix(password.Value, []byte{0})
 		w := keyex.CheckUser{Config: sa.cfg, Peer: sa.remoteID, From: sa.remote, User: string(user.Value), Password: secret.New(append([]byte(nil), password.Value...))}
 		sa.Ask(w, func(now time.Time, r keyex.Reply) {
 			switch u, ok := r.(keyex.UserReply); {
@@ -72,6 +75,23 @@ func (sa *SA) tellStatus(now time.Time, f *trace.Failure) {
 func (sa *SA) answerUser(now time.Time, list []message.Attribute, answer func(time.Time, []message.Attribute)) {
 	if sa.cfg.V1.XAuth != keyex.XAuthClient {
 		sa.log(now, trace.Control, true, "the peer %v asks for a user name and a password, which this connection has not: add a second round of local authentication with auth: xauth", sa.remoteID)
+		return
+	}
+	if m, ok := find(list, xauthMessage); ok {
+		sa.log(now, trace.Control, false, "the peer %v says: %s", sa.remoteID, shown(m.Value))
+	}
+	kind, ok := find(list, xauthType)
+	n, _ := kind.Uint()
+	for _, t := range []uint16{xauthPasscode, xauthChallenge, xauthNextPIN, xauthAnswer} {
+		_, found := find(list, t)
+		ok = ok && n != 0 || found
+	}
+	if ok {
+		// draft-beaulieu-ike-xauth, Section 5: a status of 0 instead of an answer.
+		answer(now, []message.Attribute{message.Basic(xauthStatus, 0)})
+		f := sa.failure(now, trace.StageAuth, "the peer asks the user "+sa.cfg.V1.User+" for more than a password, as for a one-time password, which is not supported by this version", "let the peer ask for a name and a password (XAUTH-TYPE generic)")
+		sa.log(now, trace.Control, true, "%s", f.Sentence)
+		sa.close(now, keyex.Closed{Reason: keyex.CloseFailed, Failure: f})
 		return
 	}
 	sa.Ask(keyex.UserSecret{Config: sa.cfg, User: sa.cfg.V1.User}, func(now time.Time, r keyex.Reply) {

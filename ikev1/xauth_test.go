@@ -146,6 +146,39 @@ func TestModeConfigRefused(t *testing.T) {
 	}
 }
 
+// A server that asks for a one-time password, a challenge or a new PIN gets the
+// status of failure and no password; a client that writes C's zero octet behind its
+// password is the one it is.
+func TestXAuthKinds(t *testing.T) {
+	for name, list := range map[string][]message.Attribute{
+		"one-time password": {message.Basic(xauthType, 2), message.Variable(xauthUser, nil), message.Variable(xauthPassword, nil)},
+		"challenge":         {message.Variable(xauthUser, nil), message.Variable(xauthChallenge, []byte("?")), message.Variable(xauthPassword, nil)},
+		"passcode":          {message.Variable(xauthPasscode, nil)},
+		"new PIN":           {message.Variable(xauthUser, nil), message.Variable(xauthNextPIN, nil), message.Variable(xauthMessage, []byte("[2Jnew"))},
+	} {
+		p := newPair(t)
+		p.xauth("bob")
+		p.filter = func(x *packet) []*packet {
+			if h, _ := isakmp.ParseHeader(x.data); message.Exchange(h.Exchange) == message.ExchangeTransaction && x.from.Addr() == p.b.addr {
+				return nil
+			}
+			return []*packet{x}
+		}
+		sa := p.a.initiate(p.ca, p.b, p.cha)
+		p.run(time.Second)
+		var got []message.Attribute
+		sa.answerUser(p.now, list, func(_ time.Time, l []message.Attribute) { got = append(got, l...) })
+		p.a.drain(sa)
+		if len(got) != 1 || !got[0].Equal(message.Basic(xauthStatus, 0)) || !sa.closed || !strings.Contains(why(p.a), "one-time password") {
+			t.Errorf("%s: answered %v, %s", name, got, why(p.a))
+		}
+	}
+	p := newPair(t)
+	p.xauth("bob")
+	p.a.password = "sesame\x00"
+	p.up().matched(1)
+}
+
 // The request for an address overtakes the acknowledgement that ends XAuth: it is
 // answered when it comes again, and not with nothing.
 func TestRequestOvertakes(t *testing.T) {

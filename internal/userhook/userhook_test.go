@@ -125,15 +125,19 @@ func TestUntrusted(t *testing.T) {
 		change func(path string) string
 		want   string
 	}{
-		"writable":              {func(p string) string { must(os.Chmod(p, 0o775)); return p }, "can be written"},
-		"somebody's":            {func(p string) string { must(os.Chown(p, 65534, 0)); return p }, "does not belong to root"},
-		"in a writable folder":  {func(p string) string { must(os.Chmod(filepath.Dir(p), 0o777)); return p }, "can be written"},
-		"in somebody's folder":  {func(p string) string { must(os.Chown(filepath.Dir(p), 65534, 0)); return p }, "does not belong to root"},
-		"not executable":        {func(p string) string { must(os.Chmod(p, 0o644)); return p }, "not executable"},
-		"a folder":              {func(p string) string { return filepath.Dir(p) }, "is no file"},
-		"not there":             {func(p string) string { return p + "x" }, "no such file"},
-		"a link to a writable":  {func(p string) string { must(os.Chmod(p, 0o757)); must(os.Symlink(p, p+"l")); return p + "l" }, "can be written"},
-		"in a temporary folder": {func(p string) string { q := filepath.Join(t.TempDir(), "hook"); must(os.WriteFile(q, []byte(good), 0o755)); return q }, "can be written"},
+		"writable":             {func(p string) string { must(os.Chmod(p, 0o775)); return p }, "can be written"},
+		"somebody's":           {func(p string) string { must(os.Chown(p, 65534, 0)); return p }, "does not belong to root"},
+		"in a writable folder": {func(p string) string { must(os.Chmod(filepath.Dir(p), 0o777)); return p }, "can be written"},
+		"in somebody's folder": {func(p string) string { must(os.Chown(filepath.Dir(p), 65534, 0)); return p }, "does not belong to root"},
+		"not executable":       {func(p string) string { must(os.Chmod(p, 0o644)); return p }, "not executable"},
+		"a folder":             {func(p string) string { return filepath.Dir(p) }, "is no file"},
+		"not there":            {func(p string) string { return p + "x" }, "no such file"},
+		"a link to a writable": {func(p string) string { must(os.Chmod(p, 0o757)); must(os.Symlink(p, p+"l")); return p + "l" }, "can be written"},
+		"in a temporary folder": {func(p string) string {
+			q := filepath.Join(t.TempDir(), "hook")
+			must(os.WriteFile(q, []byte(good), 0o755))
+			return q
+		}, "can be written"},
 	} {
 		path := c.change(program(t, good))
 		if ok, err := New().Check(t.Context(), path, bob("x")); ok || err == nil || !strings.Contains(err.Error(), c.want) {
