@@ -13,7 +13,6 @@ import (
 	"iked/internal/ident"
 	"iked/internal/isakmp"
 	"iked/internal/keyex"
-	"iked/internal/trace"
 )
 
 // SA is one ISAKMP SA and what is negotiated under it.
@@ -157,8 +156,8 @@ func (sa *SA) start(now time.Time, t keyex.Task) {
 		sa.areYouThere(now)
 	case keyex.PeerMoved:
 		sa.follow(now, keyex.Datagram{Local: sa.local, Remote: unmap(t.Remote), NATT: sa.natt})
-	case keyex.LocalMoved:
-		sa.log(now, trace.Control, true, "the own address changed to %v, yet an IKEv1 SA cannot move", t.Local)
+	case keyex.NetworkChanged:
+		// IKEv1 has no way to tell the peer; what has no way any more ends by DPD.
 	}
 }
 

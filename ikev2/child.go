@@ -151,7 +151,7 @@ func (sa *SA) newChild(c *Child, chosen suite.Proposal, gir secret.Bytes, ni, nr
 	c.Integ, _ = chosen.First(suite.INTEG)
 	c.KE, _ = chosen.First(suite.KE)
 	c.ESN = chosen.ESN()
-	c.LocalAddr, c.RemoteAddr = sa.local, sa.remote
+	c.LocalAddr, c.RemoteAddr = sa.childEnds()
 	c.Encap = sa.nat.any()
 	if err := sa.childKeys(c, gir, ni, nr); err != nil {
 		return err

@@ -39,7 +39,7 @@ type (
 	Delete         = keyex.Delete
 	Liveness       = keyex.Liveness
 	PeerMoved      = keyex.PeerMoved
-	LocalMoved     = keyex.LocalMoved
+	NetworkChanged = keyex.NetworkChanged
 	Child          = keyex.Child
 	ChildState     = keyex.ChildState
 	SAState        = keyex.SAState
@@ -69,6 +69,9 @@ type (
 	MoveChild      = keyex.MoveChild
 	RemoveChild    = keyex.RemoveChild
 	LastInbound    = keyex.LastInbound
+	FindPaths      = keyex.FindPaths
+	Path           = keyex.Path
+	PathsReply     = keyex.PathsReply
 	Reply          = keyex.Reply
 	SPIReply       = keyex.SPIReply
 	SignReply      = keyex.SignReply

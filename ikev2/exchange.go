@@ -48,6 +48,9 @@ type outgoing struct {
 	tries     int // waits that began
 	due       time.Time
 	limit     int // waits before it is given up
+	// spread: it goes over all paths that may lead to the peer (RFC 4555, Section
+	// 3.10).
+	spread bool
 }
 
 // incoming is a request of the peer.
@@ -114,6 +117,7 @@ func (sa *SA) receiveResponse(now time.Time, h message.Header, d Datagram) {
 	sa.fresh(now, d)
 	sa.counted(h.Exchange, "in-resp")
 	sa.window.out, sa.window.responses = nil, nil
+	sa.answeredOn(now, d)
 	if n := m.Notifies().Find(message.InvalidSyntax); n != nil && sa.state != Connecting && sa.state != Rekeyed && !sa.deleting() {
 		// RFC 7296, Section 2.21.3: fatal in both peers, without a Delete.
 		sa.close(now, Closed{Reason: CloseFailed, Failure: sa.refusedBy(now, n, message.ExchangeName(h.Exchange))})
@@ -300,9 +304,10 @@ func (sa *SA) sendRequest(now time.Time, x message.Exchange, ds [][]byte) {
 		return
 	}
 	w.out = &outgoing{id: w.sendID, exchange: x, datagrams: ds, limit: sa.cfg.Retransmit.Limit()}
+	_, w.out.spread = sa.active.(*tryPaths)
 	w.sendID++
 	sa.counted(x, "out-req")
-	sa.transmit(now, ds, Datagram{Local: sa.local, Remote: sa.remote, NATT: sa.natt})
+	sa.sendAgain(now, w.out)
 	sa.schedule(now, w.out)
 }
 
@@ -356,10 +361,15 @@ func (sa *SA) schedule(now time.Time, o *outgoing) {
 // retransmit sends the request again or gives the peer up.
 func (sa *SA) retransmit(now time.Time) {
 	o := sa.window.out
+	if sa.mobile.stranded {
+		// There is no way to send it. It goes on when there is one again.
+		o.due = now.Add(sa.cfg.Retransmit.Wait(sa.env, 0))
+		return
+	}
 	if o.tries < o.limit {
 		sa.count("ike-retransmit", "request")
 		sa.log(now, trace.Detail, false, "retransmit %d of %s request %d", o.tries, message.ExchangeName(o.exchange), o.id)
-		sa.transmit(now, o.datagrams, Datagram{Local: sa.local, Remote: sa.remote, NATT: sa.natt})
+		sa.sendAgain(now, o)
 		sa.schedule(now, o)
 		return
 	}

@@ -1,6 +1,8 @@
 package ikev2
 
 import (
+	"net/netip"
+
 	"iked/ikev2/message"
 )
 
@@ -48,3 +50,9 @@ func (e *editing) Seal(b []byte, hdr int) error {
 	copy(b[hdr+e.IVLen():], e.plain)
 	return e.sealer.Seal(b, hdr)
 }
+
+// MobileForTest tells whether both sides speak MOBIKE.
+func MobileForTest(sa *SA) bool { return sa.mobile.on }
+
+// OthersForTest are the peer's further addresses.
+func OthersForTest(sa *SA) []netip.Addr { return sa.mobile.others }

@@ -22,6 +22,7 @@ type authInitiator struct {
 	certs  []Cert
 	auth   *message.Auth
 	offer  *childOffer // nil: no CHILD_SA
+	mobike []message.Payload
 	v      *message.IKEAuthResponse
 }
 
@@ -42,7 +43,7 @@ func (x *authInitiator) begin(now time.Time) {
 	if x.sa.hs.child != nil {
 		x.offer = &childOffer{sa: x.sa, cfg: x.sa.hs.child, flow: x.sa.hs.flow, first: true}
 	}
-	x.Run(now, x.chooseIdentity, x.prove, x.reserveSPI, x.send)
+	x.Run(now, x.chooseIdentity, x.prove, x.reserveSPI, x.findAddresses, x.send)
 }
 
 func (x *authInitiator) chooseIdentity(now time.Time) {
@@ -104,6 +105,7 @@ func (x *authInitiator) send(now time.Time) {
 	if x.offer != nil {
 		ps = append(ps, x.offer.payloads()...)
 	}
+	ps = append(ps, x.mobike...)
 	if err := sa.request(now, message.ExchangeIKEAuth, ps...); err != nil {
 		sa.close(now, Closed{Reason: CloseFailed, Failure: sa.failure(now, trace.StageConfig, err.Error(), "raise fragment_size, or send fewer certificates")})
 	}
@@ -166,7 +168,20 @@ func (x *authInitiator) verify(now time.Time) {
 	})
 }
 
-func (x *authInitiator) establish(now time.Time) { x.sa.establish(now, false) }
+// findAddresses offers MOBIKE with the other addresses of this host (RFC 4555,
+// Sections 3.2 and 3.4).
+func (x *authInitiator) findAddresses(now time.Time) {
+	if x.sa.cfg.Mobike {
+		x.sa.ownAddresses(&x.flow, func(others []message.Payload) {
+			x.mobike = append([]message.Payload{message.NewNotify(message.MOBIKESupported, nil)}, others...)
+		})
+	}
+}
+
+func (x *authInitiator) establish(now time.Time) {
+	x.sa.agreeMobility(true, x.v.Notifies)
+	x.sa.establish(now, false)
+}
 
 func (x *authInitiator) takeAddresses(now time.Time) {
 	if f := x.sa.takeAddresses(now, x.v.CP); f != nil && x.offer != nil {

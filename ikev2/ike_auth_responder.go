@@ -21,6 +21,7 @@ type authResponder struct {
 	auth   *message.Auth
 	cp     *message.CP
 	child  *childRequest // nil: none was asked for
+	mobike []message.Payload
 }
 
 func (sa *SA) respondAuth(now time.Time, m *message.Message) {
@@ -37,7 +38,7 @@ func (sa *SA) respondAuth(now time.Time, m *message.Message) {
 	}
 	sa.learnCertReqs(v.CertReqs)
 	sa.remoteID = v.IDi.Value
-	x.Run(now, x.choosePeer, x.verify, x.chooseIdentity, x.prove, x.establish, x.assignAddress, x.chooseChild, x.installChild, x.reply)
+	x.Run(now, x.choosePeer, x.verify, x.chooseIdentity, x.prove, x.establish, x.assignAddress, x.chooseChild, x.installChild, x.findAddresses, x.reply)
 }
 
 // refuse answers AUTHENTICATION_FAILED and nothing more: who is not
@@ -123,6 +124,7 @@ func (x *authResponder) prove(now time.Time) {
 }
 
 func (x *authResponder) establish(now time.Time) {
+	x.sa.agreeMobility(false, x.v.Notifies)
 	x.sa.establish(now, x.v.Notifies.Has(message.InitialContact))
 }
 
@@ -157,6 +159,16 @@ func (x *authResponder) installChild(now time.Time) {
 	}
 }
 
+// findAddresses confirms MOBIKE with the other addresses of this host (RFC 4555,
+// Sections 3.2 and 3.4).
+func (x *authResponder) findAddresses(now time.Time) {
+	if x.sa.mobile.on {
+		x.sa.ownAddresses(&x.flow, func(others []message.Payload) {
+			x.mobike = append([]message.Payload{message.NewNotify(message.MOBIKESupported, nil)}, others...)
+		})
+	}
+}
+
 func (x *authResponder) reply(now time.Time) {
 	sa := x.sa
 	ps := []message.Payload{&message.ID{Responder: true, Value: sa.localID}}
@@ -174,6 +186,7 @@ func (x *authResponder) reply(now time.Time) {
 	if x.child != nil {
 		ps = append(ps, x.child.payloads()...)
 	}
+	ps = append(ps, x.mobike...)
 	sa.reply(now, ps...)
 	if x.child != nil && x.child.made != nil {
 		sa.childUp(now, x.child.made)

@@ -128,12 +128,15 @@ func (x *liveness) task() string      { return "IKE_DPD" }
 func (x *liveness) abandon(time.Time) {}
 
 func (x *liveness) begin(now time.Time) {
-	if err := x.sa.request(now, message.ExchangeInformational); err != nil {
+	if err := x.sa.request(now, message.ExchangeInformational, x.sa.mappingQuery()...); err != nil {
 		x.sa.finish()
 	}
 }
 
-func (x *liveness) answer(time.Time, *message.Message) { x.sa.finish() }
+func (x *liveness) answer(now time.Time, m *message.Message) {
+	x.sa.finish()
+	x.sa.checkMapping(m.Notifies())
+}
 
 func (sa *SA) queueLiveness(now time.Time) {
 	if sa.active != nil {
@@ -168,6 +171,8 @@ func (sa *SA) respondInformational(now time.Time, m *message.Message) {
 	if q := answerQueries(v.CP); q != nil {
 		answer = append(answer, &message.CP{Kind: message.CFGReply, Attributes: q})
 	}
+	more, then := sa.respondMobility(now, v.Notifies)
+	answer = append(answer, more...)
 	for _, d := range v.Deletes {
 		if d.Protocol == suite.ProtoIKE {
 			sa.peerDeletes(now)
@@ -178,6 +183,9 @@ func (sa *SA) respondInformational(now time.Time, m *message.Message) {
 		}
 	}
 	sa.reply(now, answer...)
+	if then != nil && !sa.closed {
+		then(now)
+	}
 }
 
 // peerDeletes: the peer closes the IKE SA.

@@ -282,7 +282,7 @@ func TestTransportModeEndsWithItsAddress(t *testing.T) {
 	p.a.Start(p.a.SA(), ikev2.Liveness{})
 	p.net.Run(20 * time.Second)
 	p.consistent(t, 0)
-	if s := story(p.b); !strings.Contains(s, "does not outlive another address") {
+	if s := story(p.b); !strings.Contains(s, "does not outlive other addresses") {
 		t.Errorf("b does not say why:%s", s)
 	}
 }

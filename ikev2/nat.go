@@ -7,10 +7,11 @@ import (
 	"net/netip"
 	"time"
 
+	"iked/crypto/suite"
 	"iked/ikev2/message"
 	"iked/internal/isakmp"
 	"iked/internal/trace"
-	"iked/spd"
+	"iked/migrate"
 )
 
 // Ports of IKE (RFC 7296, Section 2.23).
@@ -69,13 +70,16 @@ func (sa *SA) detectNAT(ns message.Notifies, spii, spir isakmp.SPI, local, remot
 		sa.nat = natState{} // the peer does not traverse NATs
 		return
 	}
+	sa.mobile.natt = true
 	sa.nat.remote = !match
 	sa.nat.local = subtle.ConstantTimeCompare(dst.Data, natHash(spii, spir, local)) != 1
 }
 
 // float moves an initiator to the NAT traversal ports.
 func (sa *SA) float() {
-	if !sa.nat.any() || sa.natt {
+	// RFC 4555, Section 3.3: who speaks MOBIKE floats also without a NAT, so that one
+	// that comes later changes no port.
+	if sa.natt || !sa.nat.any() && !(sa.cfg.Mobike && sa.mobile.natt) {
 		return
 	}
 	sa.natt = true
@@ -118,31 +122,74 @@ func (sa *SA) follow(now time.Time, d Datagram) {
 	case sa.hs != nil && !sa.initiator && d.Remote.Addr() == sa.remote.Addr():
 		// The initiator floats with IKE_AUTH: to other ports. Its address stays, since
 		// it is not authenticated yet.
+		sa.local, sa.remote, sa.natt = d.Local, d.Remote, d.NATT
+	case sa.mobile.on:
+		// RFC 4555, Section 3.8: messages of IKE move nothing, so that a path can be
+		// tried out with them.
 	case sa.hs == nil && sa.nat.remote && !sa.nat.local && sa.mayMove(now):
 		// Who is behind a NAT itself does not follow: the NAT maps to one peer.
+		sa.relocate(now, d.Local, d.Remote, d.NATT)
+		sa.moveChildren(now)
 	default:
 		sa.count("ike-address", "not-followed")
+	}
+}
+
+// followESP moves the IKE SA to where authentic ESP comes from (RFC 7296, Section
+// 2.23; RFC 4555, Section 3.8 keeps it for ESP).
+func (sa *SA) followESP(now time.Time, from netip.AddrPort) {
+	switch {
+	case !sa.mobile.on:
+		sa.follow(now, Datagram{Local: sa.local, Remote: from, NATT: sa.natt})
+	case from == sa.remote:
+	case !sa.nat.remote || sa.nat.local || !sa.mayMove(now):
+		sa.count("ike-address", "not-followed")
+	default:
+		sa.peerAt(now, Datagram{Local: sa.local, Remote: from, NATT: sa.natt})
+	}
+}
+
+// relocate changes the addresses of the IKE SA, and nothing else does once it is
+// authenticated. Requests without answer go on from and to the new ones.
+func (sa *SA) relocate(now time.Time, local, remote netip.AddrPort, natt bool) {
+	if local == sa.local && remote == sa.remote && natt == sa.natt {
 		return
 	}
-	from := sa.remote
-	sa.local, sa.remote, sa.natt = d.Local, d.Remote, d.NATT
-	if sa.hs != nil {
-		return
-	}
-	sa.log(now, trace.Control, false, "the peer moved from %v to %v", from, sa.remote)
+	sa.log(now, trace.Control, false, "IKE_SA %s moves from %v === %v to %v === %v", sa.cfg.Name, sa.local, sa.remote, local, remote)
+	sa.local, sa.remote, sa.natt = local, remote, natt
+	sa.mobile.moves++
+	sa.Event(Moved{})
+}
+
+// moveChildren lets the CHILD_SAs follow the IKE SA, with UDP encapsulation where
+// there is a NAT now.
+func (sa *SA) moveChildren(now time.Time) {
+	sa.mobile.before = nil
 	for _, list := range [][]*Child{sa.children, sa.fading} {
 		for _, c := range list {
-			if c.Mode == spd.Transport && from.Addr() != sa.remote.Addr() {
-				// Its selectors are the addresses, which are others now.
-				sa.logChild(now, c.Config, true, "CHILD_SA %s{%d} is closed: transport mode does not outlive another address of the peer", c.Config.Name, c.UniqueID)
+			encap := sa.nat.any()
+			if c.LocalAddr == sa.local && c.RemoteAddr == sa.remote && c.Encap == encap {
+				continue
+			}
+			before := migrate.Ends{Local: c.LocalAddr.Addr(), Remote: c.RemoteAddr.Addr()}
+			fate := migrate.Follow(c.Mode, c.Local, c.Remote, before, migrate.Ends{Local: sa.local.Addr(), Remote: sa.remote.Addr()})
+			switch {
+			case fate == migrate.FateStays:
+				continue
+			case fate == migrate.FateEnds:
+				sa.logChild(now, c.Config, true, "CHILD_SA %s{%d} is closed: transport mode does not outlive other addresses of its ends", c.Config.Name, c.UniqueID)
+				sa.queueDeleteChild(now, c, false)
+				continue
+			case encap && c.Proto == suite.ProtoAH:
+				// RFC 4302, Section 3.3.3.1: AH covers the addresses, which a NAT changes.
+				sa.logChild(now, c.Config, true, "CHILD_SA %s{%d} is closed: AH does not pass the NAT that is on the way now", c.Config.Name, c.UniqueID)
 				sa.queueDeleteChild(now, c, false)
 				continue
 			}
-			c.LocalAddr, c.RemoteAddr = sa.local, sa.remote
+			c.LocalAddr, c.RemoteAddr, c.Encap = sa.local, sa.remote, encap
 			sa.Tell(MoveChild{Child: c})
 		}
 	}
-	sa.Event(Moved{})
 }
 
 // keepAliveEvery is the interval of NAT keepalives.

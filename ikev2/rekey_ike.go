@@ -258,7 +258,7 @@ func (sa *SA) successor(now time.Time, initiator bool, spii, spir isakmp.SPI, ch
 	defer seed.Destroy()
 	next := &SA{
 		env: sa.env, cfg: sa.cfg, uniqueID: sa.env.NextIKEID(), initiator: initiator, state: Established,
-		spiI: spii, spiR: spir, local: sa.local, remote: sa.remote, host: sa.host, moved: sa.moved, moves: sa.moves, natt: sa.natt, nat: sa.nat, proposal: chosen,
+		spiI: spii, spiR: spir, local: sa.local, remote: sa.remote, host: sa.host, moved: sa.moved, moves: sa.moves, natt: sa.natt, nat: sa.nat, mobile: sa.mobile.successor(), proposal: chosen,
 		localID: sa.localID, remoteID: sa.remoteID,
 		peerFragments: sa.peerFragments, established: now, lastInbound: now, lastOutbound: now,
 	}
@@ -300,7 +300,9 @@ func (sa *SA) inherit(now time.Time, next *SA) {
 			}
 		}
 	}
+	waiting := sa.queue
 	sa.queue = nil
+	sa.bequeathMobility(now, next, waiting)
 	sa.timers = timers{linger: now.Add(sa.patience())}
 	sa.log(now, trace.Control, false, "IKE_SA %s rekeyed: now %v_i %v_r", sa.cfg.Name, next.spiI, next.spiR)
 	sa.Event(NewSA{Successor: next})

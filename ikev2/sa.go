@@ -9,7 +9,6 @@ import (
 	"iked/ikev2/message"
 	"iked/internal/ident"
 	"iked/internal/isakmp"
-	"iked/internal/trace"
 )
 
 // SA is one IKE SA (RFC 7296).
@@ -29,6 +28,7 @@ type SA struct {
 	moves           int
 	natt            bool
 	nat             natState
+	mobile          mobility
 	proposal        suite.Proposal
 	keys            *ikeKeys // nil before IKE_SA_INIT is done
 	localID         ident.ID
@@ -123,6 +123,12 @@ func (sa *SA) start(now time.Time, t Task) {
 			sa.close(now, Closed{Reason: d.Why})
 			return
 		}
+		if _, ok := t.(NetworkChanged); ok {
+			// The peer may know this IKE SA only, while our answer to its rekeying is
+			// lost: it is told by both. The successor is asked by itself.
+			sa.lookAround(now)
+			return
+		}
 		succ.start(now, t)
 		sa.Event(NewSA{Successor: succ})
 		return
@@ -149,9 +155,9 @@ func (sa *SA) start(now time.Time, t Task) {
 	case Liveness:
 		sa.queueLiveness(now)
 	case PeerMoved:
-		sa.follow(now, Datagram{Local: sa.local, Remote: unmap(t.Remote), NATT: sa.natt})
-	case LocalMoved:
-		sa.log(now, trace.Control, true, "the own address changed to %v, yet this IKE SA cannot move: MOBIKE is not spoken here", t.Local)
+		sa.followESP(now, unmap(t.Remote))
+	case NetworkChanged:
+		sa.lookAround(now)
 	}
 }
 

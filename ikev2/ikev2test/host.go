@@ -18,9 +18,14 @@ import (
 // Host is an endpoint with a PSK store, a backend that remembers what is
 // installed, and a table of IKE SAs. It is an ikev2.Env.
 type Host struct {
-	Net     *Net
-	Name    string
-	Addr    netip.Addr
+	Net  *Net
+	Name string
+	Addr netip.Addr
+	// More are further addresses; Routes, when set, tells between which there is a way.
+	More   []netip.Addr
+	Routes func(ikev2.Path) bool
+	// Allowed, when set, tells where a peer may be.
+	Allowed func(local, remote netip.Addr) bool
 	Configs []*ikev2.Config
 	// Key is the PSK for everybody; KeyFor decides by identities when set.
 	Key    string
@@ -72,7 +77,12 @@ func (n *Net) AddHost(name, addr string) *Host {
 }
 
 // Candidates implements ikev2.Env.
-func (h *Host) Candidates(local, remote netip.Addr) []*ikev2.Config { return h.Configs }
+func (h *Host) Candidates(local, remote netip.Addr) []*ikev2.Config {
+	if h.Allowed != nil && !h.Allowed(local, remote) {
+		return nil
+	}
+	return h.Configs
+}
 
 // PSK implements ikev2.Env.
 func (h *Host) PSK(local, remote ident.ID) (secret.Bytes, bool) {
@@ -180,6 +190,10 @@ func (h *Host) gate(d ikev2.Datagram) {
 }
 
 func (h *Host) send(d ikev2.Datagram) {
+	if !h.Has(d.Local.Addr()) {
+		h.Counts["send-error"]++ // EADDRNOTAVAIL
+		return
+	}
 	h.Net.send(&Packet{From: d.Local, To: d.Remote, NATT: d.NATT, Data: d.Data})
 }
 
@@ -296,8 +310,53 @@ func (h *Host) do(w ikev2.Work) ikev2.Reply {
 		h.remove(w)
 	case ikev2.LastInbound:
 		return ikev2.TimeReply{At: h.LastIn}
+	case ikev2.FindPaths:
+		return h.paths(w)
 	}
 	return nil
+}
+
+// paths are all pairs of an own address and one of the peer's of one family, unless
+// Routes says otherwise.
+func (h *Host) paths(w ikev2.FindPaths) ikev2.Reply {
+	r := ikev2.PathsReply{Own: append([]netip.Addr{h.Addr}, h.More...)}
+	if !h.Addr.IsValid() {
+		r.Own = r.Own[1:]
+	}
+	for _, to := range w.Remotes {
+		for _, own := range r.Own {
+			p := ikev2.Path{Local: own, Remote: to}
+			if own.Is4() == to.Is4() && (h.Routes == nil || h.Routes(p)) {
+				r.Paths = append(r.Paths, p)
+			}
+		}
+	}
+	return r
+}
+
+// Move gives the host other addresses, and tells its IKE SAs.
+func (h *Host) Move(addrs ...string) {
+	h.Addr, h.More = netip.Addr{}, nil
+	for i, a := range addrs {
+		if i == 0 {
+			h.Addr = netip.MustParseAddr(a)
+			continue
+		}
+		h.More = append(h.More, netip.MustParseAddr(a))
+	}
+	h.NetworkChanged()
+}
+
+// NetworkChanged tells the IKE SAs that addresses or routes are others.
+func (h *Host) NetworkChanged() {
+	for _, sa := range slices.Clone(h.SAs) {
+		h.Start(sa, ikev2.NetworkChanged{})
+	}
+}
+
+// Has tells whether an address is the host's.
+func (h *Host) Has(a netip.Addr) bool {
+	return a.IsValid() && (h.Addr == a || slices.Contains(h.More, a))
 }
 
 // signature stands for a real one: all hosts share the key.

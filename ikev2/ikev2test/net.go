@@ -227,7 +227,7 @@ func (n *Net) arrive(i int) {
 	p := n.Flying[i]
 	n.Flying = append(n.Flying[:i:i], n.Flying[i+1:]...)
 	for _, h := range n.Hosts {
-		if h.Addr == p.To.Addr() {
+		if h.Has(p.To.Addr()) {
 			n.Trace = append(n.Trace, h.Name+" gets "+p.String())
 			h.receive(p)
 			return

@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"iked/datapath/route"
 )
 
 // Own implements engine.Addresses: the addresses of this host with the prefixes
@@ -55,21 +59,86 @@ func (markedRoutes) DeviceOf(local netip.Addr) (string, error) {
 	return "", fmt.Errorf("no device has the address %v", local)
 }
 
-// settle is how long addresses must rest before a change is told of: they come in
-// groups.
-const settle = 200 * time.Millisecond
+// Paths implements engine.Paths: the own addresses from which packets reach a peer,
+// by the routes that the daemon's own packets take. First the one that the kernel
+// would choose, then others whose packets leave by the link that has them.
+func (r markedRoutes) Paths(remote netip.Addr) ([]netip.Addr, error) {
+	look := func(src net.IP) (netlink.Route, error) {
+		list, err := netlink.RouteGetWithOptions(remote.AsSlice(), &netlink.RouteGetOptions{SrcAddr: src, Mark: r.mark})
+		if err != nil {
+			return netlink.Route{}, err
+		}
+		if len(list) == 0 || list[0].Type != unix.RTN_UNICAST && list[0].Type != unix.RTN_LOCAL {
+			return netlink.Route{}, unix.ENETUNREACH
+		}
+		return list[0], nil
+	}
+	var out []netip.Addr
+	first, err := look(nil)
+	if err == nil {
+		if a, ok := netip.AddrFromSlice(first.Src); ok {
+			out = append(out, a.Unmap())
+		}
+	}
+	links, lerr := net.Interfaces()
+	if lerr != nil {
+		return out, lerr
+	}
+	for _, l := range links {
+		if l.Flags&net.FlagUp == 0 || l.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addrs, err := l.Addrs()
+		if err != nil {
+			continue // it is just going
+		}
+		for _, a := range addrs {
+			n, ok := a.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			own, ok := netip.AddrFromSlice(n.IP)
+			if own = own.Unmap(); !ok || own.Is4() != remote.Is4() || !own.IsGlobalUnicast() || slices.Contains(out, own) {
+				continue
+			}
+			if way, err := look(own.AsSlice()); err == nil && way.LinkIndex == l.Index {
+				out = append(out, own)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, err
+	}
+	return out, nil
+}
 
-// addressWatch tells when this host gets or loses addresses.
-type addressWatch struct {
+// settle is how long addresses and routes must rest before a change is told of: they
+// come in groups. When they never rest it is told of after patience all the same.
+const (
+	settle   = 200 * time.Millisecond
+	patience = 2 * time.Second
+)
+
+// networkWatch tells when this host has other addresses or routes.
+type networkWatch struct {
 	done, ended chan struct{}
 }
 
-// watchAddresses calls f, in a goroutine of its own, after every change in the
-// network namespace of the calling thread.
-func watchAddresses(f func()) (*addressWatch, error) {
-	w := &addressWatch{done: make(chan struct{}), ended: make(chan struct{})}
-	updates := make(chan netlink.AddrUpdate)
-	if err := netlink.AddrSubscribeWithOptions(updates, w.done, netlink.AddrSubscribeOptions{ErrorCallback: func(error) {}}); err != nil {
+// watchNetwork calls f, in a goroutine of its own, after changes in the network
+// namespace of the calling thread. Routes that this daemon made are no change.
+func watchNetwork(f func()) (*networkWatch, error) {
+	w := &networkWatch{done: make(chan struct{}), ended: make(chan struct{})}
+	addrs, routes, links := make(chan netlink.AddrUpdate), make(chan netlink.RouteUpdate), make(chan netlink.LinkUpdate)
+	lost := func(error) {}
+	err := netlink.AddrSubscribeWithOptions(addrs, w.done, netlink.AddrSubscribeOptions{ErrorCallback: lost})
+	if err == nil {
+		err = netlink.RouteSubscribeWithOptions(routes, w.done, netlink.RouteSubscribeOptions{ErrorCallback: lost})
+	}
+	if err == nil {
+		err = netlink.LinkSubscribeWithOptions(links, w.done, netlink.LinkSubscribeOptions{ErrorCallback: lost})
+	}
+	if err != nil {
+		close(w.done)
 		return nil, err
 	}
 	go func() {
@@ -77,14 +146,35 @@ func watchAddresses(f func()) (*addressWatch, error) {
 		rest := time.NewTimer(0)
 		rest.Stop()
 		defer rest.Stop()
+		var since time.Time // of the first change that was not told of
+		change := func() {
+			now := time.Now()
+			if since.IsZero() {
+				since = now
+			}
+			rest.Reset(min(settle, max(0, patience-now.Sub(since))))
+		}
 		for {
 			select {
-			case _, ok := <-updates:
+			case _, ok := <-addrs:
 				if !ok {
 					return
 				}
-				rest.Reset(settle)
+				change()
+			case r, ok := <-routes:
+				if !ok {
+					return
+				}
+				if r.Protocol != route.Protocol {
+					change()
+				}
+			case _, ok := <-links:
+				if !ok {
+					return
+				}
+				change()
 			case <-rest.C:
+				since = time.Time{}
 				f()
 			}
 		}
@@ -93,7 +183,7 @@ func watchAddresses(f func()) (*addressWatch, error) {
 }
 
 // close ends it and waits for a call of f that is under way.
-func (w *addressWatch) close() {
+func (w *networkWatch) close() {
 	if w == nil {
 		return
 	}

@@ -5,9 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
+	"iked/datapath/route"
 	"iked/internal/testnet"
 )
 
@@ -70,8 +72,8 @@ func TestAddressesOfThisHost(t *testing.T) {
 		t.Errorf("device of the address: %q, %v", dev, err)
 	}
 	changed := make(chan struct{}, 16)
-	var w *addressWatch
-	if err := ns.Do(func() (err error) { w, err = watchAddresses(func() { changed <- struct{}{} }); return err }); err != nil {
+	var w *networkWatch
+	if err := ns.Do(func() (err error) { w, err = watchNetwork(func() { changed <- struct{}{} }); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer w.close()
@@ -85,6 +87,57 @@ func TestAddressesOfThisHost(t *testing.T) {
 	}
 	if list := own(); !slices.Contains(list, netip.MustParsePrefix("192.0.2.8/24")) {
 		t.Errorf("own addresses %v", list)
+	}
+}
+
+// The ways to a peer: first the address that the kernel chooses, then those whose
+// packets leave by the link that has them, and no address of a link that leads
+// elsewhere. A new route is told of, one of the daemon's own is not.
+func TestPathsToAPeer(t *testing.T) {
+	ns := oneHost(t)
+	testnet.RequireCommand(t, "ip", "iproute2")
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := ns.Run(context.Background(), append([]string{"ip"}, args...)...); err != nil {
+			t.Fatal(out, err)
+		}
+	}
+	run("addr", "add", "192.0.2.7/24", "dev", "eth0")
+	run("link", "add", "inside", "type", "veth", "peer", "name", "inside2")
+	run("addr", "add", "10.1.0.1/24", "dev", "inside")
+	run("link", "set", "inside", "up")
+	run("link", "set", "inside2", "up")
+	paths := func(to string) (list []netip.Addr, err error) {
+		t.Helper()
+		if e := ns.Do(func() error { list, err = markedRoutes{1}.Paths(netip.MustParseAddr(to)); return nil }); e != nil {
+			t.Fatal(e)
+		}
+		return list, err
+	}
+	if list, err := paths("203.0.113.9"); err == nil {
+		t.Errorf("without a route there are the paths %v", list)
+	}
+	changed := make(chan struct{}, 16)
+	var w *networkWatch
+	if err := ns.Do(func() (err error) { w, err = watchNetwork(func() { changed <- struct{}{} }); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	run("route", "add", "198.51.100.0/24", "via", "192.0.2.2", "proto", strconv.Itoa(int(route.Protocol)))
+	select {
+	case <-changed:
+		t.Error("a route of the daemon's own is taken for a change")
+	case <-time.After(5 * settle):
+	}
+	run("route", "add", "203.0.113.0/24", "via", "192.0.2.2", "src", "192.0.2.7")
+	select {
+	case <-changed:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a new route was not told of")
+	}
+	want := []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.1")}
+	if list, err := paths("203.0.113.9"); err != nil || !slices.Equal(list, want) {
+		t.Errorf("paths %v, %v, expected %v", list, err, want)
 	}
 }
 

@@ -143,7 +143,7 @@ type process struct {
 	table  net.Listener       // the lock of the routing table
 	choice choice
 	links  *iface.Manager
-	addrs  *addressWatch
+	addrs  *networkWatch
 	notify notifier
 }
 
@@ -178,8 +178,8 @@ func (d *process) start() error {
 	if _, err := d.engine.Apply(context.Background(), d.cfg); err != nil {
 		return err
 	}
-	if d.addrs, err = watchAddresses(d.engine.AddressesChanged); err != nil {
-		d.log.warn(trace.DMN, "changes of the addresses of this host are not noticed: %v", err)
+	if d.addrs, err = watchNetwork(d.engine.NetworkChanged); err != nil {
+		d.log.warn(trace.DMN, "changes of the addresses and routes of this host are not noticed: %v", err)
 	}
 	// Before anything of a stranger's is read.
 	if err := dropPrivileges(); err != nil {

@@ -241,8 +241,14 @@ func (p *policies) rehouse(h *house) error {
 	return first
 }
 
-// AddressesChanged tells that this host has other addresses than before.
-func (e *Engine) AddressesChanged() {
+// NetworkChanged tells that this host has other addresses or routes than before.
+func (e *Engine) NetworkChanged() {
+	e.addressesChanged()
+	e.lookAround()
+}
+
+// addressesChanged keeps the housekeeping entries to the own addresses.
+func (e *Engine) addressesChanged() {
 	a, ok := e.opt.Routes.(Addresses)
 	if !ok {
 		return

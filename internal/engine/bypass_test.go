@@ -140,7 +140,7 @@ func TestBypassComesAndGoes(t *testing.T) {
 			t.Errorf("an address that is not there: action %d", got)
 		}
 		own = prefixes("192.0.2.7/24", "2001:db8::1/64")
-		moon.e.AddressesChanged()
+		moon.e.NetworkChanged()
 		shows(5, "with IPv6")
 		if got := decide(t, moon.back, "192.0.2.7", "192.0.2.254", 17, 68, 67); got != spd.Bypass {
 			t.Errorf("DHCP of a new address: action %d", got)

@@ -105,6 +105,7 @@ type Engine struct {
 	policies *policies
 	statics  *statics
 	devices  devices
+	virtual  virtual
 	peers    maphash.Seed // spreads peers over shards
 	pools    *pools
 	store    *credStore

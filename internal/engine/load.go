@@ -108,7 +108,7 @@ func (e *Engine) enforce(ctx context.Context) error {
 	e.pools.set(pools)
 	e.loadCreds()
 	e.config.Store(p)
-	e.AddressesChanged()
+	e.addressesChanged()
 	for name := range old.conns {
 		if p.conns[name] == nil {
 			e.failures.forget(name)

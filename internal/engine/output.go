@@ -129,6 +129,8 @@ func (s *shard) request(x *ikeSA, now time.Time, q ikev2.Request) {
 		x.answer(q.ID, e.store.userSecret(w))
 	case keyex.FindOther:
 		s.findOther(x, q.ID, w)
+	case ikev2.FindPaths:
+		x.answer(q.ID, e.findPaths(w))
 	case ikev2.LastInbound:
 		x.answer(q.ID, ikev2.TimeReply{At: s.lastUse(w)})
 	default:
@@ -200,6 +202,7 @@ func (s *shard) useAddress(x *ikeSA, w ikev2.UseAddress) {
 			continue
 		}
 		x.vips = append(x.vips, p)
+		s.e.virtual.add(p.Addr(), 1)
 	}
 	if len(w.DNS) == 0 && w.Domain == "" {
 		return
@@ -224,6 +227,7 @@ func (s *shard) dropAddresses(x *ikeSA) {
 			if err := inst.RemoveAddress(p); err != nil {
 				s.e.warnf(trace.CFG, "virtual address %s cannot be removed: %v", p, err)
 			}
+			s.e.virtual.add(p.Addr(), -1)
 		}
 	}
 	x.vips = nil

@@ -178,7 +178,7 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 		Name: c.Name, Version: uint8(c.Version), Proposals: c.Proposals,
 		V1:    v1Config(c),
 		Local: authConfig(c.Local, true), Remote: authConfig(c.Remote, false),
-		FragmentSize: g.FragmentSize, ForceEncap: c.Encap, SendCertReq: c.SendCertReq,
+		FragmentSize: g.FragmentSize, ForceEncap: c.Encap, Mobike: c.Mobike, SendCertReq: c.SendCertReq,
 		VIPs: c.VIPs, Pools: c.Pools, DPDDelay: c.DPDDelay, KeepAlive: keepAlive, PortNATT: g.PortNATT,
 		InitialContact: c.Unique != conf.UniqueNever, HalfOpen: g.Limits.HalfOpenTimeout,
 		Retransmit: ikev2.Retransmit{Timeout: g.Retransmit.Timeout, Base: g.Retransmit.Base,

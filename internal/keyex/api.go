@@ -139,8 +139,10 @@ type Config struct {
 	Fragmentation Fragmentation
 	FragmentSize  int // largest IKE datagram including IP and UDP headers; 0: 1280 (v6) and 576… as RFC 7383, Section 2.5.1 says
 	ForceEncap    bool
-	SendCertReq   bool
-	SendCert      SendCert
+	// Mobike offers and takes MOBIKE (RFC 4555).
+	Mobike      bool
+	SendCertReq bool
+	SendCert    SendCert
 	// VIPs asks for virtual addresses as initiator: an unspecified address of a
 	// family asks for any of that family.
 	VIPs []netip.Addr
@@ -309,18 +311,19 @@ type Liveness struct{}
 // Section 2.23).
 type PeerMoved struct{ Remote netip.AddrPort }
 
-// LocalMoved is for mobility, later: the own address changed.
-type LocalMoved struct{ Local netip.AddrPort }
+// NetworkChanged: addresses or routes of this host are others now. An IKE SA that
+// can move looks for its way again (RFC 4555, Section 3.5).
+type NetworkChanged struct{}
 
-func (StartInit) task()   {}
-func (CreateChild) task() {}
-func (RekeyChild) task()  {}
-func (DeleteChild) task() {}
-func (RekeyIKE) task()    {}
-func (Delete) task()      {}
-func (Liveness) task()    {}
-func (PeerMoved) task()   {}
-func (LocalMoved) task()  {}
+func (StartInit) task()      {}
+func (CreateChild) task()    {}
+func (RekeyChild) task()     {}
+func (DeleteChild) task()    {}
+func (RekeyIKE) task()       {}
+func (Delete) task()         {}
+func (Liveness) task()       {}
+func (PeerMoved) task()      {}
+func (NetworkChanged) task() {}
 
 // Child is one CHILD_SA: a pair of SAs.
 type Child struct {

@@ -135,6 +135,17 @@ type LastInbound struct {
 	Outbound bool
 }
 
+// FindPaths asks which addresses this host has for a configuration, and between
+// which pairs packets can go to some of the peer's. Reply: PathsReply.
+type FindPaths struct {
+	Config  *Config
+	Remotes []netip.Addr
+}
+
+// Path is a pair of addresses between which packets can go, as far as the routes of
+// this host tell.
+type Path struct{ Local, Remote netip.Addr }
+
 // FindOther asks whether there is another established IKE SA of a configuration
 // with the peer. Reply: FoundReply.
 type FindOther struct {
@@ -144,6 +155,7 @@ type FindOther struct {
 
 func (OwnWork) work()        {}
 func (FindOther) work()      {}
+func (FindPaths) work()      {}
 func (Compute) work()        {}
 func (AllocSPI) work()       {}
 func (FreeSPI) work()        {}
@@ -206,6 +218,18 @@ type DoneReply struct{ Err error }
 
 // TimeReply answers LastInbound.
 type TimeReply struct{ At time.Time }
+
+// PathsReply answers FindPaths. Paths are in the order of Remotes, for each of them
+// the best first.
+type PathsReply struct {
+	Own   []netip.Addr
+	Paths []Path
+	// Unknown: nobody here knows the routes, and no paths does not mean that there is
+	// none.
+	Unknown bool
+}
+
+func (PathsReply) reply() {}
 
 // FoundReply answers FindOther.
 type FoundReply struct{ Found bool }
