@@ -3,6 +3,7 @@ package ikev1
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	"iked/ikev1/message"
@@ -80,13 +81,7 @@ func (sa *SA) answerUser(now time.Time, list []message.Attribute, answer func(ti
 	if m, ok := find(list, xauthMessage); ok {
 		sa.log(now, trace.Control, false, "the peer %v says: %s", sa.remoteID, shown(m.Value))
 	}
-	kind, ok := find(list, xauthType)
-	n, _ := kind.Uint()
-	for _, t := range []uint16{xauthPasscode, xauthChallenge, xauthNextPIN, xauthAnswer} {
-		_, found := find(list, t)
-		ok = ok && n != 0 || found
-	}
-	if ok {
+	if asksMore(list) {
 		// draft-beaulieu-ike-xauth, Section 5: a status of 0 instead of an answer.
 		answer(now, []message.Attribute{message.Basic(xauthStatus, 0)})
 		f := sa.failure(now, trace.StageAuth, "the peer asks the user "+sa.cfg.V1.User+" for more than a password, as for a one-time password, which is not supported by this version", "let the peer ask for a name and a password (XAUTH-TYPE generic)")
@@ -107,6 +102,21 @@ func (sa *SA) answerUser(now time.Time, list []message.Attribute, answer func(ti
 			out = append(out, t)
 		}
 		answer(now, append(out, message.Variable(xauthUser, []byte(sa.cfg.V1.User)), message.Variable(xauthPassword, s.Secret.Reveal())))
+	})
+}
+
+// asksMore tells whether a server asks for more than a name and a password, or for
+// them in another form than the generic one.
+func asksMore(list []message.Attribute) bool {
+	return slices.ContainsFunc(list, func(a message.Attribute) bool {
+		switch a.Type {
+		case xauthType:
+			n, ok := a.Uint()
+			return !ok || n != 0
+		case xauthPasscode, xauthChallenge, xauthNextPIN, xauthAnswer:
+			return true
+		}
+		return false
 	})
 }
 
