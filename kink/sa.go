@@ -140,7 +140,7 @@ func (sa *SA) start(now time.Time, t keyex.Task) {
 		sa.delete(now, t)
 	case keyex.Liveness:
 		sa.ping(now)
-	case keyex.PeerMoved, keyex.LocalMoved:
+	case keyex.PeerMoved:
 		sa.log(now, trace.Control, true, "an address changed, yet SAs of KINK do not move: they are between the addresses of the messages that made them")
 	}
 }
