@@ -244,9 +244,6 @@ func (l *loader) child(t *Tree) *Child {
 			}
 		}
 	}
-	if given["ah_proposals"] && given["esp_proposals"] {
-		l.fault(t.Pos.sub("ah_proposals", 0), "keep one of them", "a CHILD_SA is ESP or AH, not both")
-	}
 	if given["df"] && given["copy_df"] {
 		l.fault(t.Pos.sub("copy_df", 0), "keep one of them", "df already says what copy_df would")
 	}

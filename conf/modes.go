@@ -41,12 +41,41 @@ func (c *Connection) peers(from, to netip.Addr) bool {
 	return slices.ContainsFunc(c.RemoteAddrs, func(h Host) bool { return h.Contains(from) && h.Contains(to) })
 }
 
+// checkSuite holds AH and ESP together against what can negotiate and carry them.
+func (l *loader) checkSuite(c *Connection, ch *Child) {
+	if len(ch.AH) == 0 {
+		return
+	}
+	at := ch.pos.sub("ah_proposals", 0)
+	switch {
+	case c.Version != 1:
+		// RFC 7296, Section 3.3.1: a proposal has one protocol, and all are alternatives.
+		l.fault(at, "keep one of ah_proposals and esp_proposals, or set version to 1", "a CHILD_SA of IKEv2 is ESP or AH, not both: its proposals have one protocol each")
+		return
+	case ch.Mode == ModeBEET:
+		l.fault(at, "remove ah_proposals, or use mode: tunnel", "AH around ESP needs a packet with addresses of its own, and mode beet takes them off")
+	}
+	methods := func(list []suite.Proposal) (out []uint16) {
+		for _, p := range list {
+			for _, t := range p.List(suite.KE) {
+				out = append(out, t.ID)
+			}
+		}
+		return out
+	}
+	esp := methods(ch.Proposals)
+	if slices.ContainsFunc(methods(ch.AH), func(id uint16) bool { return !slices.Contains(esp, id) }) {
+		l.fault(at, "name the key exchange in esp_proposals", "forward secrecy of AH and ESP together is that of esp_proposals, which does not name the key exchange of ah_proposals")
+	}
+}
+
 // checkMode holds the mode and the protocol of a child against the other keys.
 func (l *loader) checkMode(c *Connection, ch *Child) {
-	if len(ch.Proposals) > 0 && ch.Proposals[0].Protocol == suite.ProtoAH {
-		if c.Encap {
-			l.fault(c.pos.sub("encap", 0), "remove encap, or use esp_proposals", "encap puts ESP into UDP, and AH has no such encapsulation (RFC 3948)")
-		}
+	ah := len(ch.Proposals) > 0 && ch.Proposals[0].Protocol == suite.ProtoAH
+	if c.Encap && (ah || len(ch.AH) > 0) {
+		l.fault(c.pos.sub("encap", 0), "remove encap, or use esp_proposals alone", "encap puts ESP into UDP, and AH has no such encapsulation (RFC 3948)")
+	}
+	if ah {
 		if ch.TFCPadding != 0 {
 			l.fault(ch.pos.sub("tfc_padding", 0), "remove it, or use esp_proposals", "AH has no padding of the payload (RFC 4302, Section 3.3.3.2.1)")
 		}

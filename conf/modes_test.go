@@ -43,7 +43,10 @@ func TestContradictionsOfModes(t *testing.T) {
 		{"", "mode: iptfs", "mode", "not supported by this version: mode iptfs"},
 		{"", "mode: tunnel, mode_required: yes", "mode_required", "tunnel mode is what a peer falls back to"},
 		{"", "mode: drop, mode_required: yes", "mode_required", "negotiates no mode"},
-		{"", "ah_proposals: [sha256], esp_proposals: [aes128gcm16]", "ah_proposals", "a CHILD_SA is ESP or AH, not both"},
+		{"", "ah_proposals: [sha256], esp_proposals: [aes128gcm16]", "ah_proposals", "a CHILD_SA of IKEv2 is ESP or AH, not both"},
+		{"version: 1", "ah_proposals: [sha256], esp_proposals: [aes128gcm16], mode: beet", "ah_proposals", "mode beet takes them off"},
+		{"version: 1", "ah_proposals: [sha256-modp2048], esp_proposals: [aes128gcm16-modp3072]", "ah_proposals", "forward secrecy of AH and ESP together"},
+		{"version: 1\n    encap: yes", "ah_proposals: [sha256], esp_proposals: [aes128gcm16]", "encap", "AH has no such encapsulation"},
 		{"encap: yes", "ah_proposals: [sha256]", "encap", "AH has no such encapsulation"},
 		{"", "ah_proposals: [sha256], tfc_padding: 1000", "tfc_padding", "AH has no padding"},
 		{"", "ah_proposals: [aes128]", "ah_proposals[0]", "AH"},
@@ -86,6 +89,9 @@ func TestModesAreRead(t *testing.T) {
 	}
 	if _, ch := one("", "ah_proposals: [sha256-esn-x25519]"); ch.Proposals[0].Protocol != suite.ProtoAH || !ch.Proposals[0].ESN() {
 		t.Errorf("AH: %+v", ch.Proposals)
+	}
+	if _, ch := one("version: 1", "ah_proposals: [sha256-modp2048], esp_proposals: [aes128-sha1-modp2048]"); ch.Proposals[0].Protocol != suite.ProtoESP || len(ch.AH) != 1 || ch.AH[0].Protocol != suite.ProtoAH {
+		t.Errorf("AH around ESP: %+v %+v", ch.Proposals, ch.AH)
 	}
 	if _, ch := one("", "local_ts: [dynamic]"); ch.Proposals[0].Protocol != suite.ProtoESP || ch.Inactivity != 0 {
 		t.Errorf("default: %+v", ch)
@@ -135,7 +141,7 @@ func TestModesOverTheControlProtocol(t *testing.T) {
 	for want, items := range map[string][]Item{
 		"invalid value for: mode, config discarded":      {kv("mode", "transport_proxy")},
 		"unknown option: pfp, config discarded":          {list("pfp", "remote_port")},
-		"a CHILD_SA is ESP or AH, not both":              {list("ah_proposals", "sha256"), list("esp_proposals", "aes128gcm16")},
+		"a CHILD_SA of IKEv2 is ESP or AH, not both":     {list("ah_proposals", "sha256"), list("esp_proposals", "aes128gcm16")},
 		"mode transport protects the traffic of the hos": {kv("mode", "transport"), list("local_ts", "10.1.0.0/16")},
 	} {
 		if _, err := load(items...); err == nil || !strings.Contains(err.Error(), want) {

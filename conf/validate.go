@@ -102,6 +102,7 @@ func (l *loader) checkChild(c *Connection, ch *Child) {
 		l.fault(ch.pos.sub("remote_ts", 0), "use selectors of one family on both sides", "no selector of local_ts has the address family of one of remote_ts")
 	}
 	l.checkPFS(ch)
+	l.checkSuite(c, ch)
 	l.checkMode(c, ch)
 	l.checkPFP(ch)
 }

@@ -199,6 +199,10 @@ func (sa *SA) takeDelete(now time.Time, d *message.Delete) {
 		spi := binary.BigEndian.Uint32(s)
 		if c := sa.childByOutbound(suite.Protocol(d.Protocol), spi); c != nil {
 			sa.dropChild(now, c, true)
+			sa.parts.expect(c, suite.Protocol(d.Protocol))
+			continue
+		}
+		if sa.parts.take(keyex.ProtocolSPIs{Proto: suite.Protocol(d.Protocol), SPIOut: spi}) {
 			continue
 		}
 		// It may have been made under an older ISAKMP SA with the same peer.

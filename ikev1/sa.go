@@ -29,6 +29,7 @@ type SA struct {
 	local, remote netip.AddrPort
 	natt          bool
 	nat           natState
+	parts         goneParts
 	vendors       vendors // what the peer announced
 	proposal      suite.Proposal
 	auth          AuthMethod

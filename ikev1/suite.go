@@ -72,3 +72,30 @@ func (sa *SA) throughNAT(now time.Time, cfg *keyex.ChildConfig) *trace.Failure {
 	}
 	return sa.failure(now, trace.StageChild, "AH covers the addresses, and there is a NAT between the peers or encap is forced: "+cfg.Name+" cannot be protected by AH", "use esp_proposals alone for "+cfg.Name)
 }
+
+// maxParts bounds what is remembered of suites that went.
+const maxParts = 16
+
+// goneParts are the SPIs of suites that the peer ended by deleting one protocol: the
+// Delete of the other one is about nothing that there still is.
+type goneParts []keyex.ProtocolSPIs
+
+func (g *goneParts) expect(c *keyex.Child, deleted suite.Protocol) {
+	for _, p := range c.Protocols() {
+		if p.Proto == deleted {
+			continue
+		}
+		if len(*g) == maxParts {
+			*g = slices.Delete(*g, 0, 1)
+		}
+		*g = append(*g, keyex.ProtocolSPIs{Proto: p.Proto, SPIOut: p.SPIOut})
+	}
+}
+
+func (g *goneParts) take(p keyex.ProtocolSPIs) bool {
+	i := slices.Index(*g, p)
+	if i >= 0 {
+		*g = slices.Delete(*g, i, i+1)
+	}
+	return i >= 0
+}

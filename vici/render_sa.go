@@ -87,6 +87,23 @@ func childSection(c *engine.ChildInfo, now time.Time) wire.Message {
 		if c.ESN {
 			m.Set("esn", "1")
 		}
+		if a := c.AH; a != nil {
+			m.Set("ah-spi-in", fmt.Sprintf("%08x", a.SPIIn))
+			m.Set("ah-spi-out", fmt.Sprintf("%08x", a.SPIOut))
+			m.Set("ah-integ-alg", a.Integ.Name())
+			if a.Integ.KeyBits != 0 {
+				m.SetUint("ah-integ-keysize", uint64(a.Integ.KeyBits))
+			}
+			if a.ESN {
+				m.Set("ah-esn", "1")
+			}
+			if a.Replayed > 0 {
+				m.SetUint("ah-replayed-in", a.Replayed)
+			}
+			if a.BadICV > 0 {
+				m.SetUint("ah-bad-icv-in", a.BadICV)
+			}
+		}
 		traffic(&m, "in", c.In, now)
 		traffic(&m, "out", c.Out, now)
 		until(&m, "rekey-time", c.RekeyAt, now)

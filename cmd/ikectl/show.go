@@ -214,6 +214,10 @@ func showChild(w io.Writer, k childView) {
 		fmt.Fprintf(w, "    installed %s ago%s%s%s\n", span(*k.Installed), in("rekeying", k.RekeyIn), in("expires", k.ExpiresIn), mtu)
 	}
 	fmt.Fprintf(w, "    in  %s %s\n    out %s %s\n", k.SPIIn, k.In, k.SPIOut, k.Out)
+	if a := k.AH; a != nil {
+		refused := trafView{Replayed: a.Replayed, BadICV: a.BadICV}
+		fmt.Fprintf(w, "    in AH:%s%s, in %s, out %s%s\n", a.Integrity, note(a.ESN, ", ESN"), a.SPIIn, a.SPIOut, refused.refusals())
+	}
 	fmt.Fprintf(w, "    %s === %s\n", strings.Join(k.LocalTS, " "), strings.Join(k.RemoteTS, " "))
 }
 
@@ -237,6 +241,11 @@ func (v trafView) String() string {
 	if v.LastUse != nil {
 		s += fmt.Sprintf(", %s ago", span(*v.LastUse))
 	}
+	return s + v.refusals()
+}
+
+// refusals are the packets that were refused, if there are any.
+func (v trafView) refusals() (s string) {
 	if v.Replayed > 0 {
 		s += fmt.Sprintf(", %d replayed", v.Replayed)
 	}

@@ -66,6 +66,7 @@ type childView struct {
 	MarkIn     string   `json:"mark_in,omitempty"`
 	MarkOut    string   `json:"mark_out,omitempty"`
 	Algorithms algView  `json:"algorithms"`
+	AH         *ahView  `json:"ah,omitempty"`
 	In         trafView `json:"in"`
 	Out        trafView `json:"out"`
 	MTU        *int64   `json:"mtu"`
@@ -74,6 +75,16 @@ type childView struct {
 	Installed  *int64   `json:"installed_seconds"`
 	LocalTS    []string `json:"local_ts"`
 	RemoteTS   []string `json:"remote_ts"`
+}
+
+// ahView is the AH around the ESP of a CHILD_SA.
+type ahView struct {
+	SPIIn     string `json:"spi_in"`
+	SPIOut    string `json:"spi_out"`
+	Integrity string `json:"integrity"`
+	ESN       bool   `json:"esn"`
+	Replayed  uint64 `json:"replayed,omitempty"`
+	BadICV    uint64 `json:"bad_icv,omitempty"`
 }
 
 type trafView struct {
@@ -218,6 +229,7 @@ func childOf(c wire.Message) childView {
 		MarkIn:     markText(c, "in"),
 		MarkOut:    markText(c, "out"),
 		Algorithms: algorithms(c),
+		AH:         ahOf(c),
 		In:         trafView{number(c, "bytes-in"), number(c, "packets-in"), maybe(c, "use-in"), number(c, "replayed-in"), number(c, "bad-icv-in")},
 		Out:        trafView{number(c, "bytes-out"), number(c, "packets-out"), maybe(c, "use-out"), 0, 0},
 		MTU:        maybe(c, "mtu"),
@@ -227,6 +239,14 @@ func childOf(c wire.Message) childView {
 		LocalTS:    list(c, "local-ts"),
 		RemoteTS:   list(c, "remote-ts"),
 	}
+}
+
+func ahOf(c wire.Message) *ahView {
+	if text(c, "ah-spi-in") == "" {
+		return nil
+	}
+	return &ahView{SPIIn: text(c, "ah-spi-in"), SPIOut: text(c, "ah-spi-out"), Integrity: text(c, "ah-integ-alg"), ESN: text(c, "ah-esn") == "1",
+		Replayed: number(c, "ah-replayed-in"), BadICV: number(c, "ah-bad-icv-in")}
 }
 
 // connViews reads a list-conn event.

@@ -36,9 +36,13 @@ func Unfit(info backend.Info, can func() error, c *conf.Connection) error {
 				return fmt.Errorf("connection %s, child %s: interface %s cannot be made: %w", c.Name, ch.Name, ch.Interface, err)
 			}
 		}
-		kept, lost := carried(info, childConfig(ch))
+		cfg := childConfig(ch)
+		kept, lost := carried(info, cfg.Proposals, cfg.Mode)
 		if len(kept) == 0 {
 			return fmt.Errorf("connection %s, child %s: the %s backend carries none of its proposals: %s", c.Name, ch.Name, info.Name, strings.Join(lost, ", "))
+		}
+		if around, lost := carried(info, cfg.AH, spd.Transport); len(cfg.AH) > 0 && len(around) == 0 {
+			return fmt.Errorf("connection %s, child %s: the %s backend carries none of its ah_proposals around ESP: %s", c.Name, ch.Name, info.Name, strings.Join(lost, ", "))
 		}
 	}
 	return nil
@@ -49,11 +53,11 @@ func needsKernel(c *conf.Connection, ch *conf.Child, key string) error {
 		"set backend: kernel, or remove the key", c.Name, ch.Name, key)
 }
 
-// carried are the proposals of a child without what a backend cannot carry, and
-// the reasons for what was left out, each once.
-func carried(info backend.Info, cfg *ikev2.ChildConfig) (kept []suite.Proposal, reasons []string) {
-	for _, p := range cfg.Proposals {
-		if fitted, ok := fitProposal(info, p, cfg.Mode, func(why string) {
+// carried are proposals of a child without what a backend cannot carry, and the
+// reasons for what was left out, each once.
+func carried(info backend.Info, list []suite.Proposal, mode spd.Mode) (kept []suite.Proposal, reasons []string) {
+	for _, p := range list {
+		if fitted, ok := fitProposal(info, p, mode, func(why string) {
 			if !slices.Contains(reasons, why) {
 				reasons = append(reasons, why)
 			}
@@ -119,8 +123,10 @@ func fitProposal(info backend.Info, p suite.Proposal, mode spd.Mode, refuse func
 func (e *Engine) fit(cfg *ikev2.Config) {
 	info := e.opt.Backend.Describe()
 	for _, ch := range cfg.Children {
-		kept, lost := carried(info, ch)
-		ch.Proposals = kept
+		kept, lost := carried(info, ch.Proposals, ch.Mode)
+		around, more := carried(info, ch.AH, spd.Transport)
+		lost = append(lost, more...)
+		ch.Proposals, ch.AH = kept, around
 		if len(lost) > 0 && len(kept) > 0 {
 			e.log(trace.Record{Level: trace.Control, Group: trace.CFG, Conn: cfg.Name, Child: ch.Name, Warn: true,
 				Msg: fmt.Sprintf("%s/%s: a part of its proposals is neither offered nor accepted, because the %s backend cannot carry it: %s", cfg.Name, ch.Name, info.Name, strings.Join(lost, ", "))})

@@ -27,6 +27,7 @@ type childSA struct {
 	in, out bool // installed
 	inID    sad.ID
 	outID   sad.ID
+	around  around
 	started time.Time
 	up      bool // reported as up
 }
@@ -72,37 +73,46 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 		if err != nil {
 			return err
 		}
-		reqid, key, err := s.e.policies.hold(policyWant{
-			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, out: outsideOf(c.child), ah: c.child.Proto == suite.ProtoAH,
+		ids, key, err := s.e.policies.hold(policyWant{
+			child: childKey{c.conn, c.name()}, local: c.child.Local, remote: c.child.Remote, out: outsideOf(c.child), protect: protectedBy(c.child),
 			action: spd.Protect, reqid: cfg.ReqID, priority: extra.priority,
 			open: extra.conf != nil && !failClosed(&s.e.config.Load().global, extra.conf), bind: bind,
 		})
 		if err != nil {
 			return err
 		}
-		c.reqid, c.policy, c.held = reqid, key, true
+		c.reqid, c.around.reqid, c.policy, c.held = ids.main, ids.around, key, true
 	}
 	if w.In && !c.in {
 		sa := s.saOf(c, sad.In)
-		if err := s.e.bindSA(sa, childRef(cfg).conf); err != nil {
-			return err
-		}
-		if err := s.e.opt.Backend.AddSA(sa); err != nil {
+		if err := s.add(c, sa); err != nil {
 			return err
 		}
 		c.in, c.inID = true, sa.ID
-	}
-	if w.Out && !c.out {
-		sa := s.saOf(c, sad.Out)
-		if err := s.e.bindSA(sa, childRef(cfg).conf); err != nil {
+		if err := s.addAround(c, sad.In); err != nil {
 			return err
 		}
-		if err := s.e.opt.Backend.AddSA(sa); err != nil {
+	}
+	if w.Out && !c.out {
+		// The outermost SA first: what ESP makes needs it.
+		if err := s.addAround(c, sad.Out); err != nil {
+			return err
+		}
+		sa := s.saOf(c, sad.Out)
+		if err := s.add(c, sa); err != nil {
 			return err
 		}
 		c.out, c.outID = true, sa.ID
 	}
 	return nil
+}
+
+// add gives an SA of a child to the backend.
+func (s *shard) add(c *childSA, sa *sad.SA) error {
+	if err := s.e.bindSA(sa, childRef(c.child.Config).conf); err != nil {
+		return err
+	}
+	return s.e.opt.Backend.AddSA(sa)
 }
 
 // outsideOf is what policies say of a child's SAs.
@@ -177,12 +187,17 @@ func (s *shard) uninstall(c *childSA, in, out bool) {
 		c.in = false
 		s.remove(c, c.inID)
 	}
+	s.removeAround(c, in, out)
 	if c.in || c.out {
 		return
 	}
 	// Nothing carries packets with these keys any more.
 	for _, k := range []secret.Bytes{c.child.EncrIn, c.child.IntegIn, c.child.EncrOut, c.child.IntegOut} {
 		k.Destroy()
+	}
+	if a := c.child.AH; a != nil {
+		a.IntegIn.Destroy()
+		a.IntegOut.Destroy()
 	}
 	if c.held {
 		c.held = false
@@ -238,6 +253,7 @@ func (s *shard) move(ch *ikev2.Child) {
 			c.outID = id
 		}
 	}
+	s.moveAround(c, in, out)
 	if c.held {
 		if err := s.e.policies.move(c.policy, outsideOf(ch)); err != nil {
 			s.e.warnf(trace.KNL, "%v", err)

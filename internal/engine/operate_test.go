@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -263,8 +264,8 @@ func TestPolicies(t *testing.T) {
 	}
 	r1, k1, _ := p.hold(w)
 	r2, k2, _ := p.hold(w)
-	if r1 != 1 || r2 != 1 || len(db.have) != 1 {
-		t.Errorf("reqids %d and %d, %d policies, expected 1, 1 and 1", r1, r2, len(db.have))
+	if r1.main != 1 || r2.main != 1 || len(db.have) != 1 {
+		t.Errorf("reqids %d and %d, %d policies, expected 1, 1 and 1", r1.main, r2.main, len(db.have))
 	}
 	for _, pol := range db.have {
 		// 400000 - 512*(16+16)
@@ -275,8 +276,8 @@ func TestPolicies(t *testing.T) {
 	narrow := w
 	narrow.remote = ts("10.2.3.0/24", "2001:db8::/32")
 	r3, k3, _ := p.hold(narrow)
-	if r3 != 2 || len(db.have) != 2 {
-		t.Errorf("a narrower CHILD_SA has reqid %d and there are %d policies, expected 2 and 2 (no mixed families)", r3, len(db.have))
+	if r3.main != 2 || len(db.have) != 2 {
+		t.Errorf("a narrower CHILD_SA has reqid %d and there are %d policies, expected 2 and 2 (no mixed families)", r3.main, len(db.have))
 	}
 	p.release(k1)
 	p.release(k2)
@@ -291,25 +292,53 @@ func TestPolicies(t *testing.T) {
 }
 
 // An entry says of which protocol its SAs are: a backend takes no SA of ESP for an
-// entry of AH, nor the other way round. The same selectors with both are two sets.
+// entry of AH, nor the other way round, nor one without AH for an entry of both. The
+// same selectors with each are sets of their own, and no two share a reqid.
 func TestPoliciesNameTheirProtocol(t *testing.T) {
 	var db recorder
 	p := newPolicies(&db)
 	net := func(s string) []spd.TS { return []spd.TS{spd.FromPrefix(netip.MustParsePrefix(s))} }
 	w := policyWant{child: childKey{"c", "n"}, local: net("10.1.0.0/16"), remote: net("10.2.0.0/16"), action: spd.Protect}
-	esp, _, err := p.hold(w)
+	// A configured number in the way of the ones that are chosen.
+	w.reqid = 3
+	both := w
+	both.protect = byBoth
+	b, keyB, err := p.hold(both)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.ah = true
-	ah, _, err := p.hold(w)
-	if err != nil || ah == esp || len(db.have) != 2 {
-		t.Fatalf("%v; reqids %d and %d, %d policies, expected two of each", err, esp, ah, len(db.have))
+	w.reqid = 0
+	esp, keyE, err := p.hold(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.protect = byAH
+	ah, keyA, err := p.hold(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b != (reqids{3, 1}) || esp != (reqids{main: 2}) || ah != (reqids{main: 4}) || len(db.have) != 3 {
+		t.Fatalf("reqids %v, %v and %v, %d policies", b, esp, ah, len(db.have))
 	}
 	for _, pol := range db.have {
-		if want := map[uint32]uint8{esp: 0, ah: 51}[pol.ReqID]; pol.Proto != want {
+		if want := map[uint32]uint8{ah.main: 51}[pol.ReqID]; pol.Proto != want {
 			t.Errorf("reqid %d: protocol %d, expected %d", pol.ReqID, pol.Proto, want)
 		}
+		around := []spd.Template(nil)
+		if pol.ReqID == b.main {
+			around = []spd.Template{{Proto: 51, Mode: spd.Transport, ReqID: b.around}}
+		}
+		if !slices.Equal(pol.Bundle, around) {
+			t.Errorf("reqid %d: around it is %+v", pol.ReqID, pol.Bundle)
+		}
+	}
+	for _, k := range []policyKey{keyB, keyE, keyA} {
+		if err := p.release(k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(db.have)+len(p.inUse) != 0 {
+		t.Errorf("%d policies and the reqids %v are left", len(db.have), p.inUse)
 	}
 }
 

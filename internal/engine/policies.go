@@ -10,7 +10,10 @@ import (
 	"slices"
 	"sync"
 
+	"iked/conf"
+	"iked/crypto/suite"
 	"iked/internal/backend"
+	"iked/internal/keyex"
 	"iked/spd"
 )
 
@@ -20,9 +23,41 @@ import (
 type policyKey struct {
 	conn, child string
 	ts          string
-	ah          bool
+	protect     protection
 	pfp         spd.PFP
 	bind        binding
+}
+
+// protection is what SAs serve the entries of a set.
+type protection uint8
+
+// Protections.
+const (
+	byESP protection = iota
+	byAH
+	byBoth // ESP, and AH around it
+)
+
+// protectionOf are the SAs of a configured child.
+func protectionOf(c *conf.Child) protection {
+	switch {
+	case len(c.AH) > 0:
+		return byBoth
+	case len(c.Proposals) > 0 && c.Proposals[0].Protocol == suite.ProtoAH:
+		return byAH
+	}
+	return byESP
+}
+
+// protectedBy are those of a negotiated one.
+func protectedBy(ch *keyex.Child) protection {
+	switch {
+	case ch.AH != nil:
+		return byBoth
+	case ch.Proto == suite.ProtoAH:
+		return byAH
+	}
+	return byESP
 }
 
 // outside is what an entry says of the SAs that serve it: their mode and, in tunnel
@@ -36,7 +71,8 @@ type outside struct {
 type policySet struct {
 	key    policyKey
 	reqid  uint32
-	static bool // reqid comes from the configuration
+	around uint32 // the reqid of the AH around ESP; 0: none
+	static bool   // reqid comes from the configuration
 	ids    []uint64
 	// standing entries stay while the configuration is loaded; sas counts the
 	// CHILD_SAs that serve the set.
@@ -100,7 +136,7 @@ type policyWant struct {
 	child         childKey
 	local, remote []spd.TS
 	out           outside
-	ah            bool // the SAs are of AH, else of ESP
+	protect       protection
 	pfp           spd.PFP
 	action        spd.Action
 	reqid         uint32 // configured, 0: allocate
@@ -111,7 +147,7 @@ type policyWant struct {
 }
 
 func (w *policyWant) key() policyKey {
-	k := policyKey{conn: w.child.conn, child: w.child.child, ah: w.ah, pfp: w.pfp, ts: tsKey(w.local, w.remote), bind: w.bind}
+	k := policyKey{conn: w.child.conn, child: w.child.child, protect: w.protect, pfp: w.pfp, ts: tsKey(w.local, w.remote), bind: w.bind}
 	if w.action != spd.Protect {
 		k.ts += fmt.Sprintf("!%d", w.action)
 	}
@@ -185,24 +221,27 @@ func (p *policies) lay(owner childKey) error {
 	return first
 }
 
-// hold counts an SA in and returns its reqid; the policies are in force after.
-func (p *policies) hold(w policyWant) (reqid uint32, key policyKey, err error) {
+// reqids are those of a set: of its SAs, and of the AH around them.
+type reqids struct{ main, around uint32 }
+
+// hold counts an SA in and returns its reqids; the policies are in force after.
+func (p *policies) hold(w policyWant) (ids reqids, key policyKey, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key = w.key()
 	set := p.sets[key]
 	if set == nil {
 		if set, err = p.create(w, false); err != nil {
-			return 0, key, err
+			return ids, key, err
 		}
 	} else if set.now != w.out {
 		// Of several SAs the one added last carries the traffic.
 		if err := p.show(set, w.out); err != nil {
-			return 0, key, err
+			return ids, key, err
 		}
 	}
 	set.sas++
-	return set.reqid, key, nil
+	return reqids{set.reqid, set.around}, key, nil
 }
 
 // show changes what the entries of a set say of its SAs.
@@ -261,11 +300,10 @@ func (p *policies) create(w policyWant, standing bool) (*policySet, error) {
 		action: w.action, local: w.local, remote: w.remote, owner: w.child,
 	}
 	if set.reqid == 0 && w.action == spd.Protect {
-		// Freed numbers are used first, so they stay small and stable.
-		for p.inUse[p.firstFree] != 0 {
-			p.firstFree++
-		}
-		set.reqid = p.firstFree
+		set.reqid = p.free(0)
+	}
+	if w.protect == byBoth {
+		set.around = p.free(set.reqid)
 	}
 	if n := len(group(w.local)) * len(group(w.remote)); n > maxEntries {
 		return nil, fmt.Errorf("policy %s: the selectors make %d entries, at most %d are installed for one CHILD_SA; use fewer, or ones of equal width", w.child, n, maxEntries)
@@ -276,8 +314,10 @@ func (p *policies) create(w policyWant, standing bool) (*policySet, error) {
 	if err := p.install(set); err != nil {
 		return nil, errors.Join(err, p.unshelter(set))
 	}
-	if set.reqid != 0 {
-		p.inUse[set.reqid]++
+	for _, id := range [...]uint32{set.reqid, set.around} {
+		if id != 0 {
+			p.inUse[id]++
+		}
 	}
 	p.sets[set.key] = set
 	if p.byChild[set.owner] == nil {
@@ -285,6 +325,19 @@ func (p *policies) create(w policyWant, standing bool) (*policySet, error) {
 	}
 	p.byChild[set.owner][set] = true
 	return set, nil
+}
+
+// free is a reqid that no set has, other than the one given. Freed numbers are used
+// first, so they stay small and stable.
+func (p *policies) free(other uint32) uint32 {
+	for p.inUse[p.firstFree] != 0 {
+		p.firstFree++
+	}
+	id := p.firstFree
+	for id == other || p.inUse[id] != 0 {
+		id++
+	}
+	return id
 }
 
 // install puts the entries of a set into the SPD, in place of those that it had.
@@ -323,10 +376,13 @@ func (p *policies) dropIfUnused(set *policySet) error {
 	if delete(p.byChild[set.owner], set); len(p.byChild[set.owner]) == 0 {
 		delete(p.byChild, set.owner)
 	}
-	if set.reqid != 0 {
-		if p.inUse[set.reqid]--; p.inUse[set.reqid] == 0 {
-			delete(p.inUse, set.reqid)
-			p.firstFree = min(p.firstFree, set.reqid)
+	for _, id := range [...]uint32{set.reqid, set.around} {
+		if id == 0 {
+			continue
+		}
+		if p.inUse[id]--; p.inUse[id] == 0 {
+			delete(p.inUse, id)
+			p.firstFree = min(p.firstFree, id)
 		}
 	}
 	for _, id := range set.ids {
@@ -362,8 +418,12 @@ type weight struct {
 func expand(set *policySet) []spd.Policy {
 	locals, remotes := group(set.local), group(set.remote)
 	var proto uint8 // ESP
-	if set.key.ah {
+	var bundle []spd.Template
+	switch set.key.protect {
+	case byAH:
 		proto = protoAH
+	case byBoth:
+		bundle = []spd.Template{{Proto: protoAH, Mode: spd.Transport, ReqID: set.around}}
 	}
 	var out []spd.Policy
 	for _, l := range locals {
@@ -374,7 +434,7 @@ func expand(set *policySet) []spd.Policy {
 			out = append(out, spd.Policy{
 				Name: set.owner.String(), Action: set.action, Local: l.ts, Remote: r.ts,
 				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.now.mode, Proto: proto, Acquire: set.acquire, FailOpen: set.open,
-				OuterLocal: set.now.local, OuterRemote: set.now.remote, PFP: set.key.pfp,
+				OuterLocal: set.now.local, OuterRemote: set.now.remote, PFP: set.key.pfp, Bundle: bundle,
 				IfID: set.key.bind.ifID, Mark: set.key.bind.mark, MarkIn: set.key.bind.markIn,
 			})
 		}

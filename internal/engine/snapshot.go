@@ -46,17 +46,19 @@ type SAInfo struct {
 
 // ChildInfo is what a CHILD_SA was at one moment.
 type ChildInfo struct {
-	flow              *spd.Flow // the packet that asked for it, nil: none
-	Name              string
-	UniqueID          uint32
-	ReqID             uint32
-	State             ikev2.ChildState
-	Mode              spd.Mode
-	Proto             suite.Protocol
-	Encap             bool
-	SPIIn, SPIOut     uint32
-	Encr, Integ, KE   suite.Transform // KE.Type is 0 when no key exchange was done for it
-	ESN               bool
+	flow            *spd.Flow // the packet that asked for it, nil: none
+	Name            string
+	UniqueID        uint32
+	ReqID           uint32
+	State           ikev2.ChildState
+	Mode            spd.Mode
+	Proto           suite.Protocol
+	Encap           bool
+	SPIIn, SPIOut   uint32
+	Encr, Integ, KE suite.Transform // KE.Type is 0 when no key exchange was done for it
+	ESN             bool
+	// AH is what stands around ESP; nil: nothing.
+	AH                *AHInfo
 	In, Out           Traffic
 	Installed         time.Time
 	RekeyAt, ExpireAt time.Time
@@ -71,6 +73,14 @@ type ChildInfo struct {
 	// IfID, MarkIn and MarkOut are what its SAs are bound to; 0: none.
 	IfID            uint32
 	MarkIn, MarkOut spd.Mark
+}
+
+// AHInfo is the AH around the ESP of a CHILD_SA.
+type AHInfo struct {
+	SPIIn, SPIOut    uint32
+	Integ            suite.Transform
+	ESN              bool
+	Replayed, BadICV uint64 // as those of ChildInfo
 }
 
 // Traffic counts what one direction of a CHILD_SA carried. LastUsed is zero when
@@ -110,6 +120,7 @@ func (s *shard) childInfo(c *childSA) ChildInfo {
 		Initiator: ch.Initiator, Installed: ch.Installed, RekeyAt: ch.RekeyAt, ExpireAt: ch.ExpireAt,
 		Local: slices.Clone(ch.Local), Remote: slices.Clone(ch.Remote),
 	}
+	info.AH = s.ahInfo(c)
 	// A device that is gone binds nothing any more.
 	if b, err := s.e.devices.binding(childRef(ch.Config).conf); err == nil {
 		info.IfID, info.MarkIn, info.MarkOut = b.ifID, b.markIn, b.mark

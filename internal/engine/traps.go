@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"iked/conf"
-	"iked/crypto/suite"
 	"iked/internal/trace"
 	"iked/spd"
 )
@@ -64,7 +63,7 @@ func staticOrAny(list []conf.TS) []spd.TS {
 // trap installs the Protect policy of a child. Selectors that stand for the
 // hosts themselves need their addresses first; names are looked up aside.
 func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
-	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, out: outside{mode: k.ike.Mode}, ah: len(k.conf.Proposals) > 0 && k.conf.Proposals[0].Protocol == suite.ProtoAH,
+	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, out: outside{mode: k.ike.Mode}, protect: protectionOf(k.conf),
 		reqid: k.conf.ReqID, priority: k.conf.Priority, acquire: acquire, open: !failClosed(&p.global, k.conf)}
 	var err error
 	if w.bind, err = p.e.devices.binding(k.conf); err != nil {

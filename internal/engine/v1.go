@@ -151,7 +151,7 @@ func (s *shard) peerDeletes(x *ikeSA, ev keyex.PeerDeletes) {
 					continue
 				}
 				for _, c := range y.children {
-					if c.out && c.outID.SPI == ev.SPI && c.outID.Proto == ev.Proto {
+					if c.out && (c.outID.SPI == ev.SPI && c.outID.Proto == ev.Proto || c.around.outID.SPI == ev.SPI && c.around.outID.Proto == ev.Proto) {
 						in := c.child.SPIIn
 						s.drive(y, func(now time.Time) { y.m.Start(now, keyex.DeleteChild{SPI: in}) })
 						return

@@ -1,13 +1,18 @@
 package engine
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"iked/crypto/suite"
 	ikev1msg "iked/ikev1/message"
 	"iked/ikev2"
 	"iked/internal/isakmp"
+	"iked/sad"
+	"iked/spd"
 )
 
 const anyPeerV1 = `
@@ -83,4 +88,79 @@ func TestUnsupportedExchanges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// suiteConf is a site with AH around ESP.
+func suiteConf(self, peer, peerAddr, localTS, remoteTS, child string) string {
+	s := site(self, peer, peerAddr, localTS, remoteTS, "", child+", ah_proposals: [sha256]")
+	s = strings.Replace(s, "aes128gcm16-x25519", "aes128gcm16", 1)
+	s = strings.Replace(s, "proposals: [aes128gcm16-prfsha256-x25519]", "version: 1\n    proposals: [aes128-sha256-modp2048]", 1)
+	// Main Mode finds the secret by address.
+	return strings.NewReplacer("{id: "+self, "{id: "+map[string]string{"sun": sunAddr, "moon": moonAddr}[self], "{id: "+peer, "{id: "+peerAddr).Replace(s)
+}
+
+// RFC 4301, Appendix E: AH and ESP of a suite are one bundle in the backend. Its
+// four SAs come together, are replaced together and go together, and the policy
+// demands both.
+func TestSuiteReachesTheBackend(t *testing.T) {
+	simulate(t, func(w *world) {
+		sun := w.gateway("sun", sunAddr, suiteConf("sun", "moon", moonAddr, "10.2.0.0/16", "10.1.0.0/16", ", start: passive"))
+		moon := w.gateway("moon", moonAddr, suiteConf("moon", "sun", sunAddr, "10.1.0.0/16", "10.2.0.0/16", ", start: always"))
+		w.after(2 * time.Second)
+		whole := func(g *gateway, pairs int) {
+			t.Helper()
+			p := g.back.Policies()
+			if len(p) != 1 || p[0].Proto != 0 || p[0].Mode != spd.Tunnel || len(p[0].Bundle) != 1 || p[0].Bundle[0] != (spd.Template{Proto: 51, Mode: spd.Transport, ReqID: p[0].Bundle[0].ReqID}) {
+				t.Fatalf("%s: the policies are %+v", g.name, p)
+			}
+			n := map[suite.Protocol]int{}
+			for _, s := range g.back.SAs() {
+				n[s.Proto]++
+				mode, reqid := spd.Tunnel, p[0].ReqID
+				if s.Proto == suite.ProtoAH {
+					mode, reqid = spd.Transport, p[0].Bundle[0].ReqID
+				}
+				if s.Mode != mode || s.ReqID != reqid || s.IntegKey.Len() == 0 && s.Proto == suite.ProtoAH || s.EncrKey.Len() != 0 && s.Proto == suite.ProtoAH {
+					t.Errorf("%s: %v has mode %v, reqid %d", g.name, s.ID, s.Mode, s.ReqID)
+				}
+			}
+			if n[suite.ProtoESP] != 2*pairs || n[suite.ProtoAH] != 2*pairs {
+				t.Errorf("%s: %v SAs, expected %d of each protocol", g.name, n, 2*pairs)
+			}
+		}
+		whole(moon, 1)
+		whole(sun, 1)
+		// Both ends have the SAs of the other.
+		for _, a := range moon.back.SAs() {
+			if !slices.ContainsFunc(sun.back.SAs(), func(b sad.SA) bool {
+				return a.SPI == b.SPI && a.Proto == b.Proto && a.Dir != b.Dir && a.IntegKey.Equal(b.IntegKey) && a.EncrKey.Equal(b.EncrKey)
+			}) {
+				t.Errorf("%v is not at the other end", a.ID)
+			}
+		}
+		info := moon.sas()[0].Children[0]
+		if info.AH == nil || info.AH.SPIIn == 0 || info.AH.Integ.ID != suite.IntegHMACSHA256 || info.Proto != suite.ProtoESP {
+			t.Errorf("the CHILD_SA is shown as %+v", info)
+		}
+		w.after(70 * time.Minute)
+		whole(moon, 1)
+		whole(sun, 1)
+		if now := moon.sas()[0].Children[0]; now.AH.SPIIn == info.AH.SPIIn {
+			t.Error("the suite was not rekeyed")
+		}
+		// The hard end of one SA ends all.
+		for _, s := range sun.back.SAs() {
+			if s.Proto == suite.ProtoAH && s.Dir == sad.In {
+				sun.back.Expire(s.ID, true, "bytes")
+				break
+			}
+		}
+		w.after(100 * time.Millisecond)
+		if n := len(sun.back.SAs()); n != 0 {
+			t.Errorf("%d SAs are left of a suite whose AH expired", n)
+		}
+		w.after(5 * time.Second)
+		whole(moon, 1)
+		whole(sun, 1)
+	})
 }
