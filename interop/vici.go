@@ -38,6 +38,7 @@ type IKESA struct {
 type ChildSA struct {
 	Name, UniqueID, ReqID, State, Mode, Protocol, Encap string
 	SPIIn, SPIOut                                       string
+	AHSPIIn, AHSPIOut, AHIntegAlg                       string // of AH around ESP; iked alone
 	EncrAlg, EncrKeysize, IntegAlg, DH, ESN             string
 	BytesIn, PacketsIn, BytesOut, PacketsOut            string
 	RekeyTime, LifeTime, InstallTime                    string
@@ -227,6 +228,7 @@ func ikeSA(name string, m *vici.Message) IKESA {
 			Name: text(cm, "name"), UniqueID: text(cm, "uniqueid"), ReqID: text(cm, "reqid"), State: text(cm, "state"),
 			Mode: text(cm, "mode"), Protocol: text(cm, "protocol"), Encap: text(cm, "encap"),
 			SPIIn: text(cm, "spi-in"), SPIOut: text(cm, "spi-out"),
+			AHSPIIn: text(cm, "ah-spi-in"), AHSPIOut: text(cm, "ah-spi-out"), AHIntegAlg: text(cm, "ah-integ-alg"),
 			EncrAlg: text(cm, "encr-alg"), EncrKeysize: text(cm, "encr-keysize"), IntegAlg: text(cm, "integ-alg"),
 			DH: text(cm, "dh-group"), ESN: text(cm, "esn"),
 			BytesIn: text(cm, "bytes-in"), PacketsIn: text(cm, "packets-in"),

@@ -113,6 +113,9 @@ func carried(sa *sad.SA) error {
 		return unsupported(sa, "offload of whole packets needs the policy on the device too; offload cryptography only")
 	case sa.Sender.IsValid():
 		return unsupported(sa, "the kernel finds SAs of a group by SPI and destination, whoever sends; leave out the sender, or use the userspace backend")
+	case sa.Mode == spd.Transport && sa.Encap == nil && sa.Local[0].Is4() != sa.Dst.Is4():
+		// The kernel gives such a state one family, also behind a tunnel of a bundle.
+		return unsupported(sa, "transport mode over %v for traffic of the other family, as of AH around a tunnel; use addresses of one family, or the userspace backend", sa.Dst)
 	case sa.Mode == spd.BEET && sa.Proto != suite.ProtoESP:
 		return unsupported(sa, "BEET mode is for ESP alone")
 	}

@@ -95,6 +95,9 @@ func TestRefusedSAs(t *testing.T) {
 		"hop limit":            func(s *sad.SA) { s.HopLimit = 10 },
 		"whole packets":        func(s *sad.SA) { s.Offload = sad.Offload{Device: "eth0", Packet: true, Must: true} },
 		"BEET between subnets": func(s *sad.SA) { s.Mode = spd.BEET },
+		"transport over the other family": func(s *sad.SA) {
+			s.Mode, s.Src, s.Dst = spd.Transport, netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+		},
 		"ESN without a window": func(s *sad.SA) { s.Dir, s.ESN, s.ReplayWindow = sad.In, true, 0 },
 	} {
 		sa := tunnelSA(sad.Out)

@@ -225,6 +225,8 @@ type target struct {
 	ike, child uint32 // child 0: the IKE SA
 	conn, name string
 	spi        uint32
+	// replaced: its successor is up, and no word comes when it goes.
+	replaced bool
 }
 
 // targets finds the SAs of a selector.
@@ -240,7 +242,7 @@ func (e *Engine) targets(ctx context.Context, sel Selector) ([]target, error) {
 			continue
 		}
 		for _, c := range s.Children {
-			out = append(out, target{ike: s.UniqueID, child: c.UniqueID, conn: s.Conn, name: c.Name, spi: c.SPIIn})
+			out = append(out, target{ike: s.UniqueID, child: c.UniqueID, conn: s.Conn, name: c.Name, spi: c.SPIIn, replaced: c.State == ikev2.ChildRekeyed})
 		}
 	}
 	return out, nil
@@ -347,7 +349,9 @@ func (e *Engine) Terminate(ctx context.Context, r TerminateRequest) (Result, err
 func (p *supervisor) terminate(list []target, t *termination, force bool) {
 	for _, x := range list {
 		if x.child != 0 {
-			t.children[x.child] = true
+			if !x.replaced {
+				t.children[x.child] = true
+			}
 			p.hold(x.conn, x.name)
 		} else {
 			t.ikes[x.ike] = true

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -162,5 +163,26 @@ func TestSuiteReachesTheBackend(t *testing.T) {
 		w.after(5 * time.Second)
 		whole(moon, 1)
 		whole(sun, 1)
+	})
+}
+
+// Who terminates a child does not wait for the SAs that rekeying has replaced, whose
+// end nobody is told of.
+func TestTerminateAfterRekey(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.gateway("sun", sunAddr, suiteConf("sun", "moon", moonAddr, "10.2.0.0/16", "10.1.0.0/16", ", start: passive"))
+		moon := w.gateway("moon", moonAddr, suiteConf("moon", "sun", sunAddr, "10.1.0.0/16", "10.2.0.0/16", ", start: always"))
+		w.after(2 * time.Second)
+		if _, err := moon.e.Rekey(context.Background(), Selector{Child: "net"}, false); err != nil {
+			t.Fatal(err)
+		}
+		w.after(time.Second)
+		if n := len(moon.sas()[0].Children); n != 2 {
+			t.Fatalf("%d CHILD_SAs, expected the new one and the one that it replaced", n)
+		}
+		at := time.Now()
+		if res, err := moon.e.Terminate(context.Background(), TerminateRequest{Selector: Selector{Child: "net"}, Timeout: time.Minute}); err != nil || time.Since(at) > 5*time.Second {
+			t.Errorf("%+v, %v after %v", res, err, time.Since(at))
+		}
 	})
 }

@@ -17,7 +17,7 @@ import (
 func TestPopulatedFromPacketsInTheKernel(t *testing.T) {
 	uml.Require(t)
 	interop.RunPFP(t, func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *interop.Iked {
-		return startIked(t, topo, ns, yaml)
+		return startIked(t, topo, ns, yaml, "kernel")
 	}, func(t *testing.T, topo *testnet.Topology, children []interop.ChildSA) {
 		policies := kernelList(t, topo.GwA, "policy")
 		states := kernelList(t, topo.GwA, "state")
@@ -51,8 +51,8 @@ func TestPopulatedFromPacketsInTheKernel(t *testing.T) {
 	})
 }
 
-// startIked runs iked with the kernel backend.
-func startIked(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *interop.Iked {
+// startIked runs iked with a backend.
+func startIked(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml, backend string) *interop.Iked {
 	t.Helper()
 	d, err := interop.NewIked(binaries(), topo.Path(ns.Name))
 	if err == nil {
@@ -61,7 +61,7 @@ func startIked(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if err == nil {
-		err = d.Start(ctx, ns, "--backend", "kernel")
+		err = d.Start(ctx, ns, "--backend", backend)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -63,7 +63,7 @@ func TestPrioritiesAreCharons(t *testing.T) {
 	if left := priorities(t, topo.GwA); len(left) > 0 {
 		t.Fatalf("charon left policies: %v", left)
 	}
-	iked := startIked(t, topo, topo.GwA, "bypass: none\nconnections: []\n")
+	iked := startIked(t, topo, topo.GwA, "bypass: none\nconnections: []\n", "kernel")
 	if err := iked.Load(ctx, conf); err != nil {
 		t.Fatal(err)
 	}
