@@ -58,6 +58,7 @@ func rules() []rule {
 		{"internal/radius", []string{"conf", "internal/engine", "internal/daemon", "ikev1/..."}, true, "the client of RADIUS knows nobody who asks"},
 		{"internal/userhook", []string{"conf", "internal/engine", "internal/daemon", "ikev1/..."}, true, "who runs the program knows nobody who asks"},
 		{"internal/pki", []string{"net/http", "os/exec"}, true, "certificates of strangers name places, and nothing fetches from them"},
+		{"kink/krb/...", []string{"ikev1", "ikev2/...", "conf", "internal/engine", "internal/daemon", "vici/...", "datapath/...", "xfrm/..."}, true, "Kerberos knows the contract with KINK only"},
 		{"...", []string{"kink/krb/krbtest"}, false, "the KDC for tests is in no program"},
 		{"...", []string{"cmd/..."}, false, "a main package is imported by nobody"},
 	}
