@@ -42,9 +42,7 @@ func (sa *SA) askUser(now time.Time) {
 				sa.tellStatus(now, sa.failure(now, trace.StageAuth, fmt.Sprintf("the user %q of the peer %v cannot be checked: %v", w.User, sa.remoteID, u.Err), "see to it that who knows the users is there"))
 				return
 			case u.Err != nil:
-				f := sa.failure(now, trace.StageAuth, "the user name or the password of the peer "+sa.remoteID.String()+" is wrong", "compare what the user types with what is known of the user")
-				f.Evidence = append(f.Evidence, u.Err.Error())
-				sa.tellStatus(now, f)
+				sa.tellStatus(now, sa.failure(now, trace.StageAuth, fmt.Sprintf("the user %q of the peer %v is refused: %v", w.User, sa.remoteID, u.Err), "compare what the user types with what is known of the user"))
 				return
 			default:
 				sa.user, sa.fixed = w.User, u.Address

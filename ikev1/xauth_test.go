@@ -67,7 +67,7 @@ func TestXAuthRefused(t *testing.T) {
 	p.xauth("bob")
 	p.a.password = "guess"
 	p.up()
-	if !strings.Contains(why(p.a), "refused the user bob") || !strings.Contains(why(p.b), "is wrong") || strings.Contains(why(p.b)+why(p.a), "guess") {
+	if !strings.Contains(why(p.a), "refused the user bob") || !strings.Contains(why(p.b), "the user \"bob\" of the peer 192.0.2.1 is refused") || strings.Contains(why(p.b)+why(p.a), "guess") {
 		t.Errorf("%s %s", why(p.a), why(p.b))
 	}
 }

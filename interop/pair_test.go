@@ -63,6 +63,9 @@ func newPair(t *testing.T, c *testCase, ikedAt string) *pair {
 	if p.rulesFirst, err = p.ikedNS.Rules(); err != nil {
 		t.Fatal(err)
 	}
+	if c.before != nil {
+		c.before(p)
+	}
 	p.start(c)
 	if p.wire, err = p.Wire.NS.Capture(p.Wire.If); err != nil {
 		t.Fatal(err)

@@ -29,6 +29,8 @@ type testCase struct {
 	charon string
 	// plugins of strongSwan beside the usual ones.
 	plugins string
+	// before runs before the daemons start.
+	before func(p *pair)
 	// ping replaces the usual traffic.
 	ping func(p *pair)
 	// then is what the case is about, after the tunnel is up and has carried
