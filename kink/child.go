@@ -37,6 +37,7 @@ func book(c *keyex.Child) *childBook {
 // rekeying is tried again.
 const (
 	deleteAfter = 10 * time.Second
+	forgetAfter = 2 * time.Minute // if the peer, who replaced it, does not
 	fadeTime    = 10 * time.Second
 	rekeyRetry  = 30 * time.Second
 )
@@ -141,6 +142,7 @@ func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
 	other := o.successor
 	o.successor, o.rekeying = c, false
 	old.State, old.RekeyAt = keyex.ChildRekeyed, time.Time{}
+	o.deleteAt = now.Add(forgetAfter)
 	if c.Initiator {
 		o.deleteAt = now.Add(deleteAfter)
 	}
@@ -149,13 +151,26 @@ func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
 	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
 		c.Config.Name, old.UniqueID, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
 	sa.Event(keyex.ChildReplaced{Old: old, New: c})
-	if other != nil && other != c && slices.Contains(sa.children, other) && c.Initiator && !other.Initiator && c.SPIIn < other.SPIOut {
-		// Both sides replaced the same pair at once. The successor whose initiator has the
-		// lower SPI goes, and who made it deletes it.
-		o.successor = other
-		b.deleteAt = now.Add(deleteAfter)
-		b.successor = other
+	if other != nil && slices.Contains(sa.children, other) && c.Initiator && !other.Initiator && book(other).successor == nil {
+		sa.collided(now, o, c, other)
 	}
+}
+
+// collided: both sides replaced the same pair at once, by ours and by theirs. The
+// successor whose initiator has the lower SPI goes, and who made it deletes it.
+func (sa *SA) collided(now time.Time, old *childBook, ours, theirs *keyex.Child) {
+	winner, loser := ours, theirs
+	if ours.SPIIn < theirs.SPIOut {
+		winner, loser = theirs, ours
+	}
+	old.successor = winner
+	l := book(loser)
+	l.successor, loser.State, loser.RekeyAt = winner, keyex.ChildRekeyed, time.Time{}
+	l.deleteAt = now.Add(forgetAfter)
+	if loser.Initiator {
+		l.deleteAt = now.Add(deleteAfter)
+	}
+	sa.Event(keyex.ChildReplaced{Old: loser, New: winner})
 }
 
 // dropChild ends a pair that both sides know to be over, or that this side ends. Its

@@ -347,6 +347,10 @@ func (c *create) failed(now time.Time, f *trace.Failure) {
 	if c.old != nil {
 		sa.rekeyLater(now, c.old)
 	}
+	if f.Stage == trace.StageReach && sa.state == keyex.Established && c.spi != 0 {
+		// The peer may have the pair, and its answer got lost.
+		sa.sendDelete(now, []*keyex.Child{{Proto: c.proto, SPIIn: c.spi}}, func(time.Time) {})
+	}
 	sa.createFailed(now, c.cfg, c.packet, f)
 }
 

@@ -324,7 +324,9 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 		if h.refuse {
 			delete(h.in, w.Child.SPIIn)
 			delete(h.out, w.Child.SPIOut)
-			h.reserved[w.Child.SPIIn] = true
+			if w.In {
+				h.reserved[w.Child.SPIIn] = true
+			}
 			return keyex.DoneReply{Err: errors.New("refused")}
 		}
 		if w.In {
