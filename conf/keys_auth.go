@@ -12,7 +12,12 @@ func authFields() []field[Auth] {
 	return []field[Auth]{
 		{key: "round", typ: "number", def: "0", doc: "Order of the rounds.", set: integer(0, 1<<30, func(a *Auth) *int { return &a.Round })},
 		{key: "auth", typ: "psk, pubkey, rsa…, ecdsa…, xauth…", doc: "Class of authentication. xauth is a user name and a password behind phase 1 of IKEv1: as second round, or as the only one (hybrid). In remote, xauth looks the user up in secrets, xauth-radius asks the servers of radius, xauth-hook (or xauth-pam) the program of xauth_hook. Without it: a pre-shared key if a secret of the two identities is there, else certificates. Constraints on the key and the hash may follow, as rsa-3072-sha256, ecdsa-384, rsa/pss-sha256, pubkey-ed25519; after ike: hashes are about the IKE signature only.", set: setAuth},
-		{key: "id", typ: "identity", def: "local: subject of the certificate, or the own address; remote: %any", doc: "Own identity, or the expected one; that may be a subnet, a range or have wildcards.", set: identity(func(a *Auth) *ident.ID { return &a.ID })},
+		{key: "id", typ: "identity", def: "local: subject of the certificate, or the own address; remote: %any", doc: "Own identity, or the expected one; that may be a subnet, a range or have wildcards. KINK: a principal, as kink/a.example.org@EXAMPLE.ORG; remote, with * for any characters of one component.", set: func(l *loader, a *Auth, it *Item) error {
+			a.text = it.Value
+			return identity(func(a *Auth) *ident.ID { return &a.ID })(l, a, it)
+		}},
+		{key: "keytab", typ: "file", def: "/etc/krb5.keytab", doc: "KINK, local: the file with the own keys. It is read again when it changes.", fileOnly: true, set: localFile(func(a *Auth) *string { return &a.Keytab })},
+		{key: "ccache", typ: "file", doc: "KINK, local: a credential cache that somebody else keeps fresh, in place of a keytab. Without a keytab peers reach this host by user-to-user alone.", fileOnly: true, set: localFile(func(a *Auth) *string { return &a.CCache })},
 		{key: "certs", typ: "list of files", list: true, binary: true, doc: "Local: own certificates to choose from. Remote: the only certificates accepted; they need no CA. Names are looked up in certs/.", set: certificates("certs", func(a *Auth) *[]*pki.Cert { return &a.Certs })},
 		{key: "cacerts", typ: "list of files", list: true, binary: true, doc: "The only CAs accepted. Names are looked up in cacerts/.", set: certificates("cacerts", func(a *Auth) *[]*pki.Cert { return &a.CACerts })},
 		{key: "ca_id", typ: "identity", doc: "Identity that a CA of the peer's chain must have.", set: identity(func(a *Auth) *ident.ID { return &a.CAID })},

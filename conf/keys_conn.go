@@ -6,13 +6,13 @@ import (
 
 func connectionFields() []field[Connection] {
 	return []field[Connection]{
-		{key: "version", typ: "number", def: "2", doc: "IKE version: 2, or 1 for a peer that knows no better (RFC 9395 deprecates IKEv1). 0 is 2.", set: setVersion},
+		{key: "version", typ: "1, 2, kink", def: "2", doc: "IKE version: 2, or 1 for a peer that knows no better (RFC 9395 deprecates IKEv1). 0 is 2. kink: Kerberos negotiates (RFC 4430).", set: setVersion},
 		{key: "local_addrs", typ: "list of hosts", def: "%any", list: true, doc: "Own addresses: address, subnet, range, DNS name or %any. The initiator uses the first that is one address.",
 			set: hosts(func(c *Connection) *[]Host { return &c.LocalAddrs })},
 		{key: "remote_addrs", typ: "list of hosts", def: "%any", list: true, doc: "Addresses of the peer, as local_addrs. Names are resolved again at every attempt.",
 			set: hosts(func(c *Connection) *[]Host { return &c.RemoteAddrs })},
 		{key: "local_port", typ: "number", def: "0", doc: "Own UDP port; 0 is the daemon's. Other ports than the daemon's are refused.", set: unsigned(0, 65535, func(c *Connection) *uint16 { return &c.LocalPort })},
-		{key: "remote_port", typ: "number", def: "500", doc: "UDP port of the peer.", set: unsigned(0, 65535, func(c *Connection) *uint16 { return &c.RemotePort })},
+		{key: "remote_port", typ: "number", def: "500, 910 with KINK", doc: "UDP port of the peer.", set: unsigned(0, 65535, func(c *Connection) *uint16 { return &c.RemotePort })},
 		{key: "proposals", typ: "list of proposals", def: "default", list: true, doc: "IKE proposals, best first, as aes256gcm16-prfsha384-ecp384.",
 			set: proposals(suite.ProtoIKE, func(c *Connection) *[]suite.Proposal { return &c.Proposals })},
 		{key: "vips", typ: "list of addresses", list: true, doc: "Virtual addresses to ask the peer for; 0.0.0.0 and :: ask for any. They are put on the tunnel device; name servers that come with them are written to resolv.conf beside the control socket.",
@@ -31,6 +31,9 @@ func connectionFields() []field[Connection] {
 			return err
 		}},
 		{key: "unity", typ: "yes/no", def: "no", doc: "IKEv1 Mode Config, as client with vips: announce Cisco's extensions (Unity). What the server then names as networks (split include) narrows remote_ts, its domain goes to resolv.conf with the name servers, its banner is logged and shown. A server with pools answers whoever announces them.", fileOnly: true, set: boolean(func(c *Connection) *bool { return &c.Unity })},
+		{key: "kink_compat", typ: "none, racoon2", def: "none", doc: "KINK: racoon2 is for its kinkd, which makes keys of AES otherwise than all other implementations of Kerberos do, and ignores identities: one pair of SAs is for all selectors of a child.", fileOnly: true, set: choice(func(c *Connection) *bool { return &c.Racoon2 }, []string{"none", "racoon2"}, false, true)},
+		{key: "kink_user_to_user", typ: "yes/no", def: "no", doc: "KINK: ask the peer for its ticket-granting ticket before a ticket for it is asked for, where it has no key of its own in a keytab, and give the own one to peers that ask.", fileOnly: true, set: boolean(func(c *Connection) *bool { return &c.UserToUser })},
+		{key: "kink_gss", typ: "never", def: "never", doc: "KINK: whether authentication goes by GSS-API. This version speaks Kerberos itself, as RFC 4430 has it.", fileOnly: true, set: unsupported[Connection]("never")},
 		{key: "dscp", typ: "six binary digits", def: "000000", doc: "DSCP of IKE packets.", set: value(parseDSCP, func(c *Connection) *uint8 { return &c.DSCP })},
 		{key: "encap", typ: "yes/no", def: "no", doc: "Force UDP encapsulation, NAT or not.", set: boolean(func(c *Connection) *bool { return &c.Encap })},
 		{key: "mobike", typ: "yes/no", def: "yes", doc: "Offer and take MOBIKE (RFC 4555): the IKE SA and its CHILD_SAs move when an address of either side changes, a route, or a NAT. IKEv2 only.", set: boolean(func(c *Connection) *bool { return &c.Mobike })},
@@ -63,6 +66,10 @@ func connectionFields() []field[Connection] {
 }
 
 func setVersion(_ *loader, c *Connection, it *Item) error {
+	if it.Value == "kink" {
+		c.Version = VersionKINK
+		return nil
+	}
 	n, err := parseUint(it.Value, 32)
 	if err != nil {
 		return err
@@ -75,7 +82,7 @@ func setVersion(_ *loader, c *Connection, it *Item) error {
 		c.Version = 1
 		return nil
 	}
-	return refuse("set version to 2, or 1", "there is no IKE version %d", n)
+	return refuse("set version to 2, 1 or kink", "there is no IKE version %d", n)
 }
 
 func hosts(at func(*Connection) *[]Host) setter[Connection] {
@@ -127,6 +134,9 @@ func (c *Connection) complete(given map[string]bool) {
 	for _, ch := range c.Children {
 		ch.inheritIfID(c.IfIDIn, c.IfIDOut)
 	}
+	if c.Version == VersionKINK {
+		c.completeKINK(given)
+	}
 	everywhere := []Host{{Text: "%any"}}
 	if len(c.LocalAddrs) == 0 {
 		c.LocalAddrs = everywhere
@@ -140,7 +150,7 @@ func (c *Connection) complete(given map[string]bool) {
 			c.Proposals = defaultsV1()
 		}
 	}
-	if !given["rekey_time"] && !given["reauth_time"] {
+	if !given["rekey_time"] && !given["reauth_time"] && c.Version != VersionKINK {
 		c.RekeyTime = defaultIKERekey
 	}
 	if !given["over_time"] {

@@ -11,6 +11,12 @@ func globalFields() []field[Global] {
 	return []field[Global]{
 		{key: "port", typ: "number", def: "500", doc: "UDP port of IKE.", set: unsigned(1, 65535, func(g *Global) *uint16 { return &g.Port })},
 		{key: "port_nat_t", typ: "number", def: "4500", doc: "UDP port of IKE and ESP behind a NAT.", set: unsigned(1, 65535, func(g *Global) *uint16 { return &g.PortNATT })},
+		{key: "port_kink", typ: "number", def: "910", doc: "UDP port of KINK. It is opened when a connection has version: kink.", set: unsigned(1, 65535, func(g *Global) *uint16 { return &g.PortKINK })},
+		{key: "krb5_conf", typ: "file", def: "/etc/krb5.conf", doc: "Where the KDCs of the realms are, in the form of MIT and Heimdal; several with a colon between them.", set: text(func(g *Global) *string { return &g.Krb5Conf })},
+		{key: "krb5_etypes", typ: "list of names", list: true, def: "those of krb5_conf", doc: "Encryption types of Kerberos that are asked for and accepted, best first, as aes256-cts-hmac-sha384-192, aes128-cts-hmac-sha256-128, aes256-cts-hmac-sha1-96, aes128-cts-hmac-sha1-96. Triple DES is there only when it is named: des3-cbc-sha1.", set: func(_ *loader, g *Global, it *Item) error {
+			g.ETypes = strings.Join(it.List, " ")
+			return nil
+		}},
 		{key: "backend", typ: "auto, kernel, userspace", def: "auto", doc: "What carries the traffic; the command line wins. auto: the kernel when it can carry all that is configured, else the userspace datapath.",
 			set: choice(func(g *Global) *Backend { return &g.Backend }, []string{"auto", "kernel", "userspace"}, BackendAuto, BackendKernel, BackendUserspace)},
 		{key: "fail", typ: "closed, open", def: "closed", doc: "What happens to the traffic of a tunnel while it is down: closed drops it, open lets it pass in clear in both directions.",
@@ -124,7 +130,7 @@ func retransmitFields() []field[Retransmit] {
 // Defaults are the global settings of an empty configuration.
 func Defaults() Global {
 	return Global{
-		Port: 500, PortNATT: 4500, Backend: BackendAuto, Fail: FailClosed, Bypass: BypassND | BypassIKE | BypassDHCP, KeepAlive: 20 * second, MinRSABits: 2048,
+		Port: 500, PortNATT: 4500, PortKINK: 910, Backend: BackendAuto, Fail: FailClosed, Bypass: BypassND | BypassIKE | BypassDHCP, KeepAlive: 20 * second, MinRSABits: 2048,
 		Control:    Control{Mode: 0o600},
 		Datapath:   Datapath{Device: "ipsec0", Table: 220, RulePrio: 220, Mark: 0x696b65, HopLimit: 64, FragMemory: 4 << 20, AcquireQueue: 8},
 		Limits:     Limits{HalfOpen: 1000, HalfOpenPerSource: 10, CookieThreshold: 30, RatePerSource: 50, HalfOpenTimeout: 30 * second},

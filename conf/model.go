@@ -57,8 +57,13 @@ const (
 type Global struct {
 	Port     uint16 // port: 500
 	PortNATT uint16 // port_nat_t: 4500
-	Backend  Backend
-	Fail     Fail // closed or open
+	PortKINK uint16 // port_kink: 910
+	// Krb5Conf is the file that says where KDCs are; "" is that of the system.
+	Krb5Conf string
+	// ETypes are encryption types by name, best first; none: those of Krb5Conf.
+	ETypes  string
+	Backend Backend
+	Fail    Fail // closed or open
 	// Bypass is the housekeeping of this host that no policy stops.
 	Bypass   Bypass
 	Log      Log
@@ -140,7 +145,9 @@ type Retransmit struct {
 // Connection is an IKE SA with its children: connections.<name>.
 type Connection struct {
 	Name    string
-	Version int // 1 or 2
+	Version int // 1, 2, or VersionKINK
+	// Racoon2 is kink_compat: racoon2. UserToUser is the key kink_user_to_user.
+	Racoon2, UserToUser bool
 	// Aggressive is Aggressive Mode of IKEv1, AggressivePSK the consent to answer it
 	// with a pre-shared key.
 	Aggressive, AggressivePSK bool
@@ -175,8 +182,12 @@ type Connection struct {
 	RandTime      time.Duration
 	Local, Remote []*Auth // authentication rounds, in order; at least one each
 	Children      []*Child
+	given         []string // keys that KINK has no use for
 	pos           Pos
 }
+
+// VersionKINK is the version of a connection of KINK (RFC 4430).
+const VersionKINK = 0x10
 
 // Host is an entry of local_addrs or remote_addrs: an address, a subnet, a
 // range, %any or a DNS name, which is resolved again at every attempt.
@@ -310,8 +321,12 @@ type Auth struct {
 	CertPolicy  []string // OIDs, one of which the chain must have
 	Text        string   // of the key auth
 	User        string   // name of the own user for XAuth
-	Users       Users    // who knows the peer's user
-	pos         Pos
+	// Keytab and CCache are paths of the own keys, and of tickets that somebody else
+	// keeps fresh, for KINK; both "": the keytab of the system.
+	Keytab, CCache string
+	text           string // of the key id
+	Users          Users  // who knows the peer's user
+	pos            Pos
 }
 
 // Mode is the mode of a child.

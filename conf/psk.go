@@ -139,6 +139,9 @@ func ranks(owners []ident.ID, local, remote ident.ID) (me, peer ident.Rank, ok b
 func (l *loader) impliedAuth(c *Config) {
 	for _, conn := range c.Connections {
 		local, remote := conn.Local[0], conn.Remote[0]
+		if conn.Version == VersionKINK {
+			continue
+		}
 		if !local.Implied && !remote.Implied {
 			continue
 		}

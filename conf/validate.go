@@ -19,6 +19,9 @@ func (l *loader) validate(c *Config) {
 	if c.Port == c.PortNATT {
 		l.fault(top.sub("port_nat_t", 0), "choose two", "port and port_nat_t are the same, %d", c.Port)
 	}
+	if c.PortKINK == c.Port || c.PortKINK == c.PortNATT {
+		l.fault(top.sub("port_kink", 0), "choose another", "port_kink is a port of IKE, %d", c.PortKINK)
+	}
 	if c.Limits.HalfOpenPerSource > c.Limits.HalfOpen {
 		l.warn(top.sub("limits.half_open_per_source", 0), "lower it", "half_open_per_source (%d) is above half_open (%d) and never counts", c.Limits.HalfOpenPerSource, c.Limits.HalfOpen)
 	}
@@ -42,10 +45,10 @@ func (l *loader) validate(c *Config) {
 		l.checkPools(c, names, conn)
 		l.checkUsers(c, conn)
 		l.checkAddresses(conn)
-		if !noCredentials {
+		if !noCredentials && conn.Version != VersionKINK {
 			l.checkCredentials(c, store, conn)
 		}
-		if p := conn.LocalPort; p != 0 && p != c.Port && p != c.PortNATT {
+		if p := conn.LocalPort; p != 0 && p != c.Port && p != c.PortNATT && conn.Version != VersionKINK {
 			l.fault(conn.pos.sub("local_port", 0), "remove local_port, or set port", "the daemon has the ports %d and %d only, not %d", c.Port, c.PortNATT, p)
 		}
 	}

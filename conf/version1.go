@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"iked/crypto/suite"
+	"iked/internal/ident"
 )
 
 // defaultsV1 are the proposals of an IKEv1 connection that names none: what RFC
@@ -18,6 +19,27 @@ func defaultsV1() []suite.Proposal {
 
 // checkVersion holds the version against the other keys.
 func (l *loader) checkVersion(c *Connection) {
+	if c.Version == VersionKINK {
+		l.checkKINK(c)
+		return
+	}
+	if c.Racoon2 || c.UserToUser {
+		key := "kink_compat"
+		if !c.Racoon2 {
+			key = "kink_user_to_user"
+		}
+		l.fault(c.pos.sub(key, 0), "remove it, or set version to kink", "%s is about KINK, and the connection speaks IKE", key)
+	}
+	for _, side := range [][]*Auth{c.Local, c.Remote} {
+		for _, a := range side {
+			switch {
+			case a.Keytab != "" || a.CCache != "":
+				l.fault(a.pos, "remove keytab and ccache, or set version to kink", "keytab and ccache are about KINK, and the connection speaks IKE")
+			case a.ID.Type == ident.Kerberos:
+				l.fault(a.pos.sub("id", 0), "use another identity, or set version to kink", "IKE has no identities of Kerberos: %s", a.ID)
+			}
+		}
+	}
 	if c.Version != 1 {
 		for key, given := range map[string]bool{"aggressive": c.Aggressive, "aggressive_psk": c.AggressivePSK, "proposal_check": c.LifeCheck != LifeClaim, "unity": c.Unity} {
 			if given {

@@ -43,7 +43,7 @@ func LoadConns(t *Tree) ([]*Connection, error) {
 		}
 		// Without class: pubkey for this side, whatever the peer proves for the other.
 		for _, a := range c.Local {
-			if a.Implied {
+			if a.Implied && c.Version != VersionKINK {
 				a.Class = AuthPubkey
 			}
 		}
