@@ -12,7 +12,7 @@ type Bypass uint8
 // Protocols of Bypass.
 const (
 	BypassND   Bypass = 1 << iota // neighbour discovery and its multicast groups, ICMPv6 types 130 to 137 and 143
-	BypassIKE                     // UDP ports port and port_nat_t
+	BypassIKE                     // UDP ports port, port_nat_t and port_kink
 	BypassDHCP                    // the client's side of DHCP and DHCPv6
 )
 
@@ -29,7 +29,7 @@ func (b Bypass) Each(f func(one Bypass, name string)) {
 
 func bypassField() field[Global] {
 	return field[Global]{key: "bypass", typ: "list of nd, ike, dhcp", def: "nd, ike, dhcp", list: true,
-		doc: "What this host needs to live on its link passes in clear, also where a policy covers it: neighbour discovery with its multicast groups (ICMPv6 types 130 to 137 and 143), IKE, and DHCP from the client's to the server's port. Only packets of this host itself are meant, nothing that it forwards. [] or none: no exceptions.",
+		doc: "What this host needs to live on its link passes in clear, also where a policy covers it: neighbour discovery with its multicast groups (ICMPv6 types 130 to 137 and 143), IKE and KINK, and DHCP from the client's to the server's port. Only packets of this host itself are meant, nothing that it forwards. [] or none: no exceptions.",
 		set: func(l *loader, g *Global, it *Item) error {
 			g.Bypass = 0
 			if len(it.List) == 1 && it.List[0] == "none" {

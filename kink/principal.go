@@ -237,6 +237,14 @@ func (pt Pattern) Exact() (Principal, bool) {
 	return p, err == nil
 }
 
+// Realm is the realm of all its principals; false: it has a star.
+func (pt Pattern) Realm() (string, bool) {
+	if pt.realm == "" || strings.Contains(pt.realm, "*") {
+		return "", false
+	}
+	return strings.ReplaceAll(pt.realm, star, "*"), true
+}
+
 // Match tells whether the principal is one of the pattern's.
 func (p Principal) Match(pt Pattern) bool {
 	if p.IsZero() || len(pt.parts) == 0 {

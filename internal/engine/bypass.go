@@ -57,7 +57,7 @@ func portTS(p netip.Prefix, proto uint8, from, to uint16) spd.TS {
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // newHouse makes the entries for the own addresses.
-func newHouse(which conf.Bypass, own []netip.Prefix, portIKE, portNATT uint16) *house {
+func newHouse(which conf.Bypass, own []netip.Prefix, ports ...uint16) *house {
 	h := &house{}
 	any4, any6 := netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	var v4, v6 []netip.Prefix
@@ -102,7 +102,7 @@ func newHouse(which conf.Bypass, own []netip.Prefix, portIKE, portNATT uint16) *
 			}
 		case conf.BypassIKE:
 			var local []spd.TS
-			for _, port := range []uint16{portIKE, portNATT} {
+			for _, port := range ports {
 				local = append(local, list(slices.Concat(v4, v6), protoUDP, port, port)...)
 			}
 			add(name, local, list([]netip.Prefix{any4, any6}, protoUDP, 0, 65535))
@@ -263,7 +263,7 @@ func (e *Engine) addressesChanged() {
 		own = own[:maxOwn]
 	}
 	g := e.config.Load().global
-	if err := e.policies.rehouse(newHouse(g.Bypass, own, g.Port, g.PortNATT)); err != nil {
+	if err := e.policies.rehouse(newHouse(g.Bypass, own, g.Port, g.PortNATT, g.PortKINK)); err != nil {
 		e.warnf(trace.KNL, "%v", err)
 	}
 }

@@ -255,9 +255,12 @@ func (c *connState) peer(a netip.Addr) *peerState {
 func (p *supervisor) beginPeer(c *connState, kid string, d *demand, ps *peerState) {
 	a := &attempt{conn: c, kid: kid, flow: &d.flow, demand: d, peer: d.peer, began: time.Now()}
 	ps.attempt, d.begun = a, true
-	conf := c.prog.conf
+	of := c.prog.conf
 	go func() {
-		local, remote, err := p.e.addressesOf(conf, a.demand.flow)
+		local, remote, err := p.e.addressesOf(of, a.demand.flow)
+		if err == nil && of.Version == conf.VersionKINK {
+			a.kink, err = p.e.kinkPeer(of, remote.Addr())
+		}
 		p.post(func() { p.launch(a, local, remote, err) })
 	}()
 }
@@ -282,8 +285,7 @@ func (e *Engine) addressesOf(c *conf.Connection, flow spd.Flow) (local, remote n
 	if l != flow.Local {
 		return local, remote, fmt.Errorf("the packet to %s comes from %s and not from this host, whose address is %s", flow.Remote, flow.Local, l)
 	}
-	g := &e.config.Load().global
-	return netip.AddrPortFrom(l, orPort(c.LocalPort, orPort(g.Port, 500))), netip.AddrPortFrom(flow.Remote, orPort(c.RemotePort, 500)), nil
+	return netip.AddrPortFrom(l, e.localPort(c)), netip.AddrPortFrom(flow.Remote, orPort(c.RemotePort, 500)), nil
 }
 
 // current tells whether an attempt was not taken back.

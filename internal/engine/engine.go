@@ -79,6 +79,10 @@ type Options struct {
 	Log func(trace.Record)
 	// LogLevel is the most talkative level that Log gets.
 	LogLevel trace.Level
+	// KINK is the port of KINK, and Kerberos makes what it needs of Kerberos; nil: KINK
+	// is not spoken.
+	KINK     KINKPort
+	Kerberos func(KerberosSetup) (Kerberos, error)
 	// Load reads the configuration again, for Reload. Nil: there is no file.
 	Load func() (*conf.Config, error)
 	// Shards and Workers; 0: one for each CPU.
@@ -97,6 +101,7 @@ type Engine struct {
 	shards []*shard
 	sup    *supervisor
 	work   *workers
+	kdc    *workers // that wait for KDCs
 	gate   *gate
 	bus    bus
 
@@ -122,7 +127,10 @@ type Engine struct {
 	logLevel  atomic.Uint32
 	make      makers
 
-	config  atomic.Pointer[program]
+	config   atomic.Pointer[program]
+	kerberos atomic.Pointer[kerberosState]
+	kink     kinkState
+
 	loading sync.Mutex // one configuration change at a time
 	src     sources    // under loading
 
@@ -163,6 +171,8 @@ func New(opt Options) (*Engine, error) {
 	e.gate = newGate(e)
 	e.sup = newSupervisor(e)
 	e.work = newWorkers(e, opt.Workers)
+	e.kdc = newWorkers(e, kdcWorkers)
+	e.kink.epoch = nextEpoch(opt.Store, e.started, func(format string, args ...any) { e.warnf(trace.DMN, format, args...) })
 	for i := range opt.Shards {
 		e.shards = append(e.shards, newShard(e, i))
 	}
@@ -190,6 +200,8 @@ func (e *Engine) Close(ctx context.Context) error {
 		s.box.close()
 	}
 	e.work.close()
+	e.kdc.close()
+	closeKerberos(e.kerberos.Swap(nil))
 	e.wg.Wait()
 	err := errors.Join(e.statics.clear(), e.policies.clear(), e.devices.sweep(true))
 	e.pools.flush()

@@ -107,6 +107,7 @@ func (e *Engine) enforce(ctx context.Context) error {
 	pools = append(pools, e.src.vici.Pools...)
 	e.pools.set(pools)
 	e.loadCreds()
+	e.setupKINK(p)
 	e.config.Store(p)
 	e.addressesChanged()
 	for name := range old.conns {

@@ -12,6 +12,7 @@ import (
 	"iked/ikev2"
 	"iked/internal/keyex"
 	"iked/internal/trace"
+	"iked/kink"
 	"iked/sad"
 )
 
@@ -36,7 +37,11 @@ func (s *shard) output(x *ikeSA, now time.Time, out ikev2.Output) {
 }
 
 func (s *shard) send(x *ikeSA, d ikev2.Datagram) {
-	err := s.e.opt.Transport.Send(d.Local, d.Remote, d.Data, d.NATT, dscpOf(x.cfg))
+	via := s.e.opt.Transport
+	if x.kink {
+		via = s.e.opt.KINK
+	}
+	err := via.Send(d.Local, d.Remote, d.Data, d.NATT, dscpOf(x.cfg))
 	if err == nil {
 		x.sendFault = ""
 		return
@@ -127,6 +132,8 @@ func (s *shard) request(x *ikeSA, now time.Time, q ikev2.Request) {
 		s.checkUser(x, q.ID, w)
 	case keyex.UserSecret:
 		x.answer(q.ID, e.store.userSecret(w))
+	case kink.GetTicket:
+		s.askKDC(x, q.ID, w)
 	case keyex.FindOther:
 		s.findOther(x, q.ID, w)
 	case ikev2.FindPaths:
@@ -141,7 +148,11 @@ func (s *shard) request(x *ikeSA, now time.Time, q ikev2.Request) {
 // later runs slow work on a worker and resumes the SA with its result. A panic
 // in it closes the SA that asked.
 func (s *shard) later(x *ikeSA, id ikev2.RequestID, run func() ikev2.Reply) {
-	s.e.work.submit(func() {
+	s.laterOn(s.e.work, x, id, run)
+}
+
+func (s *shard) laterOn(w *workers, x *ikeSA, id ikev2.RequestID, run func() ikev2.Reply) {
+	w.submit(func() {
 		var r ikev2.Reply
 		defer func() {
 			if p := recover(); p != nil {

@@ -19,6 +19,7 @@ type program struct {
 	global conf.Global
 	v1     bool // some connection speaks IKEv1
 	radius []*conf.Radius
+	kink   bool // some connection speaks KINK
 	conns  map[string]*connProgram
 	order  []*connProgram
 	// exact finds the connections whose remote address is one that is known;
@@ -72,6 +73,7 @@ func buildProgram(g conf.Global, old *program, fit func(*ikev2.Config), lists ..
 			}
 			c.index = len(p.order)
 			p.v1 = p.v1 || c.ike.Version == 1
+			p.kink = p.kink || c.ike.Version == keyex.VersionKINK
 			p.conns[c.conf.Name] = c
 			p.order = append(p.order, c)
 		}
@@ -115,7 +117,7 @@ func (p *program) candidates(local, remote netip.Addr, version uint8) []*ikev2.C
 	}
 	var list []ranked
 	try := func(c *connProgram) {
-		if (c.ike.Version == 1) != (version == 1) {
+		if versionOrTwo(c.ike.Version) != version {
 			return
 		}
 		r, l := fit(c.conf.RemoteAddrs, remote), fit(c.conf.LocalAddrs, local)
@@ -137,6 +139,14 @@ func (p *program) candidates(local, remote netip.Addr, version uint8) []*ikev2.C
 		out[i] = x.c.ike
 	}
 	return out
+}
+
+// versionOrTwo is a version of a configuration, where 0 means 2.
+func versionOrTwo(v uint8) uint8 {
+	if v == 0 {
+		return 2
+	}
+	return v
 }
 
 // fit is how well an address fits a list; an empty list means any.
@@ -177,6 +187,7 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 	cfg := &ikev2.Config{
 		Name: c.Name, Version: uint8(c.Version), Proposals: c.Proposals,
 		V1:    v1Config(c),
+		KINK:  keyex.KINK{Racoon2: c.Racoon2, UserToUser: c.UserToUser},
 		Local: authConfig(c.Local, true), Remote: authConfig(c.Remote, false),
 		FragmentSize: g.FragmentSize, ForceEncap: c.Encap, Mobike: c.Mobike, SendCertReq: c.SendCertReq,
 		VIPs: c.VIPs, Pools: c.Pools, DPDDelay: c.DPDDelay, KeepAlive: keepAlive, PortNATT: g.PortNATT,

@@ -30,8 +30,7 @@ func (e *Engine) addresses(c *conf.Connection, turn int) (local, remote netip.Ad
 	if err != nil {
 		return local, remote, fmt.Errorf("local_addrs: %w", err)
 	}
-	g := &e.config.Load().global
-	lport, rport := orPort(c.LocalPort, orPort(g.Port, 500)), orPort(c.RemotePort, 500)
+	lport, rport := e.localPort(c), orPort(c.RemotePort, 500)
 	var first error
 	for i := range remotes {
 		r := remotes[(turn+i)%len(remotes)]
@@ -44,6 +43,15 @@ func (e *Engine) addresses(c *conf.Connection, turn int) (local, remote netip.Ad
 		}
 	}
 	return local, remote, first
+}
+
+// localPort is the own port of a connection.
+func (e *Engine) localPort(c *conf.Connection) uint16 {
+	g := &e.config.Load().global
+	if c.Version == conf.VersionKINK {
+		return orPort(g.PortKINK, 910)
+	}
+	return orPort(c.LocalPort, orPort(g.Port, 500))
 }
 
 func orPort(p, other uint16) uint16 {

@@ -27,6 +27,7 @@ type shard struct {
 	box    *mailbox[message]
 	sas    map[uint32]*ikeSA
 	timers saHeap
+	kink   map[netip.Addr][]*ikeSA // SAs of KINK, by the address of the peer
 	// running is the SA being driven; what its state machine asks of env meanwhile
 	// is about it.
 	running *ikeSA
@@ -43,7 +44,9 @@ type ikeSA struct {
 	// half is set while a responder counts as half-open.
 	half     halfOpenKey
 	isHalf   bool
-	v1       bool // it speaks IKEv1
+	v1       bool       // it speaks IKEv1
+	kink     bool       // it speaks KINK
+	remote   netip.Addr // KINK: that of the peer
 	deadline time.Time
 	index    int // in the heap, -1: not in it
 	replies  []reply
@@ -270,6 +273,9 @@ func (s *shard) adopt(x *ikeSA) {
 	if x.spi != 0 {
 		s.e.spis.put(x.spi, x)
 	}
+	if x.kink {
+		s.kinkEnter(x)
+	}
 }
 
 // bury ends an SA: it leaves all tables, and what it still had in the backend is
@@ -286,6 +292,9 @@ func (s *shard) bury(x *ikeSA, end ikev2.Closed) {
 	}
 	if x.spi != 0 {
 		s.e.spis.remove(x.spi, x)
+	}
+	if x.kink {
+		s.kinkLeave(x)
 	}
 	delete(s.sas, x.id)
 	s.e.ikeCount.Add(-1)

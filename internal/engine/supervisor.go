@@ -11,7 +11,9 @@ import (
 
 	"iked/conf"
 	"iked/ikev2"
+	"iked/internal/keyex"
 	"iked/internal/trace"
+	"iked/kink"
 	"iked/spd"
 )
 
@@ -83,8 +85,9 @@ type attempt struct {
 	ike      uint32 // 0 while names are resolved
 	reauthOf uint32
 	began    time.Time
-	demand   *demand    // whose packet it carries
-	peer     netip.Addr // one of many
+	demand   *demand        // whose packet it carries
+	kink     kink.Principal // of the peer, with KINK
+	peer     netip.Addr     // one of many
 }
 
 // saState is an IKE SA as the supervisor knows it.
@@ -334,6 +337,9 @@ func (p *supervisor) begin(c *connState, k *kidState, reauthOf uint32) {
 	turn := c.failures
 	go func() {
 		local, remote, err := p.e.addresses(c.prog.conf, turn)
+		if err == nil && c.prog.conf.Version == conf.VersionKINK {
+			a.kink, err = p.e.kinkPeer(c.prog.conf, remote.Addr())
+		}
 		p.post(func() { p.launch(a, local, remote, err) })
 	}()
 }
@@ -368,11 +374,11 @@ func (p *supervisor) launch(a *attempt, local, remote netip.AddrPort, err error)
 		task.Child = k.ike
 	}
 	s := p.e.shards[rand.IntN(len(p.e.shards))]
-	if cfg.Version == 1 {
+	if cfg.Version == 1 || cfg.Version == keyex.VersionKINK {
 		s = p.e.shardOf(remote.Addr())
 	}
 	s.do(func(s *shard) {
-		x := s.initiate(cfg, local, remote)
+		x := s.initiate(cfg, a.kink, local, remote)
 		p.post(func() { p.initiated(a, x) })
 		s.start(x, task)
 	})
@@ -438,8 +444,13 @@ func (p *supervisor) planRetry(c *connState) {
 }
 
 // initiate makes an initiator.
-func (s *shard) initiate(cfg *ikev2.Config, local, remote netip.AddrPort) *ikeSA {
-	x := &ikeSA{m: s.e.newInitiator(cfg, local, remote), cfg: cfg, conn: cfg.Name, index: -1, v1: cfg.Version == 1}
+func (s *shard) initiate(cfg *ikev2.Config, peer kink.Principal, local, remote netip.AddrPort) *ikeSA {
+	x := &ikeSA{cfg: cfg, conn: cfg.Name, index: -1, v1: cfg.Version == 1, kink: cfg.Version == keyex.VersionKINK, remote: remote.Addr().Unmap()}
+	if x.kink {
+		x.m = s.e.newInitiatorKINK(cfg, peer, local, remote)
+	} else {
+		x.m = s.e.newInitiator(cfg, local, remote)
+	}
 	id := x.m.Identify()
 	x.id, x.spi = id.ID, id.SPI
 	s.adopt(x)
