@@ -37,7 +37,7 @@ func (c *Connection) completeKINK(given map[string]bool) {
 			}
 		}
 	}
-	for _, key := range []string{"aggressive", "aggressive_psk", "proposals", "vips", "pull", "unity", "encap", "fragmentation", "send_certreq", "send_cert", "reauth_time", "rekey_time", "over_time", "rand_time", "pools"} {
+	for _, key := range []string{"aggressive", "aggressive_psk", "proposals", "vips", "pull", "unity", "encap", "mobike", "fragmentation", "send_certreq", "send_cert", "reauth_time", "rekey_time", "over_time", "rand_time", "pools"} {
 		if given[key] {
 			c.given = append(c.given, key)
 		}
