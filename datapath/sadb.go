@@ -274,7 +274,9 @@ func (d *Datapath) QuerySA(id sad.ID) (sad.Usage, error) {
 	d.mu.Unlock()
 	switch x := x.(type) {
 	case *outSA:
-		return x.Usage(), nil
+		u := x.Usage()
+		u.MTU = min(u.MTU, d.io.Device.MTU()) // the kernel hands over no more
+		return u, nil
 	case *inSA:
 		return x.Usage(), nil
 	}

@@ -132,6 +132,6 @@ type Usage struct {
 	// integrity check; inbound SAs only.
 	Replayed, BadICV uint64
 	// MTU is the largest inner packet that fits without fragmentation, 0 unknown;
-	// outbound tunnel SAs only.
+	// outbound SAs only.
 	MTU int
 }

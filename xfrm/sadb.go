@@ -29,7 +29,10 @@ type saRecord struct {
 	mark  spd.Mark
 	ifID  uint32
 	encap bool
-	added time.Time
+	room  sad.Room
+	// inner6: its first remote selector is of IPv6.
+	inner6 bool
+	added  time.Time
 	// dead: the kernel has it no more; last is what was known of it then.
 	dead bool
 	last sad.Usage
@@ -143,6 +146,10 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 	if ok, why := b.report.carries(sa); !ok {
 		return fmt.Errorf("SA %s: %s: %w", sa.Name, why, backend.ErrUnsupported)
 	}
+	room, err := sa.Room()
+	if err != nil {
+		return fmt.Errorf("SA %s, SPI 0x%08x: %w: %w", sa.Name, sa.SPI, err, backend.ErrInvalid)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.live(); err != nil {
@@ -155,7 +162,7 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 		return exists()
 	}
 	r := &saRecord{id: sa.ID, src: sa.Src, name: sa.Name, owner: sa.Owner, reqID: sa.ReqID, mode: sa.Mode, limit: sa.Limits,
-		mark: sa.Mark, ifID: sa.IfID, encap: sa.Encap != nil, added: time.Now()}
+		mark: sa.Mark, ifID: sa.IfID, encap: sa.Encap != nil, room: room, inner6: len(sa.Remote) > 0 && sa.Remote[0].From.Is6(), added: time.Now()}
 	if b.bySAID[r.said()] != nil {
 		return exists() // both directions between one address and itself
 	}
@@ -298,59 +305,6 @@ func (b *Backend) DeleteSA(id sad.ID) error {
 	b.drop(r)
 	b.ended(r)
 	return nil
-}
-
-// QuerySA implements backend.SADB.
-func (b *Backend) QuerySA(id sad.ID) (sad.Usage, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	r := b.sas[id]
-	if r == nil {
-		return sad.Usage{}, notFound("query", id)
-	}
-	if r.dead || b.closed {
-		return r.last, nil
-	}
-	msg, err := b.req.one(wire.GetSA, 0, r.byID())
-	if err != nil {
-		if gone(err) {
-			return r.last, nil // its event is on the way
-		}
-		return sad.Usage{}, fmt.Errorf("query SA %s, SPI 0x%08x: %w", r.name, id.SPI, err)
-	}
-	sa, ok := msg.(*wire.SA)
-	if !ok {
-		return sad.Usage{}, fmt.Errorf("query SA %s, SPI 0x%08x: the kernel answers %T", r.name, id.SPI, msg)
-	}
-	sa.Destroy()
-	r.last = usage(id.Dir, &sa.SAInfo, &sa.Attrs)
-	return r.last, nil
-}
-
-func usage(dir sad.Direction, sa *wire.SAInfo, a *wire.Attrs) sad.Usage {
-	u := sad.Usage{Bytes: sa.Used.Bytes, Packets: sa.Used.Packets}
-	if a.LastUsed != nil && *a.LastUsed != 0 {
-		u.LastUsed = time.Unix(int64(*a.LastUsed), 0)
-	} else if sa.Used.UseTime != 0 {
-		u.LastUsed = time.Unix(int64(sa.Used.UseTime), 0)
-	}
-	in := dir == sad.In
-	switch {
-	case a.ReplayESN != nil && in:
-		u.Seq = uint64(a.ReplayESN.SeqHi)<<32 | uint64(a.ReplayESN.Seq)
-	case a.ReplayESN != nil:
-		u.Seq = uint64(a.ReplayESN.OSeqHi)<<32 | uint64(a.ReplayESN.OSeq)
-	case a.Replay != nil && in:
-		u.Seq = uint64(a.Replay.Seq)
-	case a.Replay != nil:
-		u.Seq = uint64(a.Replay.OSeq)
-	}
-	if in {
-		// Behind the window, and inside it for the second time.
-		u.Replayed = uint64(sa.Stats.ReplayWindow) + uint64(sa.Stats.Replay)
-		u.BadICV = uint64(sa.Stats.IntegrityFailed)
-	}
-	return u
 }
 
 // UpdateSA implements backend.SADB. The kernel cannot change the addresses of an SA

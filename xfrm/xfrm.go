@@ -17,6 +17,7 @@ import (
 
 	"iked/internal/backend"
 	"iked/internal/trace"
+	"iked/internal/transport/batch"
 	"iked/sad"
 	"iked/spd"
 	"iked/xfrm/wire"
@@ -52,6 +53,7 @@ type Backend struct {
 	tables *socket // dumps, which take long
 	heard  *listener
 	events backend.Queue
+	paths  *batch.Prober
 	stat   *os.File // xfrm_stat of the network namespace; nil: the kernel has none
 
 	mu       sync.Mutex
@@ -141,6 +143,9 @@ func (b *Backend) start() (err error) {
 	if b.stat, err = os.Open("/proc/thread-self/net/xfrm_stat"); err != nil {
 		b.stat = nil // CONFIG_XFRM_STATISTICS is not set
 	}
+	if b.paths, err = batch.NewProber(0); err != nil {
+		return err
+	}
 	if b.addrs, err = newAddresses(b.opt.Device); err != nil {
 		return err
 	}
@@ -170,6 +175,9 @@ func (b *Backend) release() {
 	}
 	if b.stat != nil {
 		b.stat.Close()
+	}
+	if b.paths != nil {
+		b.paths.Close()
 	}
 	b.addrs.close()
 	b.journal.close()

@@ -106,6 +106,23 @@ func KeyLens(encr, integrity suite.Transform) (encrLen, integLen int, err error)
 	return p.key, integLen, err
 }
 
+// Sizes returns the lengths in octets of the IV and the ICV on the wire, and of the
+// block that the plaintext must fill. The pair is one that KeyLens accepts.
+func Sizes(encr, integrity suite.Transform) (iv, icv, block int, err error) {
+	_, il, err := KeyLens(encr, integrity)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	p, err := lookUp(encr)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	if il > 0 {
+		_, p.icv, err = integ.Lens(integrity.ID)
+	}
+	return p.iv, p.icv, p.block, err
+}
+
 // Cipher is one direction of one SA's protection. It is immutable and safe for
 // concurrent use, each user with its own Scratch.
 type Cipher struct {

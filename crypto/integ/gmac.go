@@ -58,6 +58,17 @@ func LensAH(id uint16) (key, icv int, err error) {
 	return Lens(id)
 }
 
+// HeaderAH is the length of an AH header with an ICV, of AES-GMAC with its IV, of
+// icv octets: padding brings it to four octets in IPv4 and to eight in IPv6 (RFC
+// 4302, Section 2.6).
+func HeaderAH(icv int, v6 bool) int {
+	const fixed = 12 // what comes before the ICV (RFC 4302, Section 2)
+	if v6 {
+		return (fixed + icv + 7) &^ 7
+	}
+	return (fixed + icv + 3) &^ 3
+}
+
 // NewGMAC makes a GMAC; key is the AES key and the salt, with exactly the length
 // that GMACLens gives.
 func NewGMAC(id uint16, key []byte) (*GMAC, error) {

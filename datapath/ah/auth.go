@@ -89,15 +89,8 @@ func NewAuth(t suite.Transform, key []byte) (*Auth, error) {
 	return a, nil
 }
 
-// Len is the length of the header in a packet of an IP version: padding brings it
-// to four octets in IPv4 and to eight in IPv6 (RFC 4302, Section 2.6).
-func (a *Auth) Len(version uint8) int {
-	n := HeaderLen + a.icv
-	if version == 6 {
-		return (n + 7) &^ 7
-	}
-	return (n + 3) &^ 3
-}
+// Len is the length of the header in a packet of an IP version.
+func (a *Auth) Len(version uint8) int { return integ.HeaderAH(a.icv, version == 6) }
 
 // Put writes a header of n octets, which Len gives, with an ICV of zero into b.
 func Put(b []byte, n int, next uint8, spi uint32, seq uint64) {

@@ -48,15 +48,6 @@ func (c *common) authLen(p *Path) int {
 	return c.auth.Len(6)
 }
 
-// fitsAH is the largest packet that fits the path.
-func (o *Outbound) fitsAH(p *Path) int {
-	n := p.MTU - o.authLen(p)
-	if o.sa.Mode == spd.Tunnel {
-		n -= headerLen(p)
-	}
-	return max(n, 0)
-}
-
 // sealAH is RFC 4302, Section 3.3.2 to 3.3.4: outer header, number, ICV.
 func (o *Outbound) sealAH(w *Scratch, buf []byte, p *Path, pl payload, out *Sealed) Drop {
 	n := o.authLen(p)

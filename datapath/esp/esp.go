@@ -212,8 +212,9 @@ func (c *common) Touch(now time.Time) { c.meter.Touch(now) }
 // concurrent use, each goroutine with its own Scratch.
 type Outbound struct {
 	common
-	seq sad.Counter
-	ttl uint8 // of the tunnel header
+	seq  sad.Counter
+	ttl  uint8 // of the tunnel header
+	room sad.Room
 }
 
 // NewOutbound prepares an outbound SA; mtu is the MTU of the path to the peer,
@@ -222,6 +223,10 @@ func NewOutbound(sa *sad.SA, mtu int, now time.Time) (*Outbound, error) {
 	o := new(Outbound)
 	if err := o.init(sa, now); err != nil {
 		return nil, err
+	}
+	var err error
+	if o.room, err = sa.Room(); err != nil {
+		return nil, fmt.Errorf("SA %08x of %s: %w", sa.SPI, sa.Name, err)
 	}
 	o.seq.Init(sa.ESN)
 	o.ttl = sa.HopLimit

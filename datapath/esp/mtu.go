@@ -32,28 +32,9 @@ func headerLen(p *Path) int {
 	return ip.IPv6HeaderLen
 }
 
-// innerMTU is the largest payload whose ESP packet fits mtu: what is left after
-// the headers, rounded down to the padding, without the trailer.
-func innerMTU(mtu, outer, iv, icv, align int) int {
-	return max((mtu-outer-HeaderLen-iv-icv)&^(align-1)-trailerLen, 0)
-}
-
 // fits is the largest packet without options or extension headers that fits the
 // path.
-func (o *Outbound) fits(p *Path) int {
-	if o.auth != nil {
-		return o.fitsAH(p)
-	}
-	n := innerMTU(p.MTU, outerLen(p), o.cipher.IVLen(), o.cipher.ICVLen(), o.align)
-	switch o.sa.Mode {
-	case spd.Transport:
-		// Its own header is the outer one.
-		n += headerLen(p)
-	case spd.BEET:
-		n += o.inner.HeaderLen()
-	}
-	return n
-}
+func (o *Outbound) fits(p *Path) int { return o.room.Inner(p.MTU, p.Dst, p.Encap != nil) }
 
 // special is what options and extension headers take from that.
 func (o *Outbound) special(info *ip.Info) int {

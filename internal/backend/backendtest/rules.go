@@ -28,6 +28,7 @@ var rules = []struct {
 	{"each flow of an entry with PFP asks for its own SA", each(tunnels, populate)},
 	{"SAs move while packets flow", each(tunnels, moved)},
 	{"the newest SA carries", each(kinds, newest)},
+	{"the inner MTU is the size of the largest packet that crosses whole", each(sizes, innerMTU)},
 }
 
 // gcm and sha256 protect what is not about algorithms.
