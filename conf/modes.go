@@ -9,6 +9,9 @@ import (
 
 // checkShunt refuses the keys of SAs for a child that is a policy alone.
 func (l *loader) checkShunt(ch *Child) {
+	if ch.StartAction == 0 && ch.Start != StartPassive {
+		l.warn(ch.pos.sub("start", 0), "set start: always, or start: passive for one that is put in force later by swanctl --install", "a child that passes or drops its traffic does so once it is started, and nothing starts %s", ch.Name)
+	}
 	if ch.PFP != 0 {
 		l.fault(ch.pos.sub("pfp", 0), "remove pfp", "a child that passes or drops its traffic makes no SA that could take values of a packet")
 	}

@@ -71,6 +71,20 @@ func TestContradictionsOfModes(t *testing.T) {
 	}
 }
 
+// A policy without SA that nothing puts in force is worth a word: who writes mode: drop
+// believes that something is dropped.
+func TestShuntThatNothingStarts(t *testing.T) {
+	for child, want := range map[string]bool{
+		"mode: drop": true, "mode: pass": true, "mode: drop, start: always": false, "mode: drop, start_action: trap": false, "mode: pass, start: passive": false, "mode: tunnel": false,
+	} {
+		_, faults := Parse("/nowhere/iked.yaml", []byte(withChild("", child)), testNow)
+		got := len(faults) == 1 && faults[0].Warning && strings.Contains(faults[0].Message, "nothing starts")
+		if got != want || !want && len(faults) > 0 {
+			t.Errorf("%s: %v", child, faults)
+		}
+	}
+}
+
 // What each key of a mode says reaches the model, in YAML as in TOML.
 func TestModesAreRead(t *testing.T) {
 	one := func(conn, child string) (*Connection, *Child) {

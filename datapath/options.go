@@ -78,6 +78,8 @@ type Raw interface {
 type Router interface {
 	Add(remote []netip.Prefix, local []spd.TS, open bool) error
 	Remove(remote []netip.Prefix, local []spd.TS, open bool) error
+	SetNear(local []spd.TS, here bool) error
+	SetDiscard(remote []netip.Prefix, on bool) error
 	SetThrows(list []netip.Prefix) error
 	DropOrphans() error
 	Adopted() int

@@ -108,14 +108,25 @@ func (d *Datapath) addRoutes(p *spd.Policy) error {
 			return err
 		}
 	}
+	if err := d.border(p, true); err != nil {
+		return err
+	}
 	return d.router(p).Add(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
+}
+
+// border tells on which side of the boundary the selectors of a policy are.
+func (d *Datapath) border(p *spd.Policy, on bool) error {
+	if p.Action == spd.Discard {
+		return d.io.Router.SetDiscard(spd.Prefixes(p.Remote), on)
+	}
+	return d.io.Router.SetNear(p.Local, on)
 }
 
 func (d *Datapath) removeRoutes(p *spd.Policy) error {
 	if p.Action == spd.Bypass || d.io.Router == nil {
 		return nil
 	}
-	err := d.router(p).Remove(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
+	err := errors.Join(d.router(p).Remove(spd.Prefixes(p.Remote), p.Local, p.FailOpen), d.border(p, false))
 	for _, a := range ownInner(p) {
 		err = errors.Join(err, d.io.Router.RemoveHost(a))
 	}

@@ -83,3 +83,50 @@ func TestEndNode(t *testing.T) {
 		})
 	}
 }
+
+// RFC 4301, Section 5.1: where the configuration ends with an entry that discards
+// everything, the tunnel of the gateway comes up and carries for the hosts behind it,
+// and nothing else leaves or comes in. The near side is no way out.
+func TestEverythingElseIsDiscarded(t *testing.T) {
+	t.Parallel()
+	rest := `
+      - {name: rest, mode: drop, local_ts: [0.0.0.0/0], remote_ts: [0.0.0.0/0], start: always}`
+	topo, a, _ := twoIked(t, testnet.TopologyOptions{},
+		func(x *testnet.Topology) string {
+			return tunnelYAML(x.WanA4, x.WanB4, quoted(x.NetA4), quoted(x.NetB4), nil, []string{"start: on-demand" + rest})
+		},
+		func(x *testnet.Topology) string {
+			return tunnelYAML(x.WanB4, x.WanA4, quoted(x.NetB4), quoted(x.NetA4), nil, []string{"start: passive"})
+		})
+	wire, err := topo.Wire.NS.Capture(topo.Wire.If)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := topo.HostA.WaitPing(topo.HostB4, testnet.PingOptions{}, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		name string
+		from *testnet.Namespace
+		to   netip.Addr
+	}{
+		{"the gateway to its peer", topo.GwA, topo.WanB4}, {"a host to the peer", topo.HostA, topo.WanB4},
+	} {
+		if r, err := x.from.Ping(x.to, testnet.PingOptions{Count: 2, Timeout: 300 * time.Millisecond}); err == nil && r.Received > 0 {
+			t.Errorf("%s: %v", x.name, r)
+		}
+	}
+	if r, err := topo.HostA.Ping(topo.HostB4, testnet.PingOptions{Count: 5, Size: 1000}); err != nil || r.Lost() > 0 {
+		t.Errorf("through the tunnel: %v, %v", r, err)
+	}
+	wire.Stop()
+	if clear := wire.ClearText(); len(clear) > 0 || wire.Counts()[testnet.ESP] < 10 {
+		t.Errorf("on the wire: %v %v", wire, clear)
+	}
+	if err := a.Stop(); err != nil {
+		t.Error(err)
+	}
+	if r, err := topo.GwA.Ping(topo.WanB4, testnet.PingOptions{Count: 2}); err != nil || r.Lost() > 0 {
+		t.Errorf("after the end of the daemon: %v, %v", r, err)
+	}
+}

@@ -326,7 +326,7 @@ func (b *Backend) watchOpen(now time.Time) {
 func (b *Backend) watch(r *policyRecord, now time.Time) {
 	for _, k := range r.keys {
 		e := b.entries[k]
-		if k.dir != wire.DirOut || e == nil || e.have == nil || !e.have.clear() || e.list[0] != r {
+		if k.dir != wire.DirOut || r.way(k) || e == nil || e.have == nil || !e.have.clear() || e.list[0] != r {
 			continue
 		}
 		msg, err := b.req.one(wire.GetPolicy, 0, k.byID())

@@ -61,6 +61,9 @@ type policyRecord struct {
 	spd.Policy
 	age  uint64
 	keys []policyKey
+	// ways are those of keys that let what the entry protects pass the check of what
+	// is forwarded, on its way out.
+	ways []policyKey
 	// usedAt and askedAt belong to watchOpen.
 	usedAt  int64
 	askedAt time.Time
@@ -76,10 +79,12 @@ type entry struct {
 	have   *kernelPolicy // what the kernel has; nil: nothing
 }
 
-func (e *entry) add(r *policyRecord) {
+func (e *entry) add(k policyKey, r *policyRecord) {
+	pr := r.priority(k)
 	i := sort.Search(len(e.list), func(i int) bool {
 		o := e.list[i]
-		return r.Priority < o.Priority || r.Priority == o.Priority && r.age < o.age
+		po := o.priority(k)
+		return pr < po || pr == po && r.age < o.age
 	})
 	e.list = slices.Insert(e.list, i, r)
 }
@@ -94,6 +99,9 @@ func (b *Backend) want(k policyKey, e *entry) *kernelPolicy {
 		return e.orphan
 	}
 	r := e.list[0]
+	if r.way(k) {
+		return &kernelPolicy{action: wire.Allow, priority: r.priority(k)}
+	}
 	p := encodePolicy(&r.Policy, k)
 	if r.Action == spd.Protect && r.FailOpen && k.dir == wire.DirOut && b.serving[r.ReqID] == 0 && !allTransport(&r.Policy) {
 		// The kernel allows no optional template outbound in tunnel mode. While no SA
@@ -253,9 +261,12 @@ func (b *Backend) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 		}
 		b.policies[r.ID] = r
 	}
+	old, recs = b.layWays(old, recs)
 	b.exchange(old, recs)
 	if err := b.settle(touched(old, recs)); err != nil {
 		b.exchange(recs, old)
+		b.discarded.add(recs, -1)
+		b.discarded.add(old, 1)
 		for _, r := range recs {
 			delete(b.policies, r.ID)
 		}
@@ -300,7 +311,7 @@ func (b *Backend) exchange(out, in []*policyRecord) {
 				e = &entry{}
 				b.entries[k] = e
 			}
-			e.add(r)
+			e.add(k, r)
 		}
 		if r.FailOpen && r.Action == spd.Protect {
 			if b.byReqID[r.ReqID] == nil {

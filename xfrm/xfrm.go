@@ -56,21 +56,22 @@ type Backend struct {
 	paths  *batch.Prober
 	stat   *os.File // xfrm_stat of the network namespace; nil: the kernel has none
 
-	mu       sync.Mutex
-	sas      map[sad.ID]*saRecord
-	bySAID   map[wire.SAID]*saRecord
-	inbound  map[spiKey]*saRecord
-	serving  map[uint32]int // ReqID to living outbound SAs
-	larval   map[spiKey]reservation
-	policies map[uint64]*policyRecord
-	byReqID  map[uint32]map[uint64]*policyRecord // those that fail open
-	entries  map[policyKey]*entry
-	age      uint64
-	asking   asking
-	journal  *journal
-	retryAt  time.Time // when the journal and leftovers are tried again
-	orphans  time.Time // when policies that nobody claimed are removed
-	grace    time.Duration
+	mu        sync.Mutex
+	sas       map[sad.ID]*saRecord
+	bySAID    map[wire.SAID]*saRecord
+	inbound   map[spiKey]*saRecord
+	serving   map[uint32]int // ReqID to living outbound SAs
+	larval    map[spiKey]reservation
+	policies  map[uint64]*policyRecord
+	discarded discarded
+	byReqID   map[uint32]map[uint64]*policyRecord // those that fail open
+	entries   map[policyKey]*entry
+	age       uint64
+	asking    asking
+	journal   *journal
+	retryAt   time.Time // when the journal and leftovers are tried again
+	orphans   time.Time // when policies that nobody claimed are removed
+	grace     time.Duration
 	// unsettled are keys of a crashed process that the kernel refused to change.
 	unsettled map[policyKey]bool
 	drift     map[string]bool
@@ -117,7 +118,7 @@ func newBackend(o Options) *Backend {
 	}
 	return &Backend{
 		opt: o, grace: backend.Grace, unsettled: map[policyKey]bool{}, sas: map[sad.ID]*saRecord{}, bySAID: map[wire.SAID]*saRecord{}, inbound: map[spiKey]*saRecord{}, serving: map[uint32]int{},
-		larval: map[spiKey]reservation{}, policies: map[uint64]*policyRecord{}, byReqID: map[uint32]map[uint64]*policyRecord{},
+		larval: map[spiKey]reservation{}, policies: map[uint64]*policyRecord{}, discarded: discarded{}, byReqID: map[uint32]map[uint64]*policyRecord{},
 		entries: map[policyKey]*entry{}, drift: map[string]bool{}, done: make(chan struct{}),
 	}
 }

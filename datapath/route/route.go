@@ -56,6 +56,7 @@ type Manager struct {
 	routes map[netip.Prefix]*held
 	throws map[netip.Prefix]bool
 	locals map[netip.Prefix]int
+	border border
 	addrs  map[netip.Prefix]int
 	hostMu sync.Mutex
 	hosts  map[netip.Addr]*hostAddr // guarded by hostMu
@@ -86,7 +87,8 @@ func New(o Options) (*Manager, error) {
 		return nil, fmt.Errorf("routes: netlink socket: %w", err)
 	}
 	m := &Manager{opt: o, h: h, routes: map[netip.Prefix]*held{}, throws: map[netip.Prefix]bool{}, locals: map[netip.Prefix]int{},
-		addrs: map[netip.Prefix]int{}, hosts: map[netip.Addr]*hostAddr{}, orphans: map[netip.Prefix]bool{}}
+		border: border{map[netip.Prefix]int{}, map[netip.Prefix]int{}},
+		addrs:  map[netip.Prefix]int{}, hosts: map[netip.Addr]*hostAddr{}, orphans: map[netip.Prefix]bool{}}
 	if err := m.setup(); err != nil {
 		h.Close()
 		return nil, err

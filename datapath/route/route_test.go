@@ -3,6 +3,7 @@ package route
 import (
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -171,6 +172,34 @@ func TestRoutes(t *testing.T) {
 	w.expect("a policy protects what is local to another", map[string]string{"10.1.0.7": "ipsec0"})
 	if err := m.Remove(spd.Prefixes(local), selectors(t, "10.3.0.0/24"), false); err != nil {
 		t.Fatal(err)
+	}
+
+	// What is discarded everywhere does not take the near side along, in whichever order
+	// it is told.
+	everything := spd.Prefixes(selectors(t, "0.0.0.0/0"))
+	lan := selectors(t, "10.4.0.0/16")
+	before0 := map[string]string{"10.4.0.7": "ipsec0"} // of the wide selector
+	w.expect("before", before0)
+	for _, nearFirst := range []bool{true, false} {
+		steps := []func(on bool) error{
+			func(on bool) error { return m.SetNear(lan, on) },
+			func(on bool) error { return m.SetDiscard(everything, on) },
+		}
+		if !nearFirst {
+			slices.Reverse(steps)
+		}
+		for _, step := range steps {
+			if err := step(true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.expect("near, though everything is discarded", map[string]string{"10.4.0.7": "", "10.5.0.7": "ipsec0"})
+		for _, step := range steps {
+			if err := step(false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.expect("as before", before0)
 	}
 
 	// The device goes down: fail closed.

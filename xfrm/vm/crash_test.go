@@ -318,8 +318,8 @@ func TestEntriesOfOneSelector(t *testing.T) {
 	first.Action = spd.Discard
 	must(t, b.ApplyPolicies(nil, []spd.Policy{second, first}))
 	out := func() string { return ip(t, ns, "xfrm", "policy", "list", "dir", "out") }
-	if s := out(); !strings.Contains(s, "block") || strings.Count(s, "10.2.0.0/16") != 1 {
-		t.Errorf("want the drop alone:\n%s", s)
+	if s := out(); !strings.Contains(s, "block") || strings.Count(s, "src 10.1.0.0/16 dst 10.2.0.0/16") != 1 {
+		t.Errorf("want the drop alone on the way out:\n%s", s)
 	}
 	must(t, b.ApplyPolicies([]uint64{2}, nil))
 	if s := out(); strings.Contains(s, "block") || !strings.Contains(s, "reqid 7") {
