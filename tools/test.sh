@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 tools/packages.sh gcc libc6-dev nftables iproute2 user-mode-linux kmod busybox \
 	strongswan-charon strongswan-swanctl libcharon-extra-plugins \
 	libstrongswan-extra-plugins libstrongswan-standard-plugins libcharon-extauth-plugins ike-scan \
-	freeradius python3-pamela
+	freeradius python3-pamela krb5-kdc krb5-admin-server krb5-user
 
 unformatted=$(gofmt -l $(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))
 if [ -n "$unformatted" ]; then
