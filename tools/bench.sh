@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the Go benchmarks, measures iked side by side with wireguard-go and
-# strongSwan, and writes both into docs/performance.md. BENCHTIME (default 5s);
-# with ONLY=contender,… only those are measured and nothing is written.
+# strongSwan, and writes both into docs/performance.md. BENCHTIME (default 3s) and
+# ROUNDS (default 3); with ONLY=contender,… only those are measured and nothing is
+# written.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,4 +16,4 @@ if [ -z "${ONLY:-}" ]; then
 	doc=(-doc docs/performance.md -go bin/gobench.txt)
 fi
 bin/bench -iked "$PWD/bin/iked" -ikectl "$PWD/bin/ikectl" -wireguard "$PWD/bin/wireguard-go" \
-	-time "${BENCHTIME:-5s}" -only "${ONLY:-}" -o "${OUT:-}" "${doc[@]}"
+	-time "${BENCHTIME:-3s}" -rounds "${ROUNDS:-3}" -only "${ONLY:-}" -o "${OUT:-}" "${doc[@]}"

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +46,7 @@ func main() {
 	iked := flag.String("iked", "", "iked program")
 	ikectl := flag.String("ikectl", "", "ikectl program")
 	onlyTCP := flag.Bool("tcp", false, "measure TCP only")
-	rounds := flag.Int("rounds", 1, "rounds; the best of each number counts")
+	rounds := flag.Int("rounds", 1, "rounds, each with all contenders in turn; the median of each number counts")
 	flag.Parse()
 	if err := testnet.CanBuild(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -54,31 +55,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	all := contenders(*iked, *ikectl, *wg)
-	results := make([]result, 0, len(all))
-	failed := false
-	for _, c := range all {
-		if *only != "" && !strings.Contains(","+*only+",", ","+c.name+",") {
-			continue
-		}
-		best := result{name: c.name}
-		for range *rounds {
-			r := measure(ctx, c, *seconds, *onlyTCP)
-			if r.err != nil {
-				best.err = r.err
-				break
-			}
-			best.keep(r)
-		}
-		if best.err != nil {
-			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", c.name, best.err)
-			failed = true
-		}
-		results = append(results, best)
-		if ctx.Err() != nil {
-			os.Exit(1)
-		}
-	}
-	table := markdown(results, *seconds)
+	all = slices.DeleteFunc(all, func(c contender) bool {
+		return *only != "" && !strings.Contains(","+*only+",", ","+c.name+",")
+	})
+	results, failed := runRounds(ctx, all, *rounds, *seconds, *onlyTCP)
+	table := markdown(results, *rounds, *seconds)
 	if *setups > 0 && *only == "" {
 		list := handshakes(ctx, interop.Binaries{Iked: *iked, Ikectl: *ikectl}, *setups)
 		for _, s := range list {
@@ -104,23 +85,6 @@ func main() {
 	}
 	if failed {
 		os.Exit(1)
-	}
-}
-
-// keep takes over each number of r that is better.
-func (b *result) keep(r result) {
-	b.tcp1, b.tcp4 = max(b.tcp1, r.tcp1), max(b.tcp4, r.tcp4)
-	if b.cpuPerGB == 0 || r.cpuPerGB < b.cpuPerGB {
-		b.cpuPerGB = r.cpuPerGB
-	}
-	if r.udp > b.udp {
-		b.udp, b.udpLoss = r.udp, r.udpLoss
-	}
-	if r.pps > b.pps {
-		b.pps, b.ppsLoss = r.pps, r.ppsLoss
-	}
-	if b.rtt == 0 || r.rtt < b.rtt {
-		b.rtt = r.rtt
 	}
 }
 
@@ -201,25 +165,6 @@ func cpu(daemons []*testnet.Process) (sum time.Duration, err error) {
 		sum += t
 	}
 	return sum, nil
-}
-
-func markdown(results []result, d time.Duration) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Machine: %s. Each measurement takes %v.\n\n", machine(), d)
-	b.WriteString("| through | TCP, 1 connection | TCP, 4 connections | CPU per GB | UDP 1200 bytes | UDP 64 bytes | round trip |\n|---|---|---|---|---|---|---|\n")
-	for _, r := range results {
-		if r.err != nil {
-			fmt.Fprintf(&b, "| %s | failed | | | | | |\n", r.name)
-			continue
-		}
-		cpu := "-"
-		if r.cpuPerGB > 0 {
-			cpu = fmt.Sprintf("%.2f s", r.cpuPerGB)
-		}
-		fmt.Fprintf(&b, "| %s | %.0f Mbit/s | %.0f Mbit/s | %s | %.0f Mbit/s (%.0f %% lost) | %.0f k/s (%.0f %% lost) | %v |\n",
-			r.name, r.tcp1/1e6, r.tcp4/1e6, cpu, r.udp/1e6, r.udpLoss*100, r.pps/1e3, r.ppsLoss*100, r.rtt.Round(time.Microsecond))
-	}
-	return b.String()
 }
 
 func machine() string {
