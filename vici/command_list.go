@@ -60,7 +60,11 @@ func connSection(cn *conf.Connection) wire.Message {
 	m.SetList("remote_addrs", hosts(cn.RemoteAddrs)...)
 	m.SetUint("local_port", uint64(cn.LocalPort))
 	m.SetUint("remote_port", uint64(cn.RemotePort))
-	m.Set("version", "IKEv"+strconv.Itoa(cn.Version))
+	version := "IKEv" + strconv.Itoa(cn.Version)
+	if cn.Version == conf.VersionKINK {
+		version = "kink"
+	}
+	m.Set("version", version)
 	m.SetInt("reauth_time", seconds(cn.ReauthTime))
 	m.SetInt("rekey_time", seconds(cn.RekeyTime))
 	m.Set("unique", uniqueName(cn.Unique))

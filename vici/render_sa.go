@@ -10,6 +10,7 @@ import (
 	"iked/ikev2"
 	"iked/internal/engine"
 	"iked/internal/ident"
+	"iked/internal/keyex"
 	"iked/spd"
 	"iked/vici/wire"
 )
@@ -19,7 +20,7 @@ import (
 func ikeSection(sa *engine.SAInfo, now time.Time) wire.Message {
 	var m wire.Message
 	m.SetUint("uniqueid", uint64(sa.UniqueID))
-	m.SetUint("version", uint64(sa.Version))
+	m.Set("version", versionName(sa.Version))
 	m.Set("state", ikeState(sa.State))
 	endpoint(&m, "local", sa.Local, sa.LocalID)
 	endpoint(&m, "remote", sa.Remote, sa.RemoteID)
@@ -52,6 +53,14 @@ func ikeSection(sa *engine.SAInfo, now time.Time) wire.Message {
 	tasks(&m, "tasks-active", sa.Active)
 	tasks(&m, "tasks-passive", sa.Passive)
 	return m
+}
+
+// versionName is the version of IKE as a number, or kink.
+func versionName(v uint8) string {
+	if v == keyex.VersionKINK {
+		return "kink"
+	}
+	return strconv.Itoa(int(v))
 }
 
 // withChildren appends child-sas, which clients need as the last key.

@@ -173,7 +173,12 @@ func showSAs(w io.Writer, all []saView) {
 		if v.Initiator {
 			mine, theirs = "*", ""
 		}
-		fmt.Fprintf(w, "%s: #%d, %s, IKEv%s, %s_i%s %s_r%s\n", v.Name, v.ID, v.State, v.Version, v.SPIInitiator, mine, v.SPIResponder, theirs)
+		if v.Version == "kink" {
+			// There are no SPIs: KINK has no SA of its own.
+			fmt.Fprintf(w, "%s: #%d, %s, KINK\n", v.Name, v.ID, v.State)
+		} else {
+			fmt.Fprintf(w, "%s: #%d, %s, IKEv%s, %s_i%s %s_r%s\n", v.Name, v.ID, v.State, v.Version, v.SPIInitiator, mine, v.SPIResponder, theirs)
+		}
 		fmt.Fprintf(w, "  local  '%s' @ %s[%s]%s%s\n", v.Local.ID, v.Local.Address, v.Local.Port, note(v.NATLocal, " behind NAT"), vips(v.LocalVIPs))
 		fmt.Fprintf(w, "  remote '%s' @ %s[%s]%s%s\n", v.Remote.ID, v.Remote.Address, v.Remote.Port, note(v.NATRemote, " behind NAT"), vips(v.RemoteVIPs))
 		if v.User != "" {

@@ -21,6 +21,7 @@ import (
 	"iked/internal/engine"
 	"iked/internal/trace"
 	"iked/internal/transport"
+	"iked/kink/krb"
 	"iked/xfrm/iface"
 )
 
@@ -134,6 +135,8 @@ type process struct {
 	cfg    *conf.Config
 	state  *stateDir
 	trans  *transport.Transport
+	kink   *kinkPort
+	replay *krb.Replay // of Kerberos; nil: none was needed yet
 	back   backend.Backend
 	engine *engine.Engine
 	atomic atomic.Pointer[engine.Engine]
@@ -162,7 +165,9 @@ func (d *process) start() error {
 	if err := d.openBackend(); err != nil {
 		return err
 	}
+	d.kink = &kinkPort{d: d}
 	d.engine, err = engine.New(engine.Options{
+		KINK: d.kink, Kerberos: d.kerberos,
 		Backend: d.back, Why: d.choice.why, Interfaces: d.interfaces(), Transport: d.trans, Resolver: markedResolver(d.mark()), Routes: markedRoutes{d.mark()},
 		Users: newUsers(d.log),
 		DNS:   newResolvFile(pick(d.opt.Control, d.cfg.Control.Socket, DefaultControl), pick(d.opt.State, DefaultState)),
@@ -186,6 +191,7 @@ func (d *process) start() error {
 		d.log.warn(trace.DMN, "privileges that are not needed could not be dropped: %v", err)
 	}
 	d.trans.Start()
+	d.kink.start()
 	return nil
 }
 
@@ -325,6 +331,12 @@ func (d *process) cleanup() {
 	d.endLeft()
 	if d.table != nil {
 		d.table.Close()
+	}
+	d.kink.close()
+	if d.replay != nil {
+		if err := d.replay.Close(); err != nil {
+			d.log.warn(trace.DMN, "stop: %v", err)
+		}
 	}
 	if d.trans != nil {
 		d.trans.Close()

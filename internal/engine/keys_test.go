@@ -36,16 +36,17 @@ func keyCases() map[string]map[string]keyCase {
 	no := func(s string) keyCase { return keyCase{refused: s} }
 	at := func(s string) keyCase { return keyCase{proof: s} }
 	const daemon, pkiTest, confTest = "internal/daemon/options_test.go:TestOptionsFollowTheConfiguration", "internal/pki/pki_test.go:TestVerifyFailures", "conf/creds_test.go:TestCredentialDirectories"
+	const kerberos, kink = "internal/engine/kink_test.go:TestKerberosFollowsTheConfiguration", "kink/compat_test.go:TestRacoon2Peer"
 	const bound, confRoute = "internal/engine/route_test.go:TestBoundSA", "conf/route_test.go:TestIfIDs"
 	const radiusDaemon = "internal/daemon/users_test.go:TestRadiusFollowsTheConfiguration"
 	return map[string]map[string]keyCase{
 		"Top level": {
-			"port": v("501"), "port_nat_t": v("4501"), "backend": at("internal/daemon/choose_test.go:TestChoose"),
+			"port_kink": at(kerberos), "krb5_conf": at(kerberos), "krb5_etypes": at(kerberos), "port": v("501"), "port_nat_t": v("4501"), "backend": at("internal/daemon/choose_test.go:TestChoose"),
 			"fail": v("open"), "bypass": at("internal/engine/bypass_test.go:TestBypassPolicies"), "keep_alive": v("0"), "fragment_size": v("1000"), "min_rsa_bits": v("3072"), "xauth_hook": at("internal/engine/xauth_test.go:TestUsersElsewhere"),
 		},
 		"connections": {
 			"version": v("1"), "local_addrs": v("[192.0.2.9]"), "remote_addrs": v("[192.0.2.9]"), "local_port": v("4500"), "remote_port": v("4500"),
-			"proposals": v("[aes128-sha256-modp2048]"), "vips": v("[0.0.0.0]"), "aggressive": {value: "yes", with: "version: 1"}, "aggressive_psk": {value: "yes", with: "version: 1\naggressive: yes"}, "pull": {value: "no", with: "version: 1"}, "proposal_check": {value: "exact", with: "version: 1"}, "unity": {value: "yes", with: "version: 1\nvips: [0.0.0.0]"}, "dscp": v("'101110'"),
+			"proposals": v("[aes128-sha256-modp2048]"), "vips": v("[0.0.0.0]"), "aggressive": {value: "yes", with: "version: 1"}, "aggressive_psk": {value: "yes", with: "version: 1\naggressive: yes"}, "pull": {value: "no", with: "version: 1"}, "proposal_check": {value: "exact", with: "version: 1"}, "unity": {value: "yes", with: "version: 1\nvips: [0.0.0.0]"}, "kink_compat": at(kink), "kink_user_to_user": at("internal/engine/kink_test.go:TestKINKUserToUser"), "kink_gss": no("allow"), "dscp": v("'101110'"),
 			"encap": v("yes"), "mobike": v("no"), "dpd_delay": v("10s"), "dpd_timeout": {nothing: "IKEv1 only"},
 			"fragmentation": v("no"), "childless": no("force"), "send_certreq": v("no"), "send_cert": v("always"), "ocsp": no("both"),
 			"ppk_id": no("x"), "ppk_required": no("yes"), "keyingtries": at("internal/engine/keys_act_test.go:TestKeyingTries"),
@@ -53,7 +54,7 @@ func keyCases() map[string]map[string]keyCase {
 			"pools": v("[p]"), "if_id_in": at(confRoute), "if_id_out": at(confRoute), "mediation": no("yes"), "mediated_by": no("x"), "mediation_peer": no("x"),
 		},
 		"connections: local and remote": {
-			"round": {nothing: "Order of the rounds"}, "auth": at("ikev2/features_test.go:TestAuthClass"), "id": v("other"), "certs": at("conf/creds_test.go:TestLoadCertAndKey"),
+			"keytab": at(kerberos), "ccache": at(kerberos), "round": {nothing: "Order of the rounds"}, "auth": at("ikev2/features_test.go:TestAuthClass"), "id": v("other"), "certs": at("conf/creds_test.go:TestLoadCertAndKey"),
 			"cacerts": at(pkiTest), "ca_id": v("'CN=x'"), "revocation": v("strict"), "cert_policy": v("[1.2.3]"), "pubkeys": no("[x]"), "groups": no("[x]"),
 			"eap_id": no("x"), "aaa_id": no("x"), "xauth_id": at("ikev1/xauth_test.go:TestXAuth"),
 		},

@@ -32,6 +32,9 @@ func (e *Engine) reverse(a netip.Addr) ([]string, error) {
 	if len(names) > maxNames {
 		names = names[:maxNames]
 	}
+	for i := range names {
+		names[i] = strings.TrimSuffix(names[i], ".")
+	}
 	return names, nil
 }
 

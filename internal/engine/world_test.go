@@ -24,10 +24,12 @@ type world struct {
 	mu    sync.Mutex
 	gates map[netip.Addr]*gateway
 	names map[string][]netip.Addr
-	down  map[netip.Addr]bool // a link that is cut
-	delay time.Duration
-	sent  []ikev2.Datagram
-	tap   func(d ikev2.Datagram) bool // false: the datagram is lost
+	// reverse are the names of addresses.
+	reverse map[string][]string
+	down    map[netip.Addr]bool // a link that is cut
+	delay   time.Duration
+	sent    []ikev2.Datagram
+	tap     func(d ikev2.Datagram) bool // false: the datagram is lost
 	// setup changes what a gateway is made of.
 	setup func(g *gateway, o *Options)
 }
@@ -173,7 +175,11 @@ func (x wire) Send(local, remote netip.AddrPort, data []byte, natt bool, dscp ui
 			e = g.e
 		}
 		w.mu.Unlock()
-		if e != nil {
+		switch {
+		case e == nil:
+		case remote.Port() == 910:
+			e.ReceiveKINK(d)
+		default:
 			e.Receive(d)
 		}
 	})
@@ -190,6 +196,16 @@ func (g *gateway) LookupNetIP(ctx context.Context, network, host string) ([]neti
 		return a, nil
 	}
 	return nil, errors.New("no such host")
+}
+
+// LookupAddr implements Resolver.
+func (g *gateway) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	g.w.mu.Lock()
+	defer g.w.mu.Unlock()
+	if n := g.w.reverse[addr]; n != nil {
+		return n, nil
+	}
+	return nil, errors.New("no such address")
 }
 
 // LocalFor implements Routes.

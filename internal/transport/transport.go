@@ -26,6 +26,8 @@ type Options struct {
 	// choose both, for tests.
 	Port, PortNATT uint16
 	AnyPort        bool
+	// Single opens Port alone, for a protocol without NAT traversal.
+	Single bool
 	// Mark is DefaultMark by default; NoMark sets none.
 	Mark   uint32
 	NoMark bool
@@ -106,7 +108,7 @@ func New(opt Options) (*Transport, error) {
 	if opt.KernelESP {
 		opt.Queues = 1
 	}
-	if opt.Port == opt.PortNATT && !opt.AnyPort {
+	if opt.Port == opt.PortNATT && !opt.AnyPort && !opt.Single {
 		return nil, fmt.Errorf("port and port_nat_t are both %d, expected two ports", opt.Port)
 	}
 	t := &Transport{opt: opt, queue: make(chan Datagram, opt.QueueLen), done: make(chan struct{})}
@@ -161,7 +163,9 @@ func (t *Transport) openFamily(f int) error {
 	if t.opt.AnyPort && t.opt.Port == 0 {
 		t.opt.Port = c.Port() // both families on one port
 	}
-
+	if t.opt.Single {
+		return nil
+	}
 	cfg = batch.Config{Local: netip.AddrPortFrom(unspecified[f], t.opt.PortNATT), Mark: t.opt.Mark, GRO: true, GSO: true, Buffer: 4 << 20, Dedicated: true}
 	if t.opt.KernelESP {
 		cfg = batch.Config{Local: cfg.Local, Mark: t.opt.Mark, EncapESP: true}

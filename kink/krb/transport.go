@@ -51,6 +51,12 @@ func NewNetwork(c *Conf) *Network {
 	return &Network{conf: c, resolver: &net.Resolver{PreferGo: true}}
 }
 
+// Through makes its packets go by a resolver and a dialer of the caller's.
+func (n *Network) Through(r *net.Resolver, d *net.Dialer) *Network {
+	n.resolver, n.dialer = r, *d
+	return n
+}
+
 // endpoint is one address of a KDC.
 type endpoint struct {
 	name string // for a person
