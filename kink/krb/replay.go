@@ -87,7 +87,11 @@ func OpenReplay(path string, now time.Time, skew time.Duration) (*Replay, error)
 		return nil, fmt.Errorf("the replay cache %s is being replaced by another process", path)
 	}
 	r.file = f
-	if err := r.load(now); err != nil {
+	b, err := io.ReadAll(io.LimitReader(f, int64(r.max+2)*2*replaySize+1024*replaySize+1))
+	if err == nil {
+		err = r.load(b, now)
+	}
+	if err != nil {
 		clear(r.seen)
 		clear(r.clients)
 		// What was seen had a time of at most skew from now.
@@ -252,12 +256,8 @@ func (r *Replay) sync() {
 	}
 }
 
-// load reads the file. A record at the end that is cut was never answered.
-func (r *Replay) load(now time.Time) error {
-	b, err := io.ReadAll(io.LimitReader(r.file, int64(r.max+2)*2*replaySize+1024*replaySize+1))
-	if err != nil {
-		return err
-	}
+// load reads what the file has. A record at the end that is cut was never answered.
+func (r *Replay) load(b []byte, now time.Time) error {
 	if len(b) == 0 {
 		return nil // the first start
 	}

@@ -289,21 +289,14 @@ func FuzzReplayFile(f *testing.F) {
 	f.Add(sealed(head))
 	binary.BigEndian.PutUint64(head[24:], uint64(noon.UnixMicro()))
 	f.Add(append(sealed(head), replayEntry{7, noon.Add(time.Hour).UnixMicro()}.record([16]byte{1})...))
-	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, b []byte) {
-		path := filepath.Join(dir, "replay")
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
+		r := open(t, "", noon)
+		if r.load(b, noon) != nil {
+			return
 		}
-		r, err := OpenReplay(path, noon, skew)
-		if err != nil {
-			t.Fatal(err)
+		if len(r.seen) > len(b)/replaySize || len(r.seen) < len(r.clients) {
+			t.Errorf("%d entries of %d clients in %d octets", len(r.seen), len(r.clients), len(b))
 		}
-		n := r.Len()
-		r.Close()
-		if r, err = OpenReplay(path, noon, skew); err != nil || r.Problem() != nil || r.Len() != n {
-			t.Fatalf("%v, %d entries after %d", err, r.Len(), n)
-		}
-		r.Close()
+		seen(t, r, noon, "kink/a@A", noon)
 	})
 }
