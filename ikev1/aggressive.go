@@ -60,9 +60,6 @@ func (p *phase1) aggressive2(now time.Time, in *incoming) {
 			p.flow.Run(now, p.prove, func(now time.Time) {
 				list := append(p.certPayloads(), sa.natPayloads()...)
 				list = append(list, p.proof)
-				if sa.cfg.InitialContact && sa.parent == nil {
-					list = append(list, sa.initialContact())
-				}
 				p.x.next = nil
 				p.send(now, true, list...)
 				p.established(now)

@@ -3,6 +3,7 @@ package ikev1
 import (
 	"crypto/hmac"
 	"fmt"
+	"slices"
 	"time"
 
 	"iked/crypto/kdf"
@@ -185,7 +186,11 @@ func (p *phase1) takeProof(now time.Time, in *incoming, then func(now time.Time)
 	if !p.admit(now) {
 		return
 	}
-	p.takeContact(in.Message)
+	// RFC 2407, Section 4.6.3: in clear nothing protects it. Some peers send it in the
+	// third message of Aggressive Mode, encrypted.
+	if in.Header.Flags&message.FlagEncryption != 0 {
+		p.takeContact(in.Message)
+	}
 	if byHash {
 		sa.follow(now, in.from)
 		then(now)
@@ -256,10 +261,12 @@ func (sa *SA) initialContact() message.Payload {
 // cookies are the SPI of ISAKMP notifies (RFC 2407, Section 4.6.3).
 func (sa *SA) cookies() []byte { return append(append([]byte(nil), sa.ckyI[:]...), sa.ckyR[:]...) }
 
-func (p *phase1) takeContact(m *message.Message) {
-	for _, x := range m.Payloads {
-		if n, ok := x.(*message.Notify); ok && n.Kind == message.InitialContact {
-			p.contact = true
-		}
-	}
+func (p *phase1) takeContact(m *message.Message) { p.contact = p.contact || saysFirstContact(m) }
+
+// saysFirstContact tells whether a message has the notify INITIAL-CONTACT.
+func saysFirstContact(m *message.Message) bool {
+	return slices.ContainsFunc(m.Payloads, func(x message.Payload) bool {
+		n, ok := x.(*message.Notify)
+		return ok && n.Kind == message.InitialContact
+	})
 }

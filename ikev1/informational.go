@@ -149,13 +149,26 @@ func (sa *SA) takeNotify(now time.Time, n *message.Notify) {
 		sa.takeDPD(now, n)
 	case n.Kind == message.ResponderLifetime:
 		sa.takeLife(now, n)
+	case n.Kind == message.InitialContact && sa.state == keyex.Connecting:
+		sa.contact = true // counts when the peer is wholly authenticated
 	case n.Kind == message.InitialContact:
-		sa.Event(keyex.Up{InitialContact: true})
+		sa.firstContact(now)
 	case n.Kind.IsError():
 		sa.takeError(now, n)
 	default:
 		sa.log(now, trace.Detail, false, "the peer notifies %s", n.Kind.Name())
 	}
+}
+
+// firstContact: the peer has no other SA with us (RFC 2407, Section 4.6.3.3). What
+// was taken over from an older ISAKMP SA of its is dead as well.
+func (sa *SA) firstContact(now time.Time) {
+	for _, c := range slices.Clone(sa.children) {
+		if c.Installed.Before(sa.established) {
+			sa.dropChild(now, c, true)
+		}
+	}
+	sa.Event(keyex.Up{InitialContact: true})
 }
 
 // takeError ends the Quick Mode of ours that the peer refuses. The notify names

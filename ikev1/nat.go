@@ -108,7 +108,9 @@ func (sa *SA) follow(now time.Time, d keyex.Datagram) {
 	if d.Local == sa.local && d.Remote == sa.remote && d.NATT == sa.natt {
 		return
 	}
-	if sa.p1 == nil && (!sa.nat.remote || sa.nat.local) {
+	// RFC 3947, Section 4: what comes to port 500 after the change is old. Section 7:
+	// who is behind a NAT follows nobody.
+	if sa.natt && !d.NATT || sa.p1 == nil && (!sa.nat.remote || sa.nat.local) {
 		sa.count("ike-address", "not-followed")
 		return
 	}

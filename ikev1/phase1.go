@@ -260,6 +260,8 @@ func (p *phase1) established(now time.Time) {
 	sa.p1.destroy()
 	sa.p1 = nil
 	sa.timers = timers{halfOpen: now.Add(halfOpenTime)}
+	// Aggressive Mode cannot carry it (RFC 2407, Section 4.6.3): Quick Mode will.
+	sa.tellContact = sa.initiator && sa.first.kind == message.ExchangeAggressive && sa.cfg.InitialContact && sa.parent == nil
 	sa.behindPhase1(now)
 }
 

@@ -175,6 +175,10 @@ func (q *quick) request(now time.Time) {
 	q.x.next = q.answer
 	// HASH(1) = prf(SKEYID_a, M-ID | SA | Ni [ | KE ] [ | IDci | IDcr ] [ | NAT-OAi | NAT-OAr ]).
 	list = append(append(list, q.idci, q.idcr), sa.originals(q.cfg.Mode, true)...)
+	if sa.tellContact {
+		sa.tellContact = false
+		list = append(list, sa.initialContact())
+	}
 	if err := sa.sendHashed(now, q.x, true, nil, list...); err != nil {
 		q.fail(now, sa.failure(now, trace.StageConfig, err.Error(), "offer fewer proposals"))
 	}

@@ -50,6 +50,9 @@ func (q *quickResponder) request(now time.Time, in *incoming) {
 	in.accept()
 	sa.keep(q.x)
 	sa.follow(now, in.from)
+	if saysFirstContact(in.Message) {
+		sa.firstContact(now)
+	}
 	q.x.stop = func(time.Time) { q.abandon() }
 	offer, okSA := one[*message.SA](in.Message, message.TypeSA)
 	ni, okN := one[*message.Opaque](in.Message, message.TypeNonce)

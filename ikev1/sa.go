@@ -51,6 +51,7 @@ type SA struct {
 	parent      *SA            // whose children it takes over
 	dpd         dpdState
 	contact     bool // the peer sent INITIAL-CONTACT
+	tellContact bool // the first Quick Mode carries ours
 	cfgID       uint16
 	user        string // whom XAuth authenticated
 	userDone    bool

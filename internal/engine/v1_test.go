@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -185,4 +186,31 @@ func TestTerminateAfterRekey(t *testing.T) {
 			t.Errorf("%+v, %v after %v", res, err, time.Since(at))
 		}
 	})
+}
+
+// RFC 2407, Section 4.6.3.3: a peer that was started anew says that it has no other
+// SA. In either mode nothing of its former life is left.
+func TestInitialContactV1(t *testing.T) {
+	for _, aggressive := range []bool{false, true} {
+		simulate(t, func(w *world) {
+			text := func(s string) string {
+				return strings.Replace(s, "version: 1", fmt.Sprintf("version: 1\n    aggressive: %t\n    aggressive_psk: %[1]t", aggressive), 1)
+			}
+			old := func(self, peer, addr, l, r, child string) string {
+				s := site(self, peer, addr, l, r, "", child)
+				s = strings.Replace(s, "aes128gcm16-x25519", "aes128gcm16", 1)
+				s = strings.Replace(s, "proposals: [aes128gcm16-prfsha256-x25519]", "version: 1\n    proposals: [aes128-sha256-modp2048]", 1)
+				return text(strings.NewReplacer("{id: "+self, "{id: "+map[string]string{"sun": sunAddr, "moon": moonAddr}[self], "{id: "+peer, "{id: "+addr).Replace(s))
+			}
+			sun := w.gateway("sun", sunAddr, old("sun", "moon", moonAddr, "10.2.0.0/16", "10.1.0.0/16", ", start: passive"))
+			moon := w.gateway("moon", moonAddr, old("moon", "sun", sunAddr, "10.1.0.0/16", "10.2.0.0/16", ", start: always"))
+			w.after(3 * time.Second)
+			sun.want(1, 1, "at first")
+			moon.crash()
+			moon.start()
+			w.after(5 * time.Second)
+			moon.want(1, 1, fmt.Sprintf("started anew, aggressive %t", aggressive))
+			sun.want(1, 1, fmt.Sprintf("after the peer was started anew, aggressive %t", aggressive))
+		})
+	}
 }
