@@ -89,7 +89,10 @@ type Accepted struct {
 	Problem *KRBError
 }
 
-// GetTicket asks for a ticket of Client for Server. Reply: TicketReply.
+// GetTicket asks for a ticket of Client for Server. Reply: TicketReply. The ticket may
+// be for the server in another realm, when the KDCs refer to it: hold its Server
+// against the policy. ErrUserToUserOnly means that the server has no key: ask it for
+// its ticket-granting ticket.
 type GetTicket struct {
 	keyex.OwnWork
 	Client, Server Principal

@@ -57,7 +57,9 @@ func NewAcceptor(o AcceptorOptions) *Acceptor {
 const transitedChecked = 1 << (31 - 12)
 
 // Accept implements kink.Acceptor (RFC 4120, Section 3.2.3).
-func (a *Acceptor) Accept(now time.Time, b []byte, from netip.Addr) (kink.Accepted, error) {
+func (a *Acceptor) Accept(now time.Time, b []byte, from netip.Addr) (out kink.Accepted, err error) {
+	defer words(&err)
+	defer krb5.Contain(&err)
 	req, err := krb5.ParseAPReq(b)
 	if err != nil {
 		return kink.Accepted{}, refuse(kink.ErrMessageType, "", "the peer's KRB_AP_REQ cannot be read: %v", err)
@@ -95,7 +97,7 @@ func (a *Acceptor) Accept(now time.Time, b []byte, from netip.Addr) (kink.Accept
 	if fail := checkPlace(part, client, from); fail != nil {
 		return kink.Accepted{}, fail
 	}
-	out := kink.Accepted{Client: client, Server: server, Key: part.Key, End: part.EndTime}
+	out = kink.Accepted{Client: client, Server: server, Key: part.Key, End: part.EndTime}
 	code, fail := a.checkTimes(now, client, server, part, auth)
 	if fail != nil {
 		return kink.Accepted{}, fail
@@ -104,7 +106,7 @@ func (a *Acceptor) Accept(now time.Time, b []byte, from netip.Addr) (kink.Accept
 		out.Problem = &kink.KRBError{Code: code, STime: now.UTC().Truncate(time.Microsecond), CTime: auth.CTime, Client: client, Server: server}
 	}
 	if out.APRep, err = apRep(part.Key, auth.CTime); err != nil {
-		return kink.Accepted{}, asKerberos(err)
+		return kink.Accepted{}, err
 	}
 	return out, nil
 }

@@ -132,6 +132,7 @@ func TestExpiredTicketIsAProblem(t *testing.T) {
 // No prefix of a KRB_AP_REQ is accepted, none with octets behind it, none with an
 // octet changed where it is authenticated; nothing panics.
 func TestTruncatedAndChangedAPReq(t *testing.T) {
+	before := krb.Panics()
 	s := newSite(t)
 	tk, acc := s.pair()
 	b, _ := request(t, tk, s.now)
@@ -161,8 +162,8 @@ func TestTruncatedAndChangedAPReq(t *testing.T) {
 	if accepted == 0 || accepted > 24 {
 		t.Errorf("%d changes were accepted", accepted)
 	}
-	if krb.Panics() != 0 {
-		t.Errorf("%d panics were contained", krb.Panics())
+	if n := krb.Panics() - before; n != 0 {
+		t.Errorf("%d panics were contained", n)
 	}
 }
 

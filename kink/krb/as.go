@@ -12,8 +12,12 @@ import (
 	"iked/kink/krb/krb5"
 )
 
-// nameService is NT-SRV-INST, the type of a ticket-granting service's name.
-const nameService = 2
+// Types of names (RFC 4120, Section 6.2): NT-PRINCIPAL, and NT-SRV-INST of a
+// ticket-granting service.
+const (
+	namePrincipal = 1
+	nameService   = 2
+)
 
 // maxTries bounds an exchange with the Authentication Service: without and with an
 // encrypted timestamp, and each once more with the KDC's time.
@@ -98,8 +102,12 @@ type asExchange struct {
 
 func (x *asExchange) request() ([]byte, error) {
 	x.nonce = nonce()
+	// A service is a client like any other here: Active Directory finds it by its user
+	// principal name, which is of NT-PRINCIPAL.
+	client := x.id.Principal.DER()
+	client.Type = namePrincipal
 	q := krb5.KDCReq{Type: krb5.TypeASReq, Body: krb5.KDCBody{
-		Client: x.id.Principal.DER(), Realm: x.realm, Server: der.Name{Type: nameService, Parts: x.server.Components()},
+		Client: client, Realm: x.realm, Server: der.Name{Type: nameService, Parts: x.server.Components()},
 		Till: x.now.Add(x.offset + x.c.conf.TicketLifetime), Nonce: x.nonce, ETypes: x.types,
 	}}
 	if x.c.conf.Canonicalize {

@@ -109,7 +109,9 @@ func (c *Client) identity(p kink.Principal) (Identity, *kink.KerberosError) {
 
 // GetTicket does the work of that name. The server of the ticket may be in another
 // realm than asked, when the KDCs refer to it: who uses it looks.
-func (c *Client) GetTicket(ctx context.Context, now time.Time, w kink.GetTicket) (kink.Ticket, error) {
+func (c *Client) GetTicket(ctx context.Context, now time.Time, w kink.GetTicket) (tk kink.Ticket, err error) {
+	defer words(&err)
+	defer krb5.Contain(&err)
 	id, fail := c.identity(w.Client)
 	if fail != nil {
 		return nil, fail
@@ -128,21 +130,23 @@ func (c *Client) GetTicket(ctx context.Context, now time.Time, w kink.GetTicket)
 		return cred, err
 	})
 	if err != nil {
-		return nil, asKerberos(err)
+		return nil, err
 	}
 	return &Ticket{c, cred, w.TGT != nil}, nil
 }
 
 // GetTGT does the work of that name. Its session key is kept for what the peer sends
 // then.
-func (c *Client) GetTGT(ctx context.Context, now time.Time, client kink.Principal) ([]byte, error) {
+func (c *Client) GetTGT(ctx context.Context, now time.Time, client kink.Principal) (tgt []byte, err error) {
+	defer words(&err)
+	defer krb5.Contain(&err)
 	id, fail := c.identity(client)
 	if fail != nil {
 		return nil, fail
 	}
 	cred, err := c.tgt(ctx, now, id, false)
 	if err != nil {
-		return nil, asKerberos(err)
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -196,15 +200,7 @@ func (c *Client) once(ctx context.Context, now time.Time, key ticketID, refresh 
 			done := make(chan struct{})
 			c.flights[key] = done
 			c.mu.Unlock()
-			cred, err := get()
-			c.mu.Lock()
-			delete(c.flights, key)
-			if err == nil {
-				c.keep(now, key, cred)
-			}
-			c.mu.Unlock()
-			close(done)
-			return cred, err
+			return c.fly(now, key, done, get)
 		}
 		c.mu.Unlock()
 		select {
@@ -218,6 +214,21 @@ func (c *Client) once(ctx context.Context, now time.Time, key ticketID, refresh 
 			}
 		}
 	}
+}
+
+// fly gets a ticket for all who wait for it, and lets them go on however it ends.
+func (c *Client) fly(now time.Time, key ticketID, done chan struct{}, get func() (krb5.Credential, error)) (cred krb5.Credential, err error) {
+	defer func() {
+		c.mu.Lock()
+		delete(c.flights, key)
+		if err == nil {
+			c.keep(now, key, cred)
+		}
+		c.mu.Unlock()
+		close(done)
+	}()
+	defer krb5.Contain(&err)
+	return get()
 }
 
 // left is the life of a ticket. The lock is held.

@@ -24,6 +24,9 @@ const (
 	errWrongRealm     = 68 // KDC_ERR_WRONG_REALM
 )
 
+// words makes an error one of Kerberos, as the contract says; it is to be deferred.
+func words(err *error) { *err = asKerberos(*err) }
+
 // asKerberos gives any error its words.
 func asKerberos(err error) error {
 	var k *kink.KerberosError

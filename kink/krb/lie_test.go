@@ -2,6 +2,7 @@ package krb_test
 
 import (
 	"bytes"
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -84,6 +85,7 @@ func TestReferralToNowhere(t *testing.T) {
 // Each prefix of a reply, each reply with an octet changed, one with octets behind it,
 // a huge one and garbage are refused or, where the octet does not matter, change nothing.
 func TestGarbageFromKDC(t *testing.T) {
+	before := krb.Panics()
 	for _, kind := range []int{krb5.TypeASReq, krb5.TypeTGSReq} {
 		s := newSite(t)
 		s.realm.NoPreauth = true
@@ -120,7 +122,7 @@ func TestGarbageFromKDC(t *testing.T) {
 		change = func(reply []byte) []byte { return append(reply, 0) }
 		wants(t, s.from(s.client(id)), 0, "is refused")
 	}
-	if n := krb.Panics(); n != 0 {
+	if n := krb.Panics() - before; n != 0 {
 		t.Errorf("%d panics were contained", n)
 	}
 }
@@ -168,5 +170,24 @@ func TestKDCThatNeverEnds(t *testing.T) {
 			return b
 		}
 		wants(t, s.from(s.client(s.keytab(s.a))), code, "A.EXAMPLE", `"why?"`)
+	}
+}
+
+// faulty is a KDC whose answer shows a fault of this program.
+type faulty struct{ krb.KDC }
+
+func (faulty) Exchange(context.Context, string, []byte) ([]byte, error) { panic("a fault") }
+
+// A panic ends the request and nothing else: it is counted, who waits goes on, and the
+// next request is as any.
+func TestPanicIsContained(t *testing.T) {
+	s := newSite(t)
+	c := krb.NewClient(krb.Options{Conf: s.conf, KDC: faulty{}, Identities: []krb.Identity{s.keytab(s.a)}})
+	before := krb.Panics()
+	for i := range 3 {
+		wants(t, s.from(c), 0, "was contained")
+		if n := krb.Panics() - before; n != uint64(i+1) {
+			t.Errorf("%d panics were counted", n)
+		}
 	}
 }

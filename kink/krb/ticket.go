@@ -83,7 +83,9 @@ type verifier struct {
 }
 
 // Check implements kink.Verifier (RFC 4120, Section 3.2.5).
-func (v verifier) Check(b []byte) error {
+func (v verifier) Check(b []byte) (err error) {
+	defer words(&err)
+	defer krb5.Contain(&err)
 	fail := func(err error) error {
 		return &kink.KerberosError{Code: kink.ErrMutual, Sentence: fmt.Sprintf("the KRB_AP_REP of the peer is refused: %v", err)}
 	}

@@ -103,18 +103,26 @@ func (n *Network) Exchange(ctx context.Context, realm string, request []byte) ([
 	if len(problems) == 0 && ctx.Err() != nil {
 		problems = []string{ctx.Err().Error()}
 	}
-	return nil, unreachable(realm, problems, len(list) == 0)
+	return nil, unreachable(realm, problems, list)
 }
 
 // unreachable says that no KDC answered.
-func unreachable(realm string, evidence []string, none bool) *kink.KerberosError {
+func unreachable(realm string, evidence []string, list []endpoint) *kink.KerberosError {
+	var names []string
+	for i, e := range list {
+		if i == 3 {
+			names = append(names, fmt.Sprintf("%d more", len(list)-i))
+			break
+		}
+		names = append(names, e.name)
+	}
 	e := &kink.KerberosError{
-		Sentence:  fmt.Sprintf("no KDC of realm %s can be reached", realm),
+		Sentence:  fmt.Sprintf("no KDC of realm %s can be reached; asked: %s", realm, strings.Join(names, ", ")),
 		Advice:    "see that a KDC is up and that UDP and TCP port 88 of it are reachable from here",
 		Evidence:  evidence,
 		Temporary: true,
 	}
-	if none {
+	if len(list) == 0 {
 		e.Sentence = fmt.Sprintf("no KDC of realm %s is known", realm)
 		e.Advice = fmt.Sprintf("name one in krb5.conf, section realms, as kdc of %s, or give the domain SRV records _kerberos._udp", realm)
 	}

@@ -65,11 +65,11 @@ var panics atomic.Uint64
 // Panics is how many panics of the Kerberos library were contained so far.
 func Panics() uint64 { return panics.Load() }
 
-// contain turns a panic of the library into an error.
-func contain(err *error) {
+// Contain turns a panic into an error; it is to be deferred.
+func Contain(err *error) {
 	if r := recover(); r != nil {
 		panics.Add(1)
-		*err = fmt.Errorf("the Kerberos library failed: %v", r)
+		*err = fmt.Errorf("a fault of the Kerberos library was contained: %v", r)
 	}
 }
 
@@ -125,7 +125,7 @@ func (k Key) Equal(o Key) bool { return k.etype == o.etype && k.value.Equal(o.va
 
 // Encrypt is encrypt of RFC 3961, Section 3 with a random confounder.
 func (k Key) Encrypt(usage uint32, plain []byte) (out []byte, err error) {
-	defer contain(&err)
+	defer Contain(&err)
 	e, err := crypto.GetEtype(k.etype)
 	if err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func (k Key) Encrypt(usage uint32, plain []byte) (out []byte, err error) {
 
 // Decrypt is decrypt of RFC 3961, Section 3; the integrity is checked.
 func (k Key) Decrypt(usage uint32, cipher []byte) (out []byte, err error) {
-	defer contain(&err)
+	defer Contain(&err)
 	// The library slices before it looks.
 	d := etypes[k.etype]
 	if n := len(cipher) - d.mac; k.IsZero() || n < d.confounder || n%d.block != 0 {
@@ -158,7 +158,7 @@ func (k Key) ChecksumType() int32 { return etypes[k.etype].checksum }
 
 // Checksum is get_mic of RFC 3961, Section 3.
 func (k Key) Checksum(usage uint32, b []byte) (sum []byte, err error) {
-	defer contain(&err)
+	defer Contain(&err)
 	e, err := crypto.GetEtype(k.etype)
 	if err != nil {
 		return nil, err

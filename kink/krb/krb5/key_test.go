@@ -244,7 +244,7 @@ func TestContain(t *testing.T) {
 	before := Panics()
 	defer panics.Store(before)
 	err := func() (err error) {
-		defer contain(&err)
+		defer Contain(&err)
 		var b []byte
 		_ = b[len(b)-1:]
 		return nil
