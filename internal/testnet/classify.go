@@ -27,9 +27,11 @@ const (
 	Keepalive
 	AH
 	ICMPError
+	// KINK is on port 910 (RFC 4430).
+	KINK
 )
 
-var classNames = [...]string{"other", "ARP", "ND", "IKE", "ESP", "ESP-in-UDP", "NAT-keepalive", "AH", "ICMP-error"}
+var classNames = [...]string{"other", "ARP", "ND", "IKE", "ESP", "ESP-in-UDP", "NAT-keepalive", "AH", "ICMP-error", "KINK"}
 
 func (c Class) String() string {
 	if c < 0 || int(c) >= len(classNames) {
@@ -42,9 +44,9 @@ func (c Class) String() string {
 // carries nothing of a user.
 func (c Class) Housekeeping() bool { return c == ARP || c == ND }
 
-// IPsec tells whether the class is IKE or protected traffic.
+// IPsec tells whether the class is a key exchange or protected traffic.
 func (c Class) IPsec() bool {
-	return c == IKE || c == ESP || c == ESPinUDP || c == Keepalive || c == AH
+	return c == IKE || c == ESP || c == ESPinUDP || c == Keepalive || c == AH || c == KINK
 }
 
 // Header is what is known about a captured packet.
@@ -63,9 +65,10 @@ type Header struct {
 	Payload          []byte // after IP and extension headers
 }
 
-// IKEPort and NATTPort are the ports that Classify takes for IKE.
+// The ports that Classify takes for IKE and for KINK.
 const (
 	IKEPort  = 500
+	KINKPort = 910
 	NATTPort = 4500
 )
 
@@ -197,6 +200,8 @@ func (h *Header) udp(p []byte) {
 		case len(data) >= 8:
 			h.Class, h.SPI = ESPinUDP, binary.BigEndian.Uint32(data)
 		}
+	case h.SrcPort == KINKPort || h.DstPort == KINKPort:
+		h.Class = KINK
 	case h.SrcPort == IKEPort || h.DstPort == IKEPort:
 		h.Class = IKE
 	}
