@@ -122,7 +122,7 @@ func New(o Options) (*Datapath, error) {
 	}
 	io.Router = r
 	undo = append(undo, r.Close)
-	if g, err := guard.New(dev.Name(), ikePorts(o), o.Mark); err != nil {
+	if g, err := guard.New(dev.Name(), exchangePorts(o), o.Mark); err != nil {
 		warn(fmt.Sprintf("clear text that arrives where protection is demanded is not dropped: %v; a kernel with nf_tables and nft_fib can", err))
 	} else {
 		if g.Incomplete != nil {

@@ -156,11 +156,10 @@ func (d *Datapath) clearText() string {
 	return "clear text that arrives unprotected is dropped by strict rp_filter only"
 }
 
-// ikePorts are those that IKE uses, as far as the options tell.
-func ikePorts(o Options) []uint16 {
-	if u, ok := o.UDP.(interface{ Ports() (ike, natt uint16) }); ok {
-		ike, natt := u.Ports()
-		return []uint16{ike, natt}
+// exchangePorts are those of the key exchanges.
+func exchangePorts(o Options) []uint16 {
+	if len(o.Ports) > 0 {
+		return o.Ports
 	}
-	return []uint16{500, 4500}
+	return []uint16{500, 4500, 910}
 }

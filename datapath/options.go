@@ -43,6 +43,9 @@ type Options struct {
 	HoldFrames int
 	// UDP is the socket for UDP encapsulation; nil: SAs with it are refused.
 	UDP UDP
+	// Ports are the UDP ports of the key exchanges, whose messages pass in clear; 500,
+	// 4500 and 910.
+	Ports []uint16
 	// UDPEncapOnly opens no raw sockets.
 	UDPEncapOnly bool
 	// Log gets what a person should know; it must not block. nil: none.

@@ -61,7 +61,7 @@ type Guard struct {
 func TableName(device string) string { return "iked_" + device }
 
 // New makes the table in the network namespace of the calling thread; one that a
-// crashed process left is replaced. ports are the UDP ports of IKE, mark is that of
+// crashed process left is replaced. ports are the UDP ports of the key exchanges, mark is that of
 // the daemon's own packets, 0 none.
 func New(device string, ports []uint16, mark uint32) (*Guard, error) {
 	conn, err := nftables.New(nftables.AsLasting())

@@ -124,7 +124,7 @@ func (d *process) datapathOptions() datapath.Options {
 	}
 	return datapath.Options{
 		Device: p.Device, Queues: d.queues(), MTU: p.MTU, Table: p.Table, Priority: p.RulePrio, Mark: d.mark(),
-		HopLimit: p.HopLimit, FragMemory: int(p.FragMemory), HoldFrames: hold, UDP: udpPort{d.trans}, Log: d.log.record,
+		HopLimit: p.HopLimit, FragMemory: int(p.FragMemory), HoldFrames: hold, UDP: udpPort{d.trans}, Ports: []uint16{d.cfg.Port, d.cfg.PortNATT, d.cfg.PortKINK}, Log: d.log.record,
 	}
 }
 
