@@ -26,6 +26,7 @@ type mobility struct {
 	paths  []Path       // found by the last look
 	looks  int          // how often was looked; the answer to an older one is old
 
+	elder    *SA        // whose place this one took; it may still wait for an answer
 	stranded bool       // there is no path
 	pending  bool       // an UPDATE_SA_ADDRESSES is due
 	refused  []Path     // that the peer does not accept
@@ -57,6 +58,7 @@ func (sa *SA) bequeathMobility(now time.Time, next *SA, waiting []queued) {
 		next.mobile.told, next.mobile.others, next.mobile.before = sa.mobile.told, sa.mobile.others, sa.mobile.before
 		next.local, next.remote, next.natt, next.nat, next.host = sa.local, sa.remote, sa.natt, sa.nat, sa.host
 	}
+	next.mobile.elder = sa
 	update, tell := sa.mobile.pending, false
 	check := next.mobile.before != nil && !queuedAs[*checkAddress](next)
 	list := []exchange{sa.active}
@@ -145,7 +147,7 @@ func usable(a netip.Addr) bool {
 // ownAddresses asks for the addresses of this host; then gets the notifies that tell
 // the peer of those beside the one in use.
 func (sa *SA) ownAddresses(x *flow, then func([]message.Payload)) {
-	x.Ask(FindPaths{Config: sa.cfg}, func(_ time.Time, r Reply) {
+	x.Ask(FindPaths{Config: sa.cfg, Local: sa.local.Addr()}, func(_ time.Time, r Reply) {
 		p, _ := r.(PathsReply)
 		sa.mobile.own = p.Own
 		sa.mobile.told = sa.besides()

@@ -22,7 +22,7 @@ func (sa *SA) seekFrom(now time.Time, remote netip.Addr) {
 		return
 	}
 	sa.mobile.looks++
-	w := FindPaths{Config: sa.cfg}
+	w := FindPaths{Config: sa.cfg, Local: sa.local.Addr()}
 	if sa.mobile.leads {
 		w.Remotes = append(w.Remotes, remote)
 		for _, a := range sa.mobile.others {

@@ -685,3 +685,25 @@ func TestMOBIKEStranger(t *testing.T) {
 		t.Error("b follows without MOBIKE")
 	}
 }
+
+// The side that follows waits for the answer to its Delete of a rekeyed IKE SA when the
+// peer moves: it is sent to where the peer is now, and the old IKE SA does not linger.
+func TestMOBIKEOldIKESAFollows(t *testing.T) {
+	p := newMobile(t, 1)
+	p.up(t)
+	p.net.Fate = func(q *ikev2test.Packet) ikev2test.Verdict {
+		if !isResponse(q) && q.Header().Exchange == message.ExchangeInformational && q.To.Addr() == addrA {
+			return ikev2test.Lose // the Delete
+		}
+		return ikev2test.Deliver
+	}
+	p.b.Start(p.b.SA(), ikev2.RekeyIKE{})
+	p.net.Run(100 * time.Millisecond)
+	if len(p.b.SAs) != 2 {
+		t.Fatalf("b has %d IKE SAs, expected the old one and the new one", len(p.b.SAs))
+	}
+	p.a.Move("198.51.100.7")
+	p.net.Run(time.Second)
+	p.consistent(t, 1)
+	p.at(t, "198.51.100.7", addrB.String(), false)
+}

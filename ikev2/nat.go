@@ -159,6 +159,14 @@ func (sa *SA) relocate(now time.Time, local, remote netip.AddrPort, natt bool) {
 	sa.local, sa.remote, sa.natt = local, remote, natt
 	sa.mobile.moves++
 	sa.Event(Moved{})
+	if e := sa.mobile.elder; e != nil && !e.closed && !sa.mobile.leads {
+		// Where the peer is, it is with all its IKE SAs.
+		e.local, e.remote, e.natt = local, remote, natt
+		if o := e.window.out; o != nil {
+			e.resend(now, o)
+		}
+		sa.Event(NewSA{Successor: e, Redundant: true})
+	}
 }
 
 // moveChildren lets the CHILD_SAs follow the IKE SA, with UDP encapsulation where

@@ -23,6 +23,8 @@ type testCase struct {
 	wantIKE, wantESP string
 	// pki makes CA and certificates; nil: none are needed.
 	pki func() *keyring
+	// setup changes the network before the daemons start.
+	setup func(p *pair)
 	// edit changes the configuration of one side.
 	edit func(s side, conn, child *Section, c *Config)
 	// charon are settings of strongswan.conf.
@@ -76,7 +78,7 @@ func (c *testCase) config(s side) Config {
 }
 
 func TestStrongSwan(t *testing.T) {
-	all := slices.Concat(cases, v1Cases)
+	all := slices.Concat(cases, mobikeCases, v1Cases)
 	for order := range all {
 		c := &all[order]
 		for _, at := range []string{"A", "B"} {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iked/datapath/route"
+	"iked/internal/engine"
 )
 
 // Own implements engine.Addresses: the addresses of this host with the prefixes
@@ -57,6 +58,44 @@ func (markedRoutes) DeviceOf(local netip.Addr) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no device has the address %v", local)
+}
+
+// Addresses implements engine.Paths.
+func (markedRoutes) Addresses() ([]engine.OwnAddress, error) {
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("addresses of this host: %w", err)
+	}
+	// A default route may be in any table: with several uplinks each has its own.
+	leads := map[int]int{} // link to families
+	for family, bit := range map[int]int{netlink.FAMILY_V4: 1, netlink.FAMILY_V6: 2} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, fmt.Errorf("routes of this host: %w", err)
+		}
+		for _, r := range routes {
+			if r.Protocol == route.Protocol || r.Type != unix.RTN_UNICAST || r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+				continue
+			}
+			leads[r.LinkIndex] |= bit
+			for _, hop := range r.MultiPath {
+				leads[hop.LinkIndex] |= bit
+			}
+		}
+	}
+	var out []engine.OwnAddress
+	for _, a := range addrs {
+		own, ok := netip.AddrFromSlice(a.IP)
+		if own = own.Unmap(); !ok || a.Flags&unix.IFA_F_TENTATIVE != 0 {
+			continue
+		}
+		bit := 2
+		if own.Is4() {
+			bit = 1
+		}
+		out = append(out, engine.OwnAddress{Addr: own, Link: a.LinkIndex, Leads: leads[a.LinkIndex]&bit != 0})
+	}
+	return out, nil
 }
 
 // Paths implements engine.Paths: the own addresses from which packets reach a peer,
@@ -115,7 +154,7 @@ func (r markedRoutes) Paths(remote netip.Addr) ([]netip.Addr, error) {
 // settle is how long addresses and routes must rest before a change is told of: they
 // come in groups. When they never rest it is told of after patience all the same.
 const (
-	settle   = 200 * time.Millisecond
+	settle   = 50 * time.Millisecond
 	patience = 2 * time.Second
 )
 

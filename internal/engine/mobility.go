@@ -10,10 +10,19 @@ import (
 	"iked/ikev2"
 )
 
-// Paths is implemented by Routes that know all own addresses from which packets
-// reach a peer, the best first.
+// Paths is implemented by Routes that know all own addresses, and from which of them
+// packets reach a peer, the best first.
 type Paths interface {
+	Addresses() ([]OwnAddress, error)
 	Paths(remote netip.Addr) ([]netip.Addr, error)
+}
+
+// OwnAddress is an address of this host.
+type OwnAddress struct {
+	Addr netip.Addr
+	Link int // its number
+	// Leads: a default route of its family goes over its link.
+	Leads bool
 }
 
 // virtual are the virtual addresses of this host, which are inside of tunnels, and
@@ -21,7 +30,7 @@ type Paths interface {
 type virtual struct {
 	mu   sync.Mutex
 	uses map[netip.Addr]int
-	own  []netip.Addr
+	own  []OwnAddress
 	at   time.Time
 }
 
@@ -47,7 +56,7 @@ func (v *virtual) has(a netip.Addr) bool {
 }
 
 // addresses are the own ones, by look when they are not fresh.
-func (v *virtual) addresses(now time.Time, look func() ([]netip.Prefix, error)) []netip.Addr {
+func (v *virtual) addresses(now time.Time, look func() ([]OwnAddress, error)) []OwnAddress {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if age := now.Sub(v.at); v.at.IsZero() || age < 0 || age >= ownFresh {
@@ -55,14 +64,9 @@ func (v *virtual) addresses(now time.Time, look func() ([]netip.Prefix, error)) 
 		if err != nil {
 			return v.own
 		}
-		v.own, v.at = nil, now
-		for _, p := range list {
-			if a := p.Addr().Unmap().WithZone(""); a.IsGlobalUnicast() {
-				v.own = append(v.own, a)
-			}
-		}
+		v.own, v.at = list, now
 	}
-	return slices.DeleteFunc(slices.Clone(v.own), func(a netip.Addr) bool { return v.uses[a] > 0 })
+	return slices.DeleteFunc(slices.Clone(v.own), func(a OwnAddress) bool { return v.uses[a.Addr] > 0 || !a.Addr.IsGlobalUnicast() })
 }
 
 func (v *virtual) stale() {
@@ -86,27 +90,45 @@ func (e *Engine) lookAround() {
 }
 
 // findPaths answers which addresses this host has for a connection, and from which
-// of them packets reach the peer's. What a child of the connection has behind it is
-// no address where a peer could reach this host.
+// of them packets reach the peer's.
 func (e *Engine) findPaths(w ikev2.FindPaths) ikev2.PathsReply {
 	var r ikev2.PathsReply
 	c, ok := w.Config.Ref.(*conf.Connection)
 	if !ok || e.opt.Routes == nil {
 		return ikev2.PathsReply{Unknown: true}
 	}
-	if own, ok := e.opt.Routes.(Addresses); ok {
-		for _, a := range e.virtual.addresses(time.Now(), own.Own) {
-			if allowed(c, a) && !behind(c, a) {
-				r.Own = append(r.Own, a)
+	r.Own = e.outside(c, w.Local)
+	for _, to := range w.Remotes {
+		for _, a := range e.pathsTo(c, to) {
+			if _, ok := e.opt.Routes.(Paths); !ok || slices.Contains(r.Own, a) {
+				r.Paths = append(r.Paths, ikev2.Path{Local: a, Remote: to})
 			}
 		}
 	}
-	for _, to := range w.Remotes {
-		for _, a := range e.pathsTo(c, to) {
-			r.Paths = append(r.Paths, ikev2.Path{Local: a, Remote: to})
+	return r
+}
+
+// outside are the own addresses of a connection at which a peer may be able to reach
+// it, when local is in use. Where no way leads out no peer comes in; what is on the link
+// in use is as good as that, and what the configuration names is meant.
+func (e *Engine) outside(c *conf.Connection, local netip.Addr) (out []netip.Addr) {
+	own, ok := e.opt.Routes.(Paths)
+	if !ok {
+		return nil
+	}
+	list := e.virtual.addresses(time.Now(), own.Addresses)
+	link := 0
+	for _, a := range list {
+		if a.Addr == local {
+			link = a.Link
 		}
 	}
-	return r
+	for _, a := range list {
+		if allowed(c, a.Addr) && (a.Leads || a.Link == link || named(c, a.Addr)) {
+			out = append(out, a.Addr)
+		}
+	}
+	return out
 }
 
 // pathsTo are the own addresses from which packets of a connection reach a peer.
@@ -128,15 +150,7 @@ func allowed(c *conf.Connection, a netip.Addr) bool {
 	return len(c.LocalAddrs) == 0 || fit(c.LocalAddrs, a) != rankNone
 }
 
-// behind tells whether an own address is that of an inner network: one of the local
-// selectors has it, and is not for everything.
-func behind(c *conf.Connection, a netip.Addr) bool {
-	for _, ch := range c.Children {
-		for _, t := range ch.Local {
-			if !t.Dynamic && t.Contains(a) && t.From != t.To && !(t.From.IsUnspecified()) {
-				return true
-			}
-		}
-	}
-	return false
+// named tells whether the configuration has an own address by itself.
+func named(c *conf.Connection, a netip.Addr) bool {
+	return slices.ContainsFunc(c.LocalAddrs, func(h conf.Host) bool { x, one := h.Addr(); return one && x == a })
 }

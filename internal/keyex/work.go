@@ -135,10 +135,12 @@ type LastInbound struct {
 	Outbound bool
 }
 
-// FindPaths asks which addresses this host has for a configuration, and between
-// which pairs packets can go to some of the peer's. Reply: PathsReply.
+// FindPaths asks which addresses this host has for a configuration, at which a peer
+// may reach it, and between which pairs packets can go to some of the peer's. Local
+// is the own address that is in use. Reply: PathsReply.
 type FindPaths struct {
 	Config  *Config
+	Local   netip.Addr
 	Remotes []netip.Addr
 }
 
