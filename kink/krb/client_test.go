@@ -129,6 +129,34 @@ func TestTicketsAreKept(t *testing.T) {
 	count(6, 4)
 }
 
+// With canonicalize the KDC may give the client another name of its realm, which the
+// peer sees (RFC 6806, Section 7); without it such a reply is refused.
+func TestCanonicalizedClient(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		s := newSite(t)
+		s.conf = conf(t, fmt.Sprintf("[libdefaults]\ncanonicalize = %v\n", on))
+		other := principal(t, "kink/canonical.a.example@A.EXAMPLE")
+		s.realm.Lie = func(i *krbtest.Issue) {
+			if !i.TGS {
+				i.Reply.Client, i.Ticket.Client = other.DER(), other.DER()
+			}
+		}
+		c := s.client(s.keytab(s.a))
+		if !on {
+			wants(t, s.from(c), 0, "one of kink/a.a.example@A.EXAMPLE was asked for")
+			continue
+		}
+		tk := s.ticket(c, kink.GetTicket{Client: s.a, Server: s.b})
+		if got := s.exchange(tk, s.acceptor(nil, s.keytab(s.b))); got.Client != other || tk.Client() != other {
+			t.Errorf("the client is %s here and %s there", tk.Client(), got.Client)
+		}
+		s.realm.Set(func(r *krbtest.Realm) {
+			r.Lie = func(i *krbtest.Issue) { i.Reply.CRealm, i.Ticket.CRealm = "EVIL", "EVIL" }
+		})
+		wants(t, s.from(s.client(s.keytab(s.a))), 0, "is refused")
+	}
+}
+
 // Many who want the same ticket at once ask the KDC once.
 func TestTicketsAtOnce(t *testing.T) {
 	s := newSite(t)
