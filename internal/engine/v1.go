@@ -65,7 +65,8 @@ func (g *gate) receiveV1(d keyex.Datagram, h isakmp.Header) string {
 
 // firstV1 decides on a first message of phase 1. IKEv1 has no cookie exchange
 // before state (RFC 2408, Section 2.5.3, tells apart who answers, later), so that
-// strangers get at most half of the half-open SAs, and leave room for IKEv2.
+// strangers get at most half of the half-open SAs, in all and of one address, and
+// leave room for IKEv2.
 func (g *gate) firstV1(d keyex.Datagram, h isakmp.Header) string {
 	e := g.e
 	x := ikev1msg.Exchange(h.Exchange)
@@ -86,7 +87,7 @@ func (g *gate) firstV1(d keyex.Datagram, h isakmp.Header) string {
 	}
 	p := e.config.Load()
 	lim := &p.global.Limits
-	switch total, _ := g.half.counts(source(d.Remote.Addr())); {
+	switch total, mine := g.half.counts(source(d.Remote.Addr())); {
 	case g.rate.allow(source(d.Remote.Addr()), lim.RatePerSource, time.Now()) != rateOK:
 		return "rate-per-source"
 	case lim.IKESAs > 0 && e.ikeCount.Load() >= int64(lim.IKESAs):
@@ -95,6 +96,8 @@ func (g *gate) firstV1(d keyex.Datagram, h isakmp.Header) string {
 		return "overloaded"
 	case lim.HalfOpen > 0 && total >= lim.HalfOpen/2:
 		return "half-open-limit"
+	case lim.HalfOpenPerSource > 0 && mine >= max(lim.HalfOpenPerSource/2, 1):
+		return "half-open-per-source" // the rest is for who shows that the address is its own
 	}
 	if len(p.candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap(), 1)) == 0 {
 		// Nothing is answered: who speaks IKEv1 to a host that does not is a scanner.

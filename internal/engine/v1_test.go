@@ -214,3 +214,59 @@ func TestInitialContactV1(t *testing.T) {
 		})
 	}
 }
+
+// RFC 2408, Section 2.5.3: IKEv1 makes state before an address is proven, so that it
+// gets half of the budget for that, in all and of one source, and the rest is left to
+// who can prove its own. A first message that comes again is no other one; cookies
+// of ours are random and never zero.
+func TestHalfOpenV1(t *testing.T) {
+	first := func(n int) []byte {
+		p, err := suite.ParseProposals(suite.ProtoIKE, []string{"aes128-sha256-modp2048"})
+		if err != nil || len(p) != 1 {
+			t.Fatal(err)
+		}
+		b := ikev1msg.Basic
+		b2, err := ikev1msg.Append(nil, isakmp.Header{SPIi: isakmp.SPIFromUint64(uint64(n) + 1), Exchange: uint8(ikev1msg.ExchangeMain)}, []ikev1msg.Payload{
+			&ikev1msg.SA{Proposals: []ikev1msg.Proposal{{Number: 1, Protocol: ikev1msg.ProtoISAKMP, Transforms: []ikev1msg.Transform{{Number: 1, ID: ikev1msg.KeyIKE, Attributes: []ikev1msg.Attribute{
+				b(ikev1msg.P1Encryption, 7), b(ikev1msg.P1KeyLength, 128), b(ikev1msg.P1Hash, 4), b(ikev1msg.P1Group, 14), b(ikev1msg.P1AuthMethod, 1)}}}}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b2
+	}
+	simulate(t, func(w *world) {
+		sun := w.gateway("sun", sunAddr, anyPeerV1+limits(50, 6, 0))
+		cookies := map[isakmp.SPI]bool{}
+		w.tap = func(d ikev2.Datagram) bool {
+			if h, err := isakmp.ParseHeader(d.Data); err == nil {
+				if h.SPIr.IsZero() {
+					t.Error("a cookie of zero")
+				}
+				cookies[h.SPIr] = true
+			}
+			return false
+		}
+		for i := range 10 {
+			sun.from("198.51.100.1", first(i))
+			sun.from("198.51.100.1", first(i))
+		}
+		synctest.Wait()
+		if st := sun.e.Stats(); st.HalfOpen != 3 || sun.e.Drops()["half-open-per-source"] != 14 {
+			t.Errorf("%d half-open SAs of one source, expected 3 of 6; %v", st.HalfOpen, sun.e.Drops())
+		}
+		for i := range 500 {
+			sun.from(fmt.Sprintf("203.0.%d.%d", i/200, i%200+1), first(100+i))
+			if i%50 == 0 {
+				synctest.Wait()
+			}
+		}
+		synctest.Wait()
+		if st := sun.e.Stats(); st.HalfOpen != 25 || len(cookies) != 25 {
+			t.Errorf("%d half-open SAs with %d cookies, expected 25 of 50", st.HalfOpen, len(cookies))
+		}
+		w.after(2 * time.Minute)
+		if st := sun.e.Stats(); st.HalfOpen != 0 || st.IKESAs != 0 {
+			t.Errorf("%d half-open SAs are left after their time", st.HalfOpen)
+		}
+	})
+}
