@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/ident"
 	"iked/internal/keyex"
+	"iked/spd"
 )
 
 // behindNAT puts a behind a NAT that gives it the address of the result, and adds
@@ -148,6 +150,67 @@ func TestNATDetection(t *testing.T) {
 		sa.detectNAT(m, d)
 		if sa.nat.local != c.local || sa.nat.remote != c.remote {
 			t.Errorf("%s: %+v, expected %t here and %t there", name, sa.nat, c.local, c.remote)
+		}
+	}
+}
+
+// RFC 3947, Section 3.1: peers that know a draft alone get its payloads and its
+// numbers; where both know the RFC, that counts.
+func TestNATDrafts(t *testing.T) {
+	for _, draft := range [][]byte{message.VendorNATTDraft02, message.VendorNATTDraft2B, message.VendorNATTDraft03, nil} {
+		p := newPair(t)
+		shift := uint16(10000)
+		p.behindNAT(&shift)
+		seen := map[message.PayloadType]int{}
+		p.filter = func(x *packet) []*packet {
+			m, err := message.Parse(x.data)
+			if err != nil {
+				return []*packet{x}
+			}
+			var list []message.Payload
+			for _, y := range m.Payloads {
+				seen[y.Type()]++
+				o, ok := y.(*message.Opaque)
+				if ok && draft != nil && o.Kind == message.TypeVendorID && x.from.Addr() == p.a.addr && string(o.Data) != string(draft) &&
+					(message.IsVendor(o.Data, message.VendorNATT) || message.IsVendor(o.Data, message.VendorNATTDraft02) || message.IsVendor(o.Data, message.VendorNATTDraft03) || message.IsVendor(o.Data, message.VendorNATTDraft2B)) {
+					continue
+				}
+				list = append(list, y)
+			}
+			if x.data, err = message.Append(nil, m.Header, list); err != nil {
+				t.Fatal(err)
+			}
+			return []*packet{x}
+		}
+		p.up().matched(1)
+		used, unused := message.TypeNATD, message.TypeNATDDraft
+		encap := message.EncapUDPTunnel
+		if draft != nil {
+			used, unused, encap = unused, used, message.EncapUDPTunnelDraft
+		}
+		if seen[used] != 4 || seen[unused] != 0 || p.saA.encapOf(spd.Tunnel) != encap || p.b.established()[0].encapOf(spd.Tunnel) != encap || !p.a.in[0x1001].Encap {
+			t.Errorf("draft %x: %v, encapsulation %d", draft, seen, p.saA.encapOf(spd.Tunnel))
+		}
+	}
+}
+
+// RFC 3947, Section 5.1: through a NAT the modes in UDP alone are taken, and without
+// one the others alone.
+func TestEncapsulationFollowsNAT(t *testing.T) {
+	for _, nat := range []bool{true, false} {
+		for encap, udp := range map[uint16]bool{message.EncapTunnel: false, message.EncapUDPTunnel: true, message.EncapUDPTunnelDraft: true} {
+			p := newPair(t)
+			shift := uint16(10000)
+			if nat {
+				p.behindNAT(&shift)
+			}
+			p.up().matched(1)
+			l, _ := offer.IDOf(p.cha.Local[0].TS)
+			r, _ := offer.IDOf(p.cha.Remote[0].TS)
+			p.quickOf([]message.Payload{&message.SA{Proposals: offer.Proposals(p.cha.Proposals, 0x5555, offer.Want{Encap: encap})}, &message.Opaque{Kind: message.TypeNonce, Data: make([]byte, 16)}, l, r})
+			if made := len(p.b.in) == 2; made != (nat == udp) {
+				t.Errorf("NAT %t, encapsulation %d: made %t: %s", nat, encap, made, why(p.b))
+			}
 		}
 	}
 }

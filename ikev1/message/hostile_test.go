@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"testing"
 
 	"iked/internal/isakmp"
@@ -115,6 +116,7 @@ func TestLyingPayloads(t *testing.T) {
 		"ID without a header":                   {TypeID, "010000"},
 		"certificate without encoding":          {TypeCert, ""},
 		"short nonce":                           {TypeNonce, "01020304050607"},
+		"long nonce":                            {TypeNonce, strings.Repeat("00", 257)},
 		"empty key exchange":                    {TypeKE, ""},
 		"empty hash":                            {TypeHash, ""},
 		"NAT-OA of five octets":                 {TypeNATOA, "01000000" + "0102030405"},
