@@ -27,9 +27,13 @@ type ikeKeys struct {
 	material kdf.IKEKeys
 }
 
-func (k *ikeKeys) destroy() { k.material.Destroy() }
+func (k *ikeKeys) destroy() {
+	k.material.Destroy()
+	k.in.destroy()
+	k.out.destroy()
+}
 
-// forgetHandshake destroys what only IKE_AUTH needs and what the ciphers have
+// forgetHandshake destroys what only IKE_AUTH needs and what the sealers have
 // copied.
 func (k *ikeKeys) forgetHandshake() {
 	m := &k.material
@@ -55,16 +59,16 @@ func deriveIKE(p suite.Proposal, f prf.PRF, seed secret.Bytes, ni, nr []byte, sp
 	if err != nil {
 		return nil, err
 	}
-	i, err := aead.New(encr, integrity, m.SKei.Reveal(), m.SKai.Reveal())
-	if err != nil {
-		return nil, err
-	}
-	r, err := aead.New(encr, integrity, m.SKer.Reveal(), m.SKar.Reveal())
+	iv, icv, block, err := aead.Sizes(encr, integrity)
 	if err != nil {
 		return nil, err
 	}
 	k := &ikeKeys{prf: f, skd: m.SKd, skpi: m.SKpi, skpr: m.SKpr, material: m}
-	k.in, k.out = &sealer{cipher: i, random: random}, &sealer{cipher: r, random: random}
+	one := sealer{encr: encr, integ: integrity, iv: iv, icv: icv, block: block, random: random}
+	i, r := one, one
+	i.encrKey, i.integKey = m.SKei.Clone(), m.SKai.Clone()
+	r.encrKey, r.integKey = m.SKer.Clone(), m.SKar.Clone()
+	k.in, k.out = &i, &r
 	if initiator {
 		k.in, k.out = k.out, k.in
 	}
@@ -79,32 +83,59 @@ func proposalPRF(p suite.Proposal) (prf.PRF, error) {
 	return prf.New(t.ID)
 }
 
-// sealer protects one direction; it is a message.Sealer.
+// sealer protects one direction; it is a message.Sealer. An IKE SA has messages
+// seldom, and expanded keys take a kilobyte in each direction, so they are made for
+// each message.
 type sealer struct {
-	cipher  *aead.Cipher
-	counter uint64
-	random  func([]byte)
-	work    aead.Scratch
+	encr, integ       suite.Transform
+	encrKey, integKey secret.Bytes
+	iv, icv, block    int // octets
+	counter           uint64
+	random            func([]byte)
 }
 
-func (s *sealer) IVLen() int  { return s.cipher.IVLen() }
-func (s *sealer) ICVLen() int { return s.cipher.ICVLen() }
-func (s *sealer) Block() int  { return s.cipher.Block() }
+func (s *sealer) destroy() {
+	s.encrKey.Destroy()
+	s.integKey.Destroy()
+}
+
+// clone is one with keys of its own.
+func (s *sealer) clone() *sealer {
+	c := *s
+	c.encrKey, c.integKey = s.encrKey.Clone(), s.integKey.Clone()
+	return &c
+}
+
+func (s *sealer) IVLen() int  { return s.iv }
+func (s *sealer) ICVLen() int { return s.icv }
+func (s *sealer) Block() int  { return s.block }
+
+func (s *sealer) cipher() (*aead.Cipher, error) {
+	return aead.New(s.encr, s.integ, s.encrKey.Reveal(), s.integKey.Reveal())
+}
 
 func (s *sealer) Seal(b []byte, hdr int) error {
-	iv := b[hdr : hdr+s.cipher.IVLen()]
-	if s.cipher.RandomIV() {
+	c, err := s.cipher()
+	if err != nil {
+		return err
+	}
+	iv := b[hdr : hdr+s.iv]
+	if c.RandomIV() {
 		s.random(iv)
 	} else {
 		s.counter++
 		aead.PutIV(iv, s.counter)
 	}
-	s.cipher.Seal(&s.work, b, hdr, 0, false)
+	c.Seal(new(aead.Scratch), b, hdr, 0, false)
 	return nil
 }
 
 func (s *sealer) Open(b []byte, hdr int) ([]byte, error) {
-	return s.cipher.Open(&s.work, b, hdr, 0, false)
+	c, err := s.cipher()
+	if err != nil {
+		return nil, err
+	}
+	return c.Open(new(aead.Scratch), b, hdr, 0, false)
 }
 
 // childKeys makes the keys of a CHILD_SA (RFC 7296, Section 2.17) and puts them

@@ -21,7 +21,7 @@ func (sa *SA) tombstone() Tombstone {
 	if w.last == nil || sa.keys == nil {
 		return nil
 	}
-	return &tombstone{sa.spiI, sa.spiR, w.recvID - 1, !sa.initiator, sa.keys.in, w.last}
+	return &tombstone{sa.spiI, sa.spiR, w.recvID - 1, !sa.initiator, sa.keys.in.clone(), w.last}
 }
 
 // Answer is the response to send when d is that request, authentic; nil
