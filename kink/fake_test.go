@@ -20,10 +20,16 @@ type realm struct {
 	fail error // GetTicket gives it
 	n    int
 	skew time.Duration // that is tolerated
+	// offsets are what the clocks of peers are ahead, by client and server; salt makes
+	// session keys that another realm has not.
+	offsets map[[2]string]time.Duration
+	salt    string
+	// fixed, when set, is the only ticket.
+	fixed TicketReply
 }
 
 func newRealm(names ...string) *realm {
-	r := &realm{keys: map[Principal][]byte{}, tgts: map[Principal][]byte{}, life: 10 * time.Hour, skew: 5 * time.Minute}
+	r := &realm{keys: map[Principal][]byte{}, tgts: map[Principal][]byte{}, offsets: map[[2]string]time.Duration{}, life: 10 * time.Hour, skew: 5 * time.Minute}
 	for _, n := range names {
 		p := named(n)
 		r.keys[p] = []byte("key of " + n)
@@ -109,17 +115,18 @@ type fakeRequest struct {
 type fakeTicket struct {
 	r      *realm
 	sealed sealedTicket
-	off    time.Duration
 }
+
+func (t *fakeTicket) pair() [2]string { return [2]string{t.sealed.Client, t.sealed.Server} }
 
 func (t *fakeTicket) Client() Principal               { return named(t.sealed.Client) }
 func (t *fakeTicket) Server() Principal               { return named(t.sealed.Server) }
 func (t *fakeTicket) Key() SessionKey                 { return fakeKey(t.sealed.Key) }
 func (t *fakeTicket) End() time.Time                  { return t.sealed.End }
-func (t *fakeTicket) Skew(now time.Time, p time.Time) { t.off = p.Sub(now) }
+func (t *fakeTicket) Skew(now time.Time, p time.Time) { t.r.offsets[t.pair()] = p.Sub(now) }
 func (t *fakeTicket) Request(now time.Time) ([]byte, Verifier, error) {
 	t.r.n++
-	q := fakeRequest{Ticket: t.sealed, Time: now.Add(t.off), Number: t.r.n}
+	q := fakeRequest{Ticket: t.sealed, Time: now.Add(t.r.offsets[t.pair()]), Number: t.r.n}
 	b, _ := json.Marshal(q)
 	q.MAC = mac(t.sealed.Key, b)
 	b, err := json.Marshal(q)
@@ -139,6 +146,8 @@ func (v fakeVerifier) Check(b []byte) error {
 func (r *realm) ticket(now time.Time, w GetTicket) TicketReply {
 	key := r.keys[w.Server]
 	switch {
+	case r.fixed.Ticket != nil:
+		return r.fixed
 	case r.fail != nil:
 		return TicketReply{Err: r.fail}
 	case w.TGT != nil:
@@ -153,7 +162,7 @@ func (r *realm) ticket(now time.Time, w GetTicket) TicketReply {
 		return TicketReply{Err: &KerberosError{Code: ErrServerUnknown, Sentence: "the KDC does not know " + w.Server.String(), Advice: "make the principal"}}
 	}
 	r.n++
-	t := sealedTicket{Client: w.Client.String(), Server: w.Server.String(), Key: mac([]byte("session"), binary.BigEndian.AppendUint32(nil, uint32(r.n))), End: now.Add(r.life), U2U: w.TGT != nil}
+	t := sealedTicket{Client: w.Client.String(), Server: w.Server.String(), Key: mac([]byte("session"+r.salt), binary.BigEndian.AppendUint32(nil, uint32(r.n))), End: now.Add(r.life), U2U: w.TGT != nil}
 	t.MAC = t.mac(key)
 	return TicketReply{Ticket: &fakeTicket{r: r, sealed: t}}
 }

@@ -193,6 +193,8 @@ func (h *host) Random(b []byte) {
 	}
 }
 
+func addrPort(h *host) netip.AddrPort { return netip.AddrPortFrom(h.addr, 910) }
+
 // initiate makes an SA to a peer and starts it.
 func (h *host) initiate(cfg *keyex.Config, to *host, child *keyex.ChildConfig) *SA {
 	sa := NewInitiator(h, cfg, to.acc.own, netip.AddrPortFrom(h.addr, 910), netip.AddrPortFrom(to.addr, 910))

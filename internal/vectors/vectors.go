@@ -28,12 +28,18 @@ func Load[T any](t testing.TB, file string) []T {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return Parse[T](t, raw)
+}
+
+// Parse is Load for what was read already.
+func Parse[T any](t testing.TB, raw []byte) []T {
+	t.Helper()
 	var d struct{ Vectors []T }
 	if err := json.Unmarshal(raw, &d); err != nil {
-		t.Fatalf("%s: %v", file, err)
+		t.Fatal(err)
 	}
 	if len(d.Vectors) == 0 {
-		t.Fatalf("%s: no vectors", file)
+		t.Fatal("no vectors")
 	}
 	return d.Vectors
 }
