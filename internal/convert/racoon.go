@@ -1,7 +1,9 @@
 package convert
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -73,8 +75,10 @@ func (c *converter) readRacoon(list []stmt) error {
 			}
 		case "privsep", "chroot", "complex_bundle", "gss_id_enc", "timeout":
 			c.note(s, false, "nothing here corresponds to it; leave it out")
-		case "ldapcfg", "radiuscfg":
-			c.note(s, false, "users are those of the secrets of type xauth: write them there")
+		case "radiuscfg":
+			c.note(s, false, "write the section radius with these servers and their secret; accounting is not done")
+		case "ldapcfg":
+			c.note(s, false, "users are those of the secrets of type xauth, of RADIUS or of a program (xauth_hook): write them there")
 		default:
 			if isSetkeyWord(s.word(0)) {
 				return fmt.Errorf("%s:%d: a statement of setkey.conf in racoon.conf", s.file, s.line)
@@ -305,12 +309,38 @@ func volumeOf(s stmt) (uint64, bool) {
 
 func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) + "s" }
 
+// networks reads the list of split_network, from a word on.
+func (c *converter) networks(s stmt, from int) (out []string) {
+	for _, w := range s.rest(from) {
+		w = strings.Trim(w, ",")
+		if w == "" {
+			continue
+		}
+		if addr, mask, ok := strings.Cut(w, "/"); ok && strings.Contains(mask, ".") {
+			if m, err := netip.ParseAddr(mask); err == nil && m.Is4() {
+				v := binary.BigEndian.Uint32(m.AsSlice())
+				if n := bits.LeadingZeros32(^v); v == ^uint32(0)<<(32-n) {
+					w = fmt.Sprintf("%s/%d", addr, n)
+				}
+			}
+		}
+		p, err := netip.ParsePrefix(w)
+		if err != nil || !p.Addr().Is4() {
+			c.note(s, false, "%s is no IPv4 network; it is left out", w)
+			continue
+		}
+		out = append(out, p.Masked().String())
+	}
+	return out
+}
+
 // readModeCfg makes a pool of the addresses and servers that clients get.
 func (c *converter) readModeCfg(s stmt) {
 	var first netip.Addr
 	size := uint64(0)
 	p := section{}
-	var dns, wins, include []string
+	var dns, wins, include, exclude []string
+	domain := ""
 	for _, b := range s.body {
 		switch b.word(0) {
 		case "network4":
@@ -323,14 +353,23 @@ func (c *converter) readModeCfg(s stmt) {
 			wins = append(wins, b.rest(1)...)
 		case "split_network":
 			if b.word(1) == "include" {
-				include = append(include, b.rest(2)...)
+				include = append(include, c.networks(b, 2)...)
 			} else {
-				c.note(b, false, "networks that stay local are the client's to choose here")
+				exclude = append(exclude, c.networks(b, 2)...)
 			}
+		case "default_domain":
+			domain = b.word(1)
+		case "banner":
+			c.note(b, false, "write the text of that file as banner of the pool")
 		case "netmask4":
 			// A client of one address needs none.
 		case "auth_source":
-			if b.word(1) != "system" || c.racoon {
+			switch src := b.word(1); {
+			case src == "radius":
+				c.note(b, false, "set auth of remote-2 to xauth-radius, and write the section radius")
+			case src == "pam":
+				c.note(b, false, "set auth of remote-2 to xauth-hook, and xauth_hook to a program that asks PAM, as packaging/xauth-pam does")
+			case src != "system" || c.racoon:
 				c.note(b, false, "users are those of the secrets of type xauth: write them there")
 			}
 		default:
@@ -348,9 +387,9 @@ func (c *converter) readModeCfg(s stmt) {
 			p.set("addrs", fmt.Sprintf("%s-%s", first, netip.AddrFrom4([4]byte{byte(last >> 24), byte(last >> 16), byte(last >> 8), byte(last)})))
 			p.set("dns", dns)
 			p.set("nbns", wins)
-			if len(include) > 0 {
-				c.note(s, false, "split_network is not sent with IKEv1; the client must name these networks: %s", strings.Join(include, ", "))
-			}
+			p.set("split_include", include)
+			p.set("split_exclude", exclude)
+			p.set("domain", domain)
 		}
 	}
 	if len(p) == 0 && len(s.body) > 0 {
