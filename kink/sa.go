@@ -7,6 +7,7 @@ import (
 	"iked/internal/ident"
 	"iked/internal/keyex"
 	"iked/internal/trace"
+	"iked/kink/message"
 )
 
 // Env is what an SA needs from outside; its methods answer at once.
@@ -41,6 +42,7 @@ type SA struct {
 	children   []*keyex.Child
 	fading     []*keyex.Child // that only receive any more
 	deleting   bool
+	greeting   bool // it tells the peer of this run, and ends
 
 	timers      timers
 	established time.Time
@@ -145,6 +147,23 @@ func (sa *SA) start(now time.Time, t keyex.Task) {
 	}
 }
 
+// Greet tells a peer that this host was started again: the epoch of a STATUS says so
+// (RFC 4430, Section 3.7). The SA ends with the answer, or without one, of itself.
+func (sa *SA) Greet(now time.Time) {
+	if sa.closed || sa.state != keyex.Created {
+		return
+	}
+	sa.greeting, sa.state = true, keyex.Connecting
+	x := &exchange{kind: message.Status}
+	end := func(now time.Time) { sa.close(now, keyex.Closed{Reason: keyex.CloseAsked}) }
+	x.answered = func(now time.Time, _ *message.Body, _ bool) { end(now) }
+	x.failed = func(now time.Time, f *trace.Failure) {
+		sa.log(now, trace.Detail, false, "%s is not told of this start: %s", sa.peer, f.Sentence)
+		end(now)
+	}
+	sa.begin(now, x)
+}
+
 // pump begins the CREATEs that wait, so many at once as are allowed.
 func (sa *SA) pump(now time.Time) {
 	for len(sa.waiting) > 0 && !sa.closed && !sa.deleting {
@@ -174,6 +193,9 @@ func (sa *SA) idle() bool {
 // up notes that a message of the peer was authentic.
 func (sa *SA) up(now time.Time) {
 	sa.lastInbound = now
+	if sa.greeting {
+		return
+	}
 	if sa.state == keyex.Established || sa.closed || sa.deleting {
 		return
 	}

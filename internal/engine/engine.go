@@ -130,6 +130,7 @@ type Engine struct {
 	config   atomic.Pointer[program]
 	kerberos atomic.Pointer[kerberosState]
 	kink     kinkState
+	known    kinkPeers
 
 	loading sync.Mutex // one configuration change at a time
 	src     sources    // under loading
@@ -172,6 +173,8 @@ func New(opt Options) (*Engine, error) {
 	e.sup = newSupervisor(e)
 	e.work = newWorkers(e, opt.Workers)
 	e.kdc = newWorkers(e, kdcWorkers)
+	e.known.e = e
+	e.known.load()
 	e.kink.epoch = nextEpoch(opt.Store, e.started, func(format string, args ...any) { e.warnf(trace.DMN, format, args...) })
 	for i := range opt.Shards {
 		e.shards = append(e.shards, newShard(e, i))
@@ -205,6 +208,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.wg.Wait()
 	err := errors.Join(e.statics.clear(), e.policies.clear(), e.devices.sweep(true))
 	e.pools.flush()
+	e.known.flush()
 	e.bus.close()
 	return err
 }

@@ -211,6 +211,35 @@ func TestKINKRestart(t *testing.T) {
 	})
 }
 
+// A gateway that only answers tells its peers after a restart: they would send into
+// nothing until they have something to say to it.
+func TestKINKGreeting(t *testing.T) {
+	simulate(t, func(w *world) {
+		r := newRealm(w, "moon", "sun")
+		sun := w.gateway("sun", sunAddr, r.sun("", ""))
+		moon := w.gateway("moon", moonAddr, r.moon("    dpd_delay: 1h", ", start: always"))
+		w.after(5 * time.Second)
+		moon.want(1, 1, "before")
+		sun.crash()
+		sun.start()
+		w.after(20 * time.Second)
+		moon.want(1, 1, "after the restart of sun")
+		sun.want(1, 1, "after the restart of sun")
+		if !moon.logged("was started again") || w.kinkSent(kinkmsg.Status) != 1 {
+			t.Errorf("%d STATUS\n%s", w.kinkSent(kinkmsg.Status), moon.dump())
+		}
+		// Whom the configuration does not allow any more is not told, and nobody is told
+		// twice.
+		sun.crash()
+		sun.conf = strings.Replace(sun.conf, "*.example.org", "*.example.com", 1)
+		sun.start()
+		w.after(20 * time.Second)
+		if w.kinkSent(kinkmsg.Status) != 1 {
+			t.Errorf("%d STATUS", w.kinkSent(kinkmsg.Status))
+		}
+	})
+}
+
 // Without a KDC nothing comes up, which is told in words, and tried again until it
 // does.
 func TestKINKWithoutKDC(t *testing.T) {

@@ -109,6 +109,9 @@ func (e *Engine) enforce(ctx context.Context) error {
 	e.loadCreds()
 	e.setupKINK(p)
 	e.config.Store(p)
+	if p.kink {
+		e.known.greet(p)
+	}
 	e.addressesChanged()
 	for name := range old.conns {
 		if p.conns[name] == nil {

@@ -328,6 +328,9 @@ func (s *shard) up(x *ikeSA, now time.Time, ev ikev2.Up) {
 		return
 	}
 	info := s.look(x)
+	if x.kink {
+		s.e.known.note(kinkPeer{Conn: x.conn, Peer: info.RemoteID.Data, Remote: x.remote})
+	}
 	s.e.bus.publish(Event{Kind: EventIKEUpDown, At: now, Up: true, SA: &info})
 	created := x.created
 	s.e.sup.post(func() { s.e.sup.ikeUp(info, created, ev.InitialContact) })
