@@ -111,6 +111,10 @@ func rounds(m *wire.Message, side string, list []*conf.Auth) {
 			r.Set("class", "pre-shared key")
 		case conf.AuthPubkey:
 			r.Set("class", "public key")
+		case conf.AuthXAuth:
+			r.Set("class", "XAuth")
+			r.SetIf("xauth", usersName(a.Users))
+			r.SetIf("xauth_id", printable(a.User))
 		}
 		switch a.Revocation {
 		case pki.Strict:
@@ -130,6 +134,17 @@ func rounds(m *wire.Message, side string, list []*conf.Auth) {
 		r.SetList("cacerts", subjects(a.CACerts)...)
 		m.SetSection(side+"-"+strconv.Itoa(i+1), r)
 	}
+}
+
+// usersName is who knows the users, in the words of the key auth.
+func usersName(u conf.Users) string {
+	switch u {
+	case conf.UsersRadius:
+		return "radius"
+	case conf.UsersHook:
+		return "hook"
+	}
+	return ""
 }
 
 func subjects(list []*pki.Cert) []string {
