@@ -48,7 +48,7 @@ func (sa *SA) command(now time.Time, c *Command) {
 		sa.count("ike-retransmit", "response")
 		sa.transmitTo(c, old.reply)
 		return
-	case len(sa.answers) >= maxAnswers:
+	case len(sa.answers) >= maxAnswers && !sa.forgetAnswer():
 		sa.dropped(now, "too-many-exchanges", "too many transactions are going on")
 		return
 	}
@@ -70,6 +70,24 @@ func (sa *SA) command(now time.Time, c *Command) {
 	case message.Status:
 		a.status(now)
 	}
+}
+
+// forgetAnswer makes room for another transaction: it forgets the one that was over
+// first. Should its command come once more it is carried out again: what it deletes
+// is gone then, and a pair of SAs that it makes is one that the peer does not use. A
+// recorded command is not taken, since its authenticator is known.
+func (sa *SA) forgetAnswer() bool {
+	var first *answer
+	for _, a := range sa.answers {
+		if a.reply != nil && a.confirm == nil && (first == nil || a.end.Before(first.end)) {
+			first = a
+		}
+	}
+	if first == nil {
+		return false
+	}
+	delete(sa.answers, first.cmd.XID)
+	return true
 }
 
 // transmitTo answers a command: to where it came from.

@@ -233,3 +233,16 @@ func TestIdle(t *testing.T) {
 		t.Errorf("%d and %d SAs", len(p.a.sas), len(p.b.sas))
 	}
 }
+
+// One peer may do much in a minute: answers that are kept for its repetitions do not
+// keep it from asking.
+func TestManyCommandsInAMinute(t *testing.T) {
+	p := newPair(t).up()
+	for i := range 3 * maxAnswers {
+		p.a.start(p.saA, keyex.Liveness{})
+		if p.run(100 * time.Millisecond); p.count(message.Reply) != 2+i {
+			t.Fatalf("%d replies to %d commands", p.count(message.Reply), 2+i)
+		}
+	}
+	p.matched(1)
+}

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tools/packages.sh strongswan-charon strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins
+tools/packages.sh strongswan-charon strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins krb5-kdc krb5-admin-server
 mkdir -p bin
 (cd tools/bench && go build -o ../../bin/bench . && CGO_ENABLED=0 go build -o ../../bin/wireguard-go golang.zx2c4.com/wireguard)
 doc=()

@@ -37,7 +37,7 @@ type result struct {
 
 func main() {
 	seconds := flag.Duration("time", 5*time.Second, "length of each measurement")
-	only := flag.String("only", "", "contenders, separated by commas; empty: all")
+	only := flag.String("only", "", "contenders, separated by commas; empty: all; none: only the responders")
 	out := flag.String("o", "", "file for the tables as Markdown, besides stdout")
 	doc := flag.String("doc", "", "page whose generated part becomes the tables and -go")
 	gobench := flag.String("go", "", "output of Go benchmarks for -doc")
@@ -60,11 +60,11 @@ func main() {
 	})
 	results, failed := runRounds(ctx, all, *rounds, *seconds, *onlyTCP)
 	table := markdown(results, *rounds, *seconds)
-	if *setups > 0 && *only == "" {
+	if *setups > 0 && (*only == "" || *only == "none") {
 		list := handshakes(ctx, interop.Binaries{Iked: *iked, Ikectl: *ikectl}, *setups)
 		for _, s := range list {
 			if s.err != nil {
-				fmt.Fprintf(os.Stderr, "bench: IKEv%s with %s: %v\n", s.version, s.name, s.err)
+				fmt.Fprintf(os.Stderr, "bench: key exchange %s with %s: %v\n", s.version, s.name, s.err)
 				failed = true
 			}
 		}
