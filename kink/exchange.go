@@ -170,6 +170,11 @@ func (x *exchange) retransmit(now time.Time) {
 			"see whether KINK runs there and UDP port 910 is open on the way, and the peer's log")
 		if x.hint != "" {
 			f.Evidence = append(f.Evidence, x.hint)
+			if x.ticket != nil {
+				// The peer may have other keys than the ticket is for: it was installed anew. A
+				// new ticket costs a request to the KDC.
+				x.ticket.Drop()
+			}
 		}
 		x.fail(now, f)
 		return

@@ -26,6 +26,8 @@ type realm struct {
 	salt    string
 	// fixed, when set, is the only ticket.
 	fixed TicketReply
+	// dropped counts the tickets to which a peer did not answer.
+	dropped int
 }
 
 func newRealm(names ...string) *realm {
@@ -124,6 +126,7 @@ func (t *fakeTicket) Server() Principal               { return named(t.sealed.Se
 func (t *fakeTicket) Key() SessionKey                 { return fakeKey(t.sealed.Key) }
 func (t *fakeTicket) End() time.Time                  { return t.sealed.End }
 func (t *fakeTicket) Skew(now time.Time, p time.Time) { t.r.offsets[t.pair()] = p.Sub(now) }
+func (t *fakeTicket) Drop()                           { t.r.dropped++ }
 func (t *fakeTicket) Request(now time.Time) ([]byte, Verifier, error) {
 	t.r.n++
 	q := fakeRequest{Ticket: t.sealed, Time: now.Add(t.r.offsets[t.pair()]), Number: t.r.n}

@@ -177,6 +177,18 @@ func TestHint(t *testing.T) {
 	if p.b.refusals[0] != "ap-req" {
 		t.Errorf("%v", p.b.refusals)
 	}
+	// The peer may be installed anew: the next ticket is a new one. A peer that is silent
+	// says nothing of the kind.
+	if p.realm.dropped == 0 {
+		t.Error("the ticket is kept")
+	}
+	p = newPair(t)
+	p.filter = func(*packet) []*packet { return nil }
+	p.up()
+	p.run(2 * time.Minute)
+	if p.realm.dropped != 0 || lastFailure(p.a) == nil {
+		t.Errorf("%d tickets are dropped, %+v", p.realm.dropped, lastFailure(p.a))
+	}
 }
 
 // A REPLY from another address than the command went to is none.

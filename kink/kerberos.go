@@ -58,6 +58,8 @@ type Ticket interface {
 	// Skew tells the peer's time, which an authenticated KRB_AP_ERR_SKEW brought:
 	// authenticators for that peer bear its time from now on.
 	Skew(now, peer time.Time)
+	// Drop tells that the peer does not answer to it: the next GetTicket asks the KDC.
+	Drop()
 }
 
 // Verifier checks the answer to one KRB_AP_REQ.

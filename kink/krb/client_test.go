@@ -113,6 +113,9 @@ func TestTicketsAreKept(t *testing.T) {
 	count(2, 1)
 	second := s.ticket(c, kink.GetTicket{Client: s.a, Server: s.b, Refresh: true})
 	count(2, 2)
+	second.Drop()
+	second = s.ticket(c, kink.GetTicket{Client: s.a, Server: s.b})
+	count(2, 3)
 	sum, _ := first.Key().Checksum(40, nil)
 	if second.Key().Verify(40, nil, sum) {
 		t.Error("the fresh ticket has the old key")
@@ -123,10 +126,10 @@ func TestTicketsAreKept(t *testing.T) {
 	if tk := s.ticket(c, kink.GetTicket{Client: s.a, Server: s.b, Refresh: true}); tk.End().Sub(s.now) < 9*time.Hour {
 		t.Errorf("the fresh ticket ends after %v", tk.End().Sub(s.now))
 	}
-	count(4, 3)
+	count(4, 4)
 	s.now = s.now.Add(10*time.Hour - 59*time.Second)
 	s.ticket(c, kink.GetTicket{Client: s.a, Server: s.b})
-	count(6, 4)
+	count(6, 5)
 }
 
 // With canonicalize the KDC may give the client another name of its realm, which the

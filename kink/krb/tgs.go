@@ -217,12 +217,12 @@ func (c *Client) worn(cred krb5.Credential, now time.Time) bool {
 	return 2*c.left(cred, now) < cred.EndTime.Sub(cred.StartTime)
 }
 
-// drop forgets a ticket-granting ticket that its KDC does not take any more.
-func (c *Client) drop(tgt krb5.Credential) {
+// drop forgets a ticket that its server does not take any more.
+func (c *Client) drop(cred krb5.Credential) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for k, v := range c.tickets {
-		if v.Key.Equal(tgt.Key) {
+		if v.Key.Equal(cred.Key) {
 			delete(c.tickets, k)
 		}
 	}

@@ -54,6 +54,9 @@ func (t *Ticket) Skew(now, peer time.Time) {
 	p.offset, p.known = peer.Sub(now), true
 }
 
+// Drop implements kink.Ticket.
+func (t *Ticket) Drop() { t.c.drop(t.cred) }
+
 // apReq makes a KRB_AP_REQ with an authenticator of the ticket's client.
 func apReq(cred krb5.Credential, options, usage uint32, a krb5.Authenticator) ([]byte, error) {
 	a.CRealm, a.Client = cred.Client.Realm(), cred.Client.DER()
