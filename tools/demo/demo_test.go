@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"iked/internal/testnet"
+	"iked/interop/kdc"
 	"iked/xfrm"
 )
 
@@ -38,6 +39,19 @@ func TestModesInUserspace(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// The same with keys of Kerberos, and a KDC of MIT's that is made for it.
+func TestKINKInUserspace(t *testing.T) {
+	testnet.RequireTUN(t)
+	kdc.Require(t)
+	iked, ikectl := binaries(t)
+	for _, mode := range []string{"tunnel", "transport"} {
+		d := demo{ctx: context.Background(), iked: iked, ikectl: ikectl, mode: mode, backend: "userspace", keys: "kink"}
+		if err := d.run(); err != nil {
+			t.Errorf("%s: %v", mode, err)
+		}
 	}
 }
 

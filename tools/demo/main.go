@@ -26,6 +26,7 @@ func main() {
 	ikectl := flag.String("ikectl", "bin/ikectl", "its command line client")
 	mode := flag.String("mode", "tunnel", "what is shown: "+modeNames())
 	backend := flag.String("backend", "userspace", "what carries the traffic: userspace, kernel")
+	keys := flag.String("keys", "psk", "what the keys come from: psk, kink")
 	keep := flag.Bool("keep", false, "leave the network up until Ctrl-C and say what to try")
 	flag.Parse()
 
@@ -43,12 +44,15 @@ func main() {
 	if *backend != "userspace" && *backend != "kernel" {
 		fail(fmt.Errorf("there is no backend %q; choose userspace or kernel", *backend))
 	}
+	if *keys != "psk" && *keys != "kink" {
+		fail(fmt.Errorf("there are no keys %q; choose psk or kink", *keys))
+	}
 	if err := testnet.CanTUN(); err != nil && *backend == "userspace" {
 		fail(fmt.Errorf("%w\nAs root, make it usable: modprobe tun; chmod 0666 /dev/net/tun", err))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	d := demo{ctx: ctx, mode: *mode, backend: *backend, keep: *keep}
+	d := demo{ctx: ctx, mode: *mode, backend: *backend, keys: *keys, keep: *keep}
 	var err error
 	if d.iked, err = filepath.Abs(*iked); err == nil {
 		d.ikectl, err = filepath.Abs(*ikectl)
@@ -71,7 +75,9 @@ type demo struct {
 	iked, ikectl string
 	mode         string
 	backend      string
+	keys         string
 	keep         bool
+	realm        *realm // of keys kink
 
 	*scene
 	daemons [2]*daemon // on the sides a and b of the scene
@@ -102,6 +108,12 @@ func (d *demo) run() (err error) {
 		fmt.Printf("\nEverything is removed again. %.1f seconds in all.\n", time.Since(start).Seconds())
 	}()
 	fmt.Printf("%s:\n%s\n", d.title, d.drawing)
+	if d.keys == "kink" {
+		if d.realm, err = d.newRealm(d.ctx); err != nil {
+			return err
+		}
+		fmt.Printf("The KDC of %s stands aside, at %v.\n\n", realmName, d.realm.kdc.Listen)
+	}
 	before, err := d.links()
 	if err != nil {
 		return err
@@ -141,7 +153,7 @@ func (d *demo) run() (err error) {
 		return err
 	}
 	wire.Stop()
-	return report(wire, d.between)
+	return report(wire, d.between, d.exchange())
 }
 
 // start configures and starts both daemons; A brings the connection up.
@@ -159,14 +171,16 @@ func (d *demo) start() error {
 		if err := os.MkdirAll(filepath.Join(g.dir, "state"), 0o700); err != nil {
 			return err
 		}
-		config := fmt.Sprintf(`connections:
+		top, conn, end := "", "", "secrets:\n  - {psk: \"file:demo.psk\"}\n"
+		if d.realm != nil {
+			top, conn, end = d.realm.top(), d.realm.connection(i), ""
+		}
+		config := fmt.Sprintf(`%sconnections:
   - name: demo
     local_addrs: ["%v"]
     remote_addrs: ["%v"]
-    children: [{name: net, %s, start: %s}]
-secrets:
-  - {psk: "file:demo.psk"}
-`, s.local, s.remote, s.child, how)
+%s    children: [{name: net, %s, start: %s}]
+%s`, top, s.local, s.remote, conn, s.child, how, end)
 		if s.local.Is4() {
 			config = strings.NewReplacer(`["`, "[", `"]`, "]").Replace(config)
 		}
@@ -247,11 +261,19 @@ func (d *demo) stop(before [2]string) error {
 	return err
 }
 
+// exchange is the class of the key exchange.
+func (d *demo) exchange() testnet.Class {
+	if d.keys == "kink" {
+		return testnet.KINK
+	}
+	return testnet.IKE
+}
+
 // report says what crossed the wire; clear text is a failure.
-func report(wire *testnet.SentCapture, between string) error {
+func report(wire *testnet.SentCapture, between string, exchange testnet.Class) error {
 	counts := wire.Counts()
 	var protected, housekeeping []string
-	for class := testnet.Other; class <= testnet.ICMPError; class++ {
+	for class := testnet.Other; class <= testnet.KINK; class++ {
 		n := counts[class]
 		switch {
 		case n == 0:
@@ -270,8 +292,8 @@ func report(wire *testnet.SentCapture, between string) error {
 	if len(clear) > 0 {
 		return fmt.Errorf("clear text crossed the wire, the first packet: %v", clear[0])
 	}
-	if counts[testnet.ESP]+counts[testnet.ESPinUDP] == 0 || counts[testnet.IKE] == 0 {
-		return fmt.Errorf("no IKE or no ESP on the wire: %v", wire)
+	if counts[testnet.ESP]+counts[testnet.ESPinUDP] == 0 || counts[exchange] == 0 {
+		return fmt.Errorf("no %v or no ESP on the wire: %v", exchange, wire)
 	}
 	return nil
 }
