@@ -8,6 +8,16 @@ import (
 	"iked/internal/pki"
 )
 
+// Users is who knows the users of XAuth.
+type Users uint8
+
+// Who may know them.
+const (
+	UsersSecrets Users = iota // the secrets of type xauth
+	UsersRadius
+	UsersHook // the program that xauth_hook names
+)
+
 func authFields() []field[Auth] {
 	return []field[Auth]{
 		{key: "round", typ: "number", def: "0", doc: "Order of the rounds.", set: integer(0, 1<<30, func(a *Auth) *int { return &a.Round })},

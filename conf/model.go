@@ -289,16 +289,6 @@ const (
 	AuthXAuth // IKEv1: a user name and a password
 )
 
-// Users is who knows the users of XAuth.
-type Users uint8
-
-// Who may know them.
-const (
-	UsersSecrets Users = iota // the secrets of type xauth
-	UsersRadius
-	UsersHook // the program that xauth_hook names
-)
-
 // Auth is one authentication round of one side.
 type Auth struct {
 	Name  string // suffix of the section, "" usually

@@ -69,6 +69,51 @@ func TestUnity(t *testing.T) {
 	}
 }
 
+// A server gives of a pool's attributes what it is asked for; what it pushes is all of
+// them, but the extensions only to who announced them. A netmask of the pool stands in
+// place of the usual one.
+func TestPoolAttributes(t *testing.T) {
+	p := newPair(t)
+	sa := NewResponder(p.b, netip.MustParseAddrPort("192.0.2.2:500"), netip.MustParseAddrPort("192.0.2.1:500"), false)
+	sa.cfg = &keyex.Config{Pools: []string{"p"}}
+	sa.vipRemote = []netip.Prefix{netip.MustParsePrefix("10.9.0.1/32")}
+	sa.attrs = append([]keyex.Attribute{{Type: 4, Value: []byte{10, 2, 0, 1}}, {Type: 13, Value: []byte{10, 0, 0, 0, 255, 0, 0, 0}}, {Type: 2, Value: []byte{255, 255, 0, 0}}}, networkAttrs...)
+	ask := func(types ...uint16) []message.Attribute {
+		list := []message.Attribute{}
+		for _, t := range types {
+			list = append(list, message.Variable(t, nil))
+		}
+		return list
+	}
+	for _, c := range []struct {
+		unity bool
+		asked []message.Attribute
+		want  []uint16
+	}{
+		{false, ask(cfgIP4Address), []uint16{1}},
+		{false, ask(cfgIP4Address, 4), []uint16{1, 4}},
+		{false, ask(cfgIP4Address, cfgIP4Netmask, 13), []uint16{1, 13, 2}},
+		{false, ask(cfgIP4Address, unityBanner), []uint16{1, unityBanner}},
+		{true, ask(cfgIP4Address), []uint16{1, unityBanner, unityDomain, unitySplitInclude, unityLocalLAN}},
+		{false, nil, []uint16{1, 4, 13, 2}},
+		{true, nil, []uint16{1, 4, 13, 2, unityBanner, unityDomain, unitySplitInclude, unityLocalLAN}},
+	} {
+		sa.vendors.unity = c.unity
+		var got []uint16
+		sa.lease(p.now, nil, c.asked, func(_ time.Time, list []message.Attribute) {
+			for _, a := range list {
+				got = append(got, a.Type)
+				if a.Type == unitySplitInclude && len(a.Value) != 3*14 {
+					t.Errorf("%d octets of networks", len(a.Value))
+				}
+			}
+		})
+		if !slices.Equal(got, c.want) {
+			t.Errorf("unity %t, asked %v: %v, expected %v", c.unity, c.asked, got, c.want)
+		}
+	}
+}
+
 // Who does not have the extensions is not told and takes nothing of them.
 func TestUnityUnwanted(t *testing.T) {
 	p := roadWarrior(t)
