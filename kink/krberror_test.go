@@ -77,6 +77,18 @@ func TestKRBErrorGolden(t *testing.T) {
 	}
 }
 
+// Heimdal 7.8's KDC names no server in an error, and its realm is none.
+func TestKRBErrorOfHeimdal(t *testing.T) {
+	b, err := hex.DecodeString("7e693067a003020105a10302011ea211180f32303236313132363034303331335aa3050203022fe2a411180f32303236313132363034303331335aa5050203023231a603020107a9151b133c756e737065636966696564207265616c6d3eaa0b3009a003020100a1023000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := ParseKRBError(b)
+	if err != nil || e.Code != ErrServerUnknown || !e.Server.IsZero() || !e.STime.Equal(time.Date(2026, 11, 26, 4, 3, 13, 143921000, time.UTC)) {
+		t.Errorf("%+v %v", e, err)
+	}
+}
+
 // All fields survive; what a stranger's text could do to a terminal does not.
 func TestKRBErrorRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -243,7 +243,8 @@ func (r *Reader) Flags(tag int) uint32 {
 	return flags
 }
 
-// Name is a PrincipalName.
+// Name is a PrincipalName. It may have no components: Heimdal's KDC has no name for the
+// server in errors.
 func (r *Reader) Name(tag int) Name {
 	n, _ := r.name(tag, false)
 	return n
@@ -271,8 +272,7 @@ func (r *Reader) name(tag int, optional bool) (Name, bool) {
 		}
 		n.Parts = append(n.Parts, string(v))
 	}
-	if len(n.Parts) == 0 || !in.End() {
-		in.fail()
+	if !in.End() {
 		return Name{}, false
 	}
 	return n, true
