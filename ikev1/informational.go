@@ -234,7 +234,7 @@ func (sa *SA) peerDeleted(now time.Time) {
 		sa.close(now, keyex.Closed{Reason: keyex.ClosePeerDeleted})
 		return
 	}
-	sa.Ask(keyex.FindOther{Config: sa.cfg, Peer: sa.remoteID}, func(now time.Time, r keyex.Reply) {
+	sa.Ask(keyex.FindOther{Config: sa.cfg, Peer: sa.remoteID, User: sa.user}, func(now time.Time, r keyex.Reply) {
 		if found, ok := r.(keyex.FoundReply); !ok || !found.Found {
 			sa.close(now, keyex.Closed{Reason: keyex.ClosePeerDeleted})
 			return

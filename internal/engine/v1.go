@@ -146,11 +146,15 @@ func (s *shard) peerDeletes(x *ikeSA, ev keyex.PeerDeletes) {
 		s.e.drops.add("delete-rate")
 		return
 	}
-	conn, peer := x.conn, x.m.Look().RemoteID
+	own := x.m.Look()
+	conn, peer := x.conn, own.RemoteID
 	for _, other := range s.e.shards {
 		other.do(func(s *shard) {
 			for _, y := range s.sas {
-				if !y.v1 || y.closed || y.conn != conn || len(y.children) == 0 || !ident.Equal(y.m.Look().RemoteID, peer) {
+				if !y.v1 || y.closed || y.conn != conn || len(y.children) == 0 {
+					continue
+				}
+				if o := y.m.Look(); !ident.Equal(o.RemoteID, peer) || o.User != own.User {
 					continue
 				}
 				for _, c := range y.children {
@@ -225,7 +229,7 @@ func (s *shard) findOther(x *ikeSA, id keyex.RequestID, w keyex.FindOther) {
 		found := false
 		for _, o := range s.e.sup.sas {
 			found = found || o.info.UniqueID != own && o.info.Conn == conn && o.info.Version == 1 && !o.closing && !o.replaced &&
-				o.info.State == ikev2.Established && ident.Equal(o.info.RemoteID, w.Peer)
+				o.info.State == ikev2.Established && ident.Equal(o.info.RemoteID, w.Peer) && o.info.User == w.User
 		}
 		s.do(func(s *shard) {
 			if !x.closed {

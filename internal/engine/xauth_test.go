@@ -87,6 +87,13 @@ func TestUsersOfOneGroup(t *testing.T) {
 		if sa.Banner != "hello, world" || sa.Domain != "example.org" || !slices.Equal(sa.Networks, want) {
 			t.Errorf("the client was given %q %q %v", sa.Banner, sa.Domain, sa.Networks)
 		}
+		// One logs off: what was its own goes, although its group is still there.
+		bob.stop()
+		w.after(3 * time.Second)
+		sun.want(1, 2, "after one of two users left")
+		if p := sun.e.Pools("p", false)[0]; p.Online != 1 || p.Offline != 1 {
+			t.Errorf("%d leases online, %d offline", p.Online, p.Offline)
+		}
 		for _, c := range sa.Children {
 			if len(c.Remote) != 1 || c.Remote[0].From != want[0].Addr() && c.Remote[0].From != want[1].Addr() {
 				t.Errorf("a CHILD_SA to %v", c.Remote)

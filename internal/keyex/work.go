@@ -149,10 +149,11 @@ type FindPaths struct {
 type Path struct{ Local, Remote netip.Addr }
 
 // FindOther asks whether there is another established IKE SA of a configuration
-// with the peer. Reply: FoundReply.
+// with the peer and its user, "" for none. Reply: FoundReply.
 type FindOther struct {
 	Config *Config
 	Peer   ident.ID
+	User   string
 }
 
 func (OwnWork) work()        {}
