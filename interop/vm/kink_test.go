@@ -1,0 +1,82 @@
+package vm
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"iked/internal/testnet"
+	"iked/internal/uml"
+	"iked/interop"
+	"iked/interop/kdc"
+)
+
+// KINK with either backend: ESP and AH, tunnel and transport mode, rekeyed; nothing is
+// left in the kernel.
+func TestKINK(t *testing.T) {
+	uml.Require(t)
+	kdc.Require(t)
+	for _, backend := range []string{"kernel", "userspace"} {
+		for _, c := range []struct {
+			name string
+			o    interop.KINKOptions
+			wire testnet.Class
+		}{
+			{"tunnel, ESP", interop.KINKOptions{}, testnet.ESP},
+			{"tunnel, AH", interop.KINKOptions{Child: []string{"ah_proposals: [sha256]"}}, testnet.AH},
+			{"transport, ESP", interop.KINKOptions{Transport: true, Child: []string{"mode: transport"}}, testnet.ESP},
+			{"transport, AH, IPv6", interop.KINKOptions{V6: true, Transport: true, Child: []string{"mode: transport", "ah_proposals: [sha256]"}}, testnet.AH},
+		} {
+			t.Run(backend+"/"+c.name, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				defer cancel()
+				topo := testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router})
+				before := system(t, topo.GwA)
+				c.o.Backend = backend
+				wire, err := testnet.Sent(testnet.End{NS: topo.GwA, If: "wan0"}, testnet.End{NS: topo.GwB, If: "wan0"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				k, err := interop.StartKINK(ctx, binaries(), topo, c.o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if t.Failed() {
+						t.Logf("A:\n%s\nB:\n%s", k.A.Process.Log(), k.B.Process.Log())
+					}
+				})
+				ping := func(when string) {
+					t.Helper()
+					from, list := k.Traffic()
+					for _, to := range list {
+						if _, err := from.WaitPing(to, testnet.PingOptions{}, 40*time.Second); err != nil {
+							t.Fatalf("%s: %v", when, err)
+						}
+						if r, err := from.Ping(to, testnet.PingOptions{Count: 3, Size: 1000}); err != nil || r.Lost() > 0 {
+							t.Errorf("%s: %v: %v, %v", when, to, r, err)
+						}
+					}
+				}
+				ping("up")
+				if out, err := k.A.Ikectl(ctx, "rekey", "net"); err != nil {
+					t.Errorf("rekey: %v %s", err, out)
+				}
+				ping("rekeyed")
+				wire.Stop()
+				for _, p := range k.Stray(wire) {
+					t.Errorf("in clear: %v", p)
+				}
+				if wire.Counts()[c.wire] < 12 || wire.Counts()[testnet.KINK] < 4 {
+					t.Errorf("on the wire: %v", wire)
+				}
+				if err := k.A.Stop(); err != nil {
+					t.Error(err)
+				}
+				if after := system(t, topo.GwA); after != before {
+					t.Errorf("iked left behind:\n%s\nbefore it there was:\n%s", after, before)
+				}
+			})
+		}
+	}
+}
