@@ -7,7 +7,8 @@ import (
 )
 
 // peerIndex finds the IKE SAs of the supervisor by connection and by the peer's
-// identity, so that what is done for one of ten thousand does not look at all.
+// identity and user, so that what is done for one of ten thousand does not look at
+// all.
 // SAs with one key are a list through saState.next.
 type peerIndex struct {
 	seed   maphash.Seed
@@ -20,7 +21,8 @@ func newPeerIndex() peerIndex {
 }
 
 // key is equal for identities that ident.Equal holds for equal, which ignores
-// case and, in distinguished names, spaces. Others may share it.
+// case and, in distinguished names, spaces, and for the same user of XAuth. Others may
+// share it.
 func (x *peerIndex) key(s *saState) uint64 {
 	id := strings.ToLower(strings.ReplaceAll(s.info.RemoteID.String(), " ", ""))
 	var h maphash.Hash
@@ -28,6 +30,8 @@ func (x *peerIndex) key(s *saState) uint64 {
 	h.WriteString(s.info.Conn)
 	h.WriteByte(0)
 	h.WriteString(id)
+	h.WriteByte(0)
+	h.WriteString(s.info.User)
 	return h.Sum64()
 }
 
@@ -98,7 +102,7 @@ func (p *supervisor) drop(k *kidState, child uint32) {
 }
 
 // samePeer are the IKE SAs of a connection whose peer may have the identity of
-// that of s, s among them, by number.
+// that of s, and its user, s among them, by number.
 func (p *supervisor) samePeer(s *saState) []*saState {
 	var out []*saState
 	for o := p.index.peers[s.key]; o != nil; o = o.next {
