@@ -36,8 +36,11 @@ func poolFields() []field[Pool] {
 	for _, a := range poolAttrs() {
 		fields = append(fields, field[Pool]{key: a.key, typ: "list of addresses or subnets", list: true, doc: a.doc, set: attribute(a.v4, a.v6)})
 	}
-	words := func(number uint16) setter[Pool] {
+	words := func(number uint16, letters string) setter[Pool] {
 		return func(_ *loader, p *Pool, it *Item) error {
+			if letters != "" && strings.Trim(strings.ToLower(it.Value), letters) != "" {
+				return refuse("", "expected a domain name, found %s", quote(it.Value))
+			}
 			if it.Value == "" || len(it.Value) > 512 {
 				return refuse("", "expected a text of 1 to 512 octets, found %d", len(it.Value))
 			}
@@ -46,8 +49,8 @@ func poolFields() []field[Pool] {
 		}
 	}
 	return append(fields,
-		field[Pool]{key: "banner", typ: "text", fileOnly: true, doc: "Text that clients show (Unity, IKEv1); over the control protocol the key 28672 is the same.", set: words(28672)},
-		field[Pool]{key: "domain", typ: "domain name", fileOnly: true, doc: "Where clients look for names without dots (Unity, IKEv1); over the control protocol the key 28674 is the same.", set: words(28674)})
+		field[Pool]{key: "banner", typ: "text", fileOnly: true, doc: "Text that clients show (Unity, IKEv1); over the control protocol the key 28672 is the same.", set: words(28672, "")},
+		field[Pool]{key: "domain", typ: "domain name", fileOnly: true, doc: "Where clients look for names without dots (Unity, IKEv1); over the control protocol the key 28674 is the same.", set: words(28674, "abcdefghijklmnopqrstuvwxyz0123456789-.")})
 }
 
 // maxPool is the most addresses of a pool.

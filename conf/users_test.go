@@ -37,6 +37,8 @@ func TestWhoKnowsUsers(t *testing.T) {
 		{userConf("2", gw, "", server("address: 192.0.2.9, secret: 0123456789abcdef, nas_identifier: ''")), "radius[r].nas_identifier", "1 to 253"},
 		{userConf("2", gw, "", "xauth_hook: check\n"), "xauth_hook", "the whole path"},
 		{userConf("2", gw, "", "xauth_hook: /usr/../check\n"), "xauth_hook", "the whole path"},
+		{userConf("2", gw, "", "pools: [{name: p, addrs: 10.9.0.0/24, domain: 'a b'}]\n"), "pools[p].domain", "expected a domain name"},
+		{userConf("2", gw, "", "pools: [{name: p, addrs: 10.9.0.0/24, banner: ''}]\n"), "pools[p].banner", "1 to 512"},
 		{strings.Replace(userConf("2", gw, "", ""), "    proposals", "    unity: yes\n    proposals", 1), "unity", "unity is about IKEv1"},
 		{strings.Replace(userConf("1", gw, "", ""), "    proposals", "    unity: yes\n    proposals", 1), "unity", "asks for none"},
 	} {
