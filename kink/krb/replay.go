@@ -98,6 +98,9 @@ func OpenReplay(path string, now time.Time, skew time.Duration) (*Replay, error)
 		r.floor = now.Add(skew).UnixMicro()
 		r.problem = fmt.Errorf("the replay cache %s is damaged (%w): for %v no peer is accepted that was not there before", path, err, skew)
 	}
+	// A clock that was far ahead when the file was damaged must not close the door for
+	// years: what was seen then is too far ahead now.
+	r.floor = min(r.floor, now.Add(skew).UnixMicro())
 	if err := r.rewrite(now); err != nil {
 		r.file.Close()
 		return nil, fmt.Errorf("the replay cache %s cannot be written: %w", path, err)

@@ -152,6 +152,16 @@ func TestReplayDamage(t *testing.T) {
 		t.Error("a restart forgets the damage")
 	}
 	r.Close()
+	// The clock was a year ahead when the damage was found.
+	if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open(t, path, noon.AddDate(1, 0, 0)).Close()
+	r = open(t, path, noon)
+	if later := noon.Add(skew + time.Second); !seen(t, r, noon, "kink/z@A", noon) || seen(t, r, later, "kink/z@A", later) {
+		t.Error("the floor of a clock that was ahead")
+	}
+	r.Close()
 	for n := 2*replaySize + 1; n < 3*replaySize; n++ {
 		if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
 			t.Fatal(err)
