@@ -125,7 +125,7 @@ func load(o *Options) (*conf.Config, conf.Faults, error) {
 		printFaults(o.Stderr, faults)
 		return nil, nil, fmt.Errorf("%s: %w", file, ErrConfig)
 	}
-	return cfg, faults, nil
+	return cfg, append(faults, hookFaults(cfg)...), nil
 }
 
 // process is what runs; cleanup takes it down in reverse order.
@@ -244,7 +244,7 @@ func (d *process) reread() (*conf.Config, error) {
 	if faults.Failed() || cfg == nil {
 		return nil, fmt.Errorf("%s is faulty, nothing was changed: %w", file, faults.Err())
 	}
-	for _, f := range faults {
+	for _, f := range append(faults, hookFaults(cfg)...) {
 		d.log.warn(trace.CFG, "%s", f)
 	}
 	return cfg, nil

@@ -34,6 +34,18 @@ func newUsers(log *logger) *users {
 	return u
 }
 
+// hookFaults are warnings about a program of xauth_hook that would not run: else the
+// first user would learn of it.
+func hookFaults(c *conf.Config) conf.Faults {
+	if c.XAuthHook == "" {
+		return nil
+	}
+	if _, err := userhook.Trusted(c.XAuthHook); err != nil {
+		return conf.Faults{{Pos: conf.Pos{File: c.File, Key: "xauth_hook"}, Warning: true, Message: err.Error(), Remedy: "no user of auth: xauth-hook is let in before that is right"}}
+	}
+	return nil
+}
+
 // Radius implements engine.Users.
 func (u *users) Radius(ctx context.Context, servers []*conf.Radius, q engine.UserQuery) (engine.UserGrant, error) {
 	list := make([]radius.Server, 0, len(servers))

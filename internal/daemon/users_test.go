@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +143,28 @@ func TestHookOfTheConfiguration(t *testing.T) {
 	for path, want := range map[string]bool{"/bin/true": true, "/bin/false": false} {
 		if g, err := u.Hook(t.Context(), path, engine.UserQuery{User: "bob"}); err != nil || g.OK != want {
 			t.Errorf("%q: %+v, %v", path, g, err)
+		}
+	}
+}
+
+// A program that would not run is told when the configuration is read.
+func TestHookIsLookedAt(t *testing.T) {
+	dir := t.TempDir()
+	hook := filepath.Join(dir, "hook")
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "iked.yaml")
+	for path, want := range map[string]string{"/bin/true": "", "/nowhere/hook": "no such file", hook: "can be written"} {
+		if err := os.WriteFile(file, []byte("backend: userspace\nxauth_hook: "+path+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		if err := Run(t.Context(), Options{Config: file, Check: true, Stderr: &out}); err != nil {
+			t.Fatalf("%v\n%s", err, out.String())
+		}
+		if got := out.String(); (want == "") != !strings.Contains(got, "xauth_hook") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, expected %q", path, got, want)
 		}
 	}
 }

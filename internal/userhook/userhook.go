@@ -58,7 +58,7 @@ func (r *Runner) Check(ctx context.Context, path string, q Query) (bool, error) 
 	case <-ctx.Done():
 		return false, errors.New("too many users are being checked")
 	}
-	real, err := trusted(path)
+	real, err := Trusted(path)
 	if err != nil {
 		return false, err
 	}
@@ -106,9 +106,9 @@ func frame(q Query) ([]byte, error) {
 	return b, nil
 }
 
-// trusted is the program without symbolic links, if nobody but root can put another
+// Trusted is the program without symbolic links, if nobody but root can put another
 // one there: neither by writing to it nor by renaming a folder above.
-func trusted(path string) (string, error) {
+func Trusted(path string) (string, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return "", err
