@@ -144,12 +144,15 @@ func (c *create) offer(now time.Time) {
 		}
 		list = append(list, idci, idcr)
 	}
-	x := &exchange{kind: message.Create, inner: &message.Body{ISAKMP: []*message.ISAKMP{{Payloads: list}}}, keyed: c.keyed, answered: c.answer}
+	x := &exchange{kind: message.Create, inner: &message.Body{ISAKMP: []*message.ISAKMP{{Payloads: list}}}, keyed: c.keyed, answered: c.answer, pair: c.stub()}
 	x.failed = func(now time.Time, f *trace.Failure) { c.failed(now, f) }
 	x.stopped = func(now time.Time) { c.abandon(now) }
 	c.x = x
 	sa.begin(now, x)
 }
+
+// stub is the pair as far as a DELETE needs it.
+func (c *create) stub() *keyex.Child { return &keyex.Child{Proto: c.proto, SPIIn: c.spi} }
 
 // keyed puts the inbound half in force, and sends the CREATE. With a key exchange
 // the responder's part is needed first.
@@ -349,7 +352,7 @@ func (c *create) failed(now time.Time, f *trace.Failure) {
 	}
 	if f.Stage == trace.StageReach && sa.state == keyex.Established && c.spi != 0 {
 		// The peer may have the pair, and its answer got lost.
-		sa.sendDelete(now, []*keyex.Child{{Proto: c.proto, SPIIn: c.spi}}, func(time.Time) {})
+		sa.sendDelete(now, []*keyex.Child{c.stub()}, func(time.Time) {})
 	}
 	sa.createFailed(now, c.cfg, c.packet, f)
 }

@@ -37,6 +37,8 @@ type exchange struct {
 	// renewed: it was begun anew because of the clock, the ticket, the peer's TGT.
 	renewed map[string]bool
 	hint    string // what nobody proves
+	// pair is what the peer may have made for a CREATE, by its protocol and our SPI.
+	pair *keyex.Child
 
 	// keyed is called when there is a ticket, before the first transmission; it calls
 	// transmit. nil: transmit is called at once.

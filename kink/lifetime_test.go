@@ -151,6 +151,33 @@ func TestDeleteSA(t *testing.T) {
 	}
 }
 
+// What a CREATE may have made whose answer is under way goes with the SA.
+func TestDeleteWhileCreating(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		p := newPair(t)
+		p.filter = func(q *packet) []*packet {
+			if q.kind() == message.Reply && (first || len(p.b.in) == 2) {
+				q.extra = 2 * time.Second
+			}
+			return []*packet{q}
+		}
+		p.saA = p.a.initiate(p.ca, p.b, p.cha)
+		p.run(time.Second)
+		if !first {
+			other := *p.cha
+			p.a.start(p.saA, keyex.CreateChild{Child: &other})
+			p.run(time.Second)
+		}
+		if len(p.b.in) == 0 || len(p.a.sas) != 1 {
+			t.Fatalf("%d inbound SAs on the responder, %s", len(p.b.in), why(p.a))
+		}
+		p.a.start(p.saA, keyex.Delete{})
+		p.filter = nil
+		p.run(time.Minute)
+		p.nothing()
+	}
+}
+
 // A pair that carries nothing is closed after its time.
 func TestInactivity(t *testing.T) {
 	p := newPair(t)

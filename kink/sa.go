@@ -211,14 +211,19 @@ func (sa *SA) up(now time.Time) {
 // waited for, unless that is forced.
 func (sa *SA) delete(now time.Time, t keyex.Delete) {
 	end := keyex.Closed{Reason: t.Why}
-	for _, x := range sa.exchanges {
+	list := append([]*keyex.Child(nil), sa.children...)
+	for _, x := range ordered(sa.exchanges, func(*exchange) bool { return true }) {
+		if x.pair != nil && len(x.verifiers) > 0 && !x.done() {
+			// The peer may have it already.
+			list = append(list, x.pair)
+		}
 		x.drop(now)
 	}
 	for _, c := range sa.waiting {
 		c.abandon(now)
 	}
 	sa.exchanges, sa.waiting = nil, nil
-	if t.Force || len(sa.children) == 0 {
+	if t.Force || len(list) == 0 {
 		sa.close(now, end)
 		return
 	}
@@ -226,7 +231,7 @@ func (sa *SA) delete(now time.Time, t keyex.Delete) {
 	for _, c := range sa.children {
 		sa.removeChild(c, false, true)
 	}
-	sa.sendDelete(now, sa.children, func(now time.Time) { sa.close(now, end) })
+	sa.sendDelete(now, list, func(now time.Time) { sa.close(now, end) })
 }
 
 // close ends the SA: children and secrets go, then Closed.

@@ -18,14 +18,15 @@ func TestKINK(t *testing.T) {
 	kdc.Require(t)
 	for _, backend := range []string{"kernel", "userspace"} {
 		for _, c := range []struct {
-			name string
-			o    interop.KINKOptions
-			wire testnet.Class
+			name  string
+			o     interop.KINKOptions
+			wire  testnet.Class
+			pairs int
 		}{
-			{"tunnel, ESP", interop.KINKOptions{}, testnet.ESP},
-			{"tunnel, AH", interop.KINKOptions{Child: []string{"ah_proposals: [sha256]"}}, testnet.AH},
-			{"transport, ESP", interop.KINKOptions{Transport: true, Child: []string{"mode: transport"}}, testnet.ESP},
-			{"transport, AH, IPv6", interop.KINKOptions{V6: true, Transport: true, Child: []string{"mode: transport", "ah_proposals: [sha256]"}}, testnet.AH},
+			{"tunnel, ESP", interop.KINKOptions{}, testnet.ESP, 2},
+			{"tunnel, AH", interop.KINKOptions{Child: []string{"ah_proposals: [sha256]"}}, testnet.AH, 2},
+			{"transport, ESP", interop.KINKOptions{Transport: true, Child: []string{"mode: transport"}}, testnet.ESP, 1},
+			{"transport, AH, IPv6", interop.KINKOptions{V6: true, Transport: true, Child: []string{"mode: transport", "ah_proposals: [sha256]"}}, testnet.AH, 1},
 		} {
 			t.Run(backend+"/"+c.name, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -58,6 +59,11 @@ func TestKINK(t *testing.T) {
 						}
 					}
 				}
+				// A packet before the SAs would leave what the kernel has of its question for
+				// half a minute.
+				if _, err := k.A.Until(ctx, "installed", func(list []interop.IKESA) bool { return installed(list) == c.pairs }); err != nil {
+					t.Fatal(err)
+				}
 				ping("up")
 				if out, err := k.A.Ikectl(ctx, "rekey", "net"); err != nil {
 					t.Errorf("rekey: %v %s", err, out)
@@ -79,4 +85,16 @@ func TestKINK(t *testing.T) {
 			})
 		}
 	}
+}
+
+// installed counts the CHILD_SAs that are.
+func installed(list []interop.IKESA) (n int) {
+	for i := range list {
+		for _, c := range list[i].Children {
+			if c.State == "INSTALLED" {
+				n++
+			}
+		}
+	}
+	return n
 }
