@@ -21,7 +21,6 @@ const (
 	ErrBadMatch        = 36 // KRB_AP_ERR_BADMATCH
 	ErrSkew            = 37 // KRB_AP_ERR_SKEW
 	ErrBadAddress      = 38 // KRB_AP_ERR_BADADDR
-	ErrBadVersion      = 39 // KRB_AP_ERR_BADVERSION
 	ErrMessageType     = 40 // KRB_AP_ERR_MSG_TYPE
 	ErrModified        = 41 // KRB_AP_ERR_MODIFIED
 	ErrBadKeyVersion   = 44 // KRB_AP_ERR_BADKEYVER

@@ -9,12 +9,6 @@ import (
 	"iked/kink/krb"
 )
 
-// systemKeytab is where the keys of a host are, if nothing else is said.
-const systemKeytab = "/etc/krb5.keytab"
-
-// systemConf is where the KDCs are.
-const systemConf = "/etc/krb5.conf"
-
 // kerberos is kink/krb for the engine.
 type kerberos struct {
 	*krb.Client
@@ -34,7 +28,7 @@ func (k *kerberos) Close() {}
 // warning: it is read when it comes.
 func (d *process) kerberos(s engine.KerberosSetup) (engine.Kerberos, error) {
 	now := time.Now()
-	conf, err := krb.LoadConf(pick(s.Conf, systemConf))
+	conf, err := krb.LoadConf(pick(s.Conf, krb.DefaultConf))
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +46,7 @@ func (d *process) kerberos(s engine.KerberosSetup) (engine.Kerberos, error) {
 	for _, i := range s.Identities {
 		id := krb.Identity{Principal: i.Principal, CCache: i.CCache}
 		if i.CCache == "" {
-			if id.Keytab, err = krb.OpenKeytab(pick(i.Keytab, systemKeytab), now); err != nil {
+			if id.Keytab, err = krb.OpenKeytab(pick(i.Keytab, conf.DefaultKeytab), now); err != nil {
 				return nil, err
 			}
 			if err := id.Keytab.Problem(); err != nil {

@@ -21,10 +21,11 @@ const DefaultConf = "/etc/krb5.conf"
 
 // Conf is what is honoured of krb5.conf. It is immutable.
 type Conf struct {
-	// Notes are settings that are not understood or not honoured, for the log.
+	// Notes are what a person may miss, for the log. That the rest of the file is for
+	// others is no news.
 	Notes []string
 
-	DefaultRealm  string
+	// DefaultKeytab is the keytab of an identity that names none.
 	DefaultKeytab string
 	// Permitted, TktETypes and TGSETypes are encryption types, the preferred first.
 	Permitted, TktETypes, TGSETypes []int32
@@ -104,8 +105,8 @@ func readFile(name string, limit int) ([]byte, error) {
 func newConf(p *profile, notes []string) (*Conf, error) {
 	c := &Conf{
 		Notes: notes, p: p,
-		DefaultRealm: p.value("libdefaults", "default_realm"), DefaultKeytab: strings.TrimPrefix(p.value("libdefaults", "default_keytab_name"), "FILE:"),
-		ClockSkew: 5 * time.Minute, TimeSync: true, UDPLimit: 1465, TicketLifetime: 24 * time.Hour, LookupKDC: true, Timeout: time.Second, Retries: 3,
+		DefaultKeytab: p.value("libdefaults", "default_keytab_name"),
+		ClockSkew:     5 * time.Minute, TimeSync: true, UDPLimit: 1465, TicketLifetime: 24 * time.Hour, LookupKDC: true, Timeout: time.Second, Retries: 3,
 	}
 	if c.DefaultKeytab == "" {
 		c.DefaultKeytab = "/etc/krb5.keytab"
@@ -138,15 +139,6 @@ func newConf(p *profile, notes []string) (*Conf, error) {
 	}
 	if c.TGSETypes, err = c.etypes("default_tgs_enctypes", c.Permitted, c.Permitted); err != nil {
 		return nil, err
-	}
-	for _, s := range []string{"dns_lookup_realm", "dns_fallback", "extra_addresses", "proxiable", "forwardable", "renew_lifetime", "default_ccache_name", "default_client_keytab_name"} {
-		if p.value("libdefaults", s) != "" {
-			c.Notes = append(c.Notes, "krb5.conf: "+s+" is not used here")
-		}
-	}
-	if strings.Contains(c.DefaultKeytab, ":") {
-		c.Notes = append(c.Notes, "krb5.conf: default_keytab_name "+clip(c.DefaultKeytab)+" is no file")
-		c.DefaultKeytab = ""
 	}
 	return c, nil
 }

@@ -40,9 +40,11 @@ func TestConf(t *testing.T) {
 		"/etc/krb5.conf": `
 # a comment
 ; another
+module /lib/x.so:init
 includedir /etc/krb5.conf.d
 [libdefaults]
 	default_realm = EXAMPLE.ORG
+	default_keytab_name = FILE:/etc/kink.keytab
 	clockskew = 2m
 	ticket_lifetime = 1d 2h
 	udp_preference_limit = 1
@@ -78,20 +80,20 @@ includedir /etc/krb5.conf.d
 `,
 		"/etc/krb5.conf.d/one":         "[libdefaults]\nclockskew = 60\n",
 		"/etc/krb5.conf.d/two.conf":    "[libdefaults]\n\tkdc_timeout = 2\n",
-		"/etc/krb5.conf.d/three.bak~":  "[libdefaults]\ndefault_realm = WRONG\n",
-		"/etc/krb5.conf.d/.hidden":     "[libdefaults]\ndefault_realm = WRONG\n",
+		"/etc/krb5.conf.d/three.bak~":  "[libdefaults]\nclockskew = 1\n",
+		"/etc/krb5.conf.d/.hidden":     "[libdefaults]\nclockskew = 1\n",
 		"/etc/krb5.conf.d/four.rpmnew": "garbage",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.DefaultRealm != "EXAMPLE.ORG" || c.ClockSkew != time.Minute || c.TicketLifetime != 26*time.Hour || c.UDPLimit != 1 || c.TimeSync || c.LookupKDC || c.Timeout != 2*time.Second {
+	if c.DefaultKeytab != "FILE:/etc/kink.keytab" || c.ClockSkew != time.Minute || c.TicketLifetime != 26*time.Hour || c.UDPLimit != 1 || c.TimeSync || c.LookupKDC || c.Timeout != 2*time.Second {
 		t.Errorf("%+v", c)
 	}
 	if !slices.Equal(c.Permitted, []int32{krb5.AES256, krb5.AES128}) || !slices.Equal(c.TGSETypes, []int32{krb5.AES128}) || !slices.Equal(c.TktETypes, c.Permitted) {
 		t.Errorf("types %v, %v, %v", c.Permitted, c.TktETypes, c.TGSETypes)
 	}
-	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "forwardable is not used") {
+	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "line 4: modules are not loaded") {
 		t.Errorf("notes %q", c.Notes)
 	}
 	list, err := c.servers("EXAMPLE.ORG")
@@ -132,18 +134,18 @@ func TestConfDefaultsAndOrder(t *testing.T) {
 	if c.ClockSkew != 5*time.Minute || !c.TimeSync || !c.LookupKDC || !slices.Equal(c.Permitted, strong) || slices.Contains(c.Permitted, krb5.DES3) || c.DefaultKeytab != "/etc/krb5.keytab" {
 		t.Errorf("%+v", c)
 	}
-	c, err = loadConf("/a:/none:/b", memFiles{"/a": "[libdefaults]\ndefault_realm = A\n", "/b": "[libdefaults]\ndefault_realm = B\nclockskew=61\n"})
-	if err != nil || c.DefaultRealm != "A" || c.ClockSkew != 61*time.Second {
+	c, err = loadConf("/a:/none:/b", memFiles{"/a": "[libdefaults]\nclockskew = 62\n", "/b": "[libdefaults]\nclockskew = 61\nkdc_timeout = 4\n"})
+	if err != nil || c.Timeout != 4*time.Second || c.ClockSkew != 62*time.Second {
 		t.Errorf("%+v %v", c, err)
 	}
-	if _, err = loadConf("/a:/b", memFiles{"/a": "[libdefaults]*\ndefault_realm = A\n", "/b": "[libdefaults]\nclockskew=61\n"}); err == nil || !strings.Contains(err.Error(), "final") {
+	if _, err = loadConf("/a:/b", memFiles{"/a": "[libdefaults]*\nclockskew = 62\n", "/b": "[libdefaults]\nclockskew=61\n"}); err == nil || !strings.Contains(err.Error(), "final") {
 		t.Errorf("%v", err)
 	}
 	path := filepath.Join(t.TempDir(), "krb5.conf")
-	if err := os.WriteFile(path, []byte("[libdefaults]\ndefault_realm = FILE\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("[libdefaults]\nclockskew = 63\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := LoadConf(path); err != nil || c.DefaultRealm != "FILE" {
+	if c, err := LoadConf(path); err != nil || c.ClockSkew != 63*time.Second {
 		t.Errorf("%+v %v", c, err)
 	}
 	if _, err := LoadConf(t.TempDir()); err == nil {

@@ -122,16 +122,6 @@ func (kt *Keytab) other(format string, args ...any) {
 	}
 }
 
-// Has tells whether there is any key of a principal.
-func (kt *Keytab) Has(p kink.Principal) bool {
-	for i := range kt.Entries {
-		if kt.Entries[i].Principal == p {
-			return true
-		}
-	}
-	return false
-}
-
 // Find is the key of a principal, an encryption type and a version; kvno nil means
 // the highest.
 func (kt *Keytab) Find(p kink.Principal, id int32, kvno *uint32) (KeytabEntry, bool) {

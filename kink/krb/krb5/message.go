@@ -49,9 +49,8 @@ const version = 5
 
 // Flags of tickets (RFC 4120, Section 5.3).
 const (
-	FlagForwardable = 1 << (31 - 1)
-	FlagInvalid     = 1 << (31 - 7)
-	FlagInitial     = 1 << (31 - 9)
+	FlagInvalid = 1 << (31 - 7)
+	FlagInitial = 1 << (31 - 9)
 )
 
 // Options of requests to a KDC (RFC 4120, Section 5.4.1; RFC 6806).
