@@ -26,7 +26,7 @@ func authFields() []field[Auth] {
 			a.text = it.Value
 			return identity(func(a *Auth) *ident.ID { return &a.ID })(l, a, it)
 		}},
-		{key: "keytab", typ: "file", def: "/etc/krb5.keytab", doc: "KINK, local: the file with the own keys. It is read again when it changes.", fileOnly: true, set: localFile(func(a *Auth) *string { return &a.Keytab })},
+		{key: "keytab", typ: "file", def: "default_keytab_name of krb5_conf", doc: "KINK, local: the file with the own keys; without that name in krb5_conf, /etc/krb5.keytab. It is read again when it changes.", fileOnly: true, set: localFile(func(a *Auth) *string { return &a.Keytab })},
 		{key: "ccache", typ: "file", doc: "KINK, local: a credential cache that somebody else keeps fresh, in place of a keytab. Without a keytab peers reach this host by user-to-user alone.", fileOnly: true, set: localFile(func(a *Auth) *string { return &a.CCache })},
 		{key: "certs", typ: "list of files", list: true, binary: true, doc: "Local: own certificates to choose from. Remote: the only certificates accepted; they need no CA. Names are looked up in certs/.", set: certificates("certs", func(a *Auth) *[]*pki.Cert { return &a.Certs })},
 		{key: "cacerts", typ: "list of files", list: true, binary: true, doc: "The only CAs accepted. Names are looked up in cacerts/.", set: certificates("cacerts", func(a *Auth) *[]*pki.Cert { return &a.CACerts })},
