@@ -72,7 +72,7 @@ func setVersion(_ *loader, c *Connection, it *Item) error {
 	}
 	n, err := parseUint(it.Value, 32)
 	if err != nil {
-		return err
+		return refuse("set version to 2, 1 or kink", "expected a version, found %s", quote(it.Value))
 	}
 	switch n {
 	case 0, 2:

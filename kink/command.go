@@ -142,7 +142,10 @@ func (o *Opener) problem(c *Command, p *KRBError) *Refusal {
 	if err != nil {
 		return &Refusal{Reason: "ap-req", Client: c.Client, Err: err}
 	}
-	reason, what := "clock-skew", "the clocks differ by more than Kerberos allows"
+	reason, what := "clock-skew", "its clock is off by more than Kerberos allows"
+	if !p.CTime.IsZero() {
+		what = fmt.Sprintf("its clock is off by %v from this one; set both by NTP", p.CTime.Sub(p.STime).Round(time.Second))
+	}
 	if p.Code == ErrTicketExpired {
 		reason, what = "ticket-expired", "its ticket has expired"
 	}

@@ -11,6 +11,7 @@ import (
 	"iked/ikev2"
 	"iked/internal/engine"
 	"iked/internal/ident"
+	"iked/internal/keyex"
 	"iked/spd"
 	"iked/vici/wire"
 )
@@ -98,6 +99,20 @@ func TestListSAAbsent(t *testing.T) {
 	got := raw(withChildren(ikeSection(&sa, time.Time{}), sa.Children, time.Time{}))
 	want := "uniqueid=7 version=2 state=CONNECTING local-host=%any local-port=0 local-id=%any remote-host=%any remote-port=0 remote-id=%any initiator=yes " +
 		"initiator-spi=0000000000000000 responder-spi=0000000000000000 tasks-active=[IKE_INIT] child-sas {k-9 {name=k uniqueid=9 reqid=4 state=CREATED mode=TUNNEL local-ts=[] remote-ts=[]}}"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// What KINK has with a principal is listed as an IKE SA: version kink, principals as
+// identities, no SPIs of its own.
+func TestListSAOfKINK(t *testing.T) {
+	id := func(s string) ident.ID { return ident.ID{Type: ident.Kerberos, Data: s} }
+	sa := engine.SAInfo{Version: keyex.VersionKINK, UniqueID: 3, Conn: "c", State: ikev2.Established, LocalID: id("kink/a.example.org@EXAMPLE.ORG"), RemoteID: id("kink/b.example.org@EXAMPLE.ORG"),
+		Local: netip.MustParseAddrPort("192.0.2.1:910"), Remote: netip.MustParseAddrPort("192.0.2.2:910")}
+	got := raw(ikeSection(&sa, time.Time{}))
+	want := "uniqueid=3 version=kink state=ESTABLISHED local-host=192.0.2.1 local-port=910 local-id=kink/a.example.org@EXAMPLE.ORG remote-host=192.0.2.2 remote-port=910 remote-id=kink/b.example.org@EXAMPLE.ORG " +
+		"initiator-spi=0000000000000000 responder-spi=0000000000000000 established=0"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -69,7 +69,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Check {
 		printFaults(o.Stderr, warnings)
 		fmt.Fprintf(o.Stderr, "%s: no faults, %d connections\n", describeFile(cfg), len(cfg.Connections))
-		return checkBackend(&o, cfg)
+		return errors.Join(checkKerberos(&o, cfg), checkBackend(&o, cfg))
 	}
 	logger, err := newLogger(o.Stderr, pick(o.LogLevel, cfg.Log.Level, "info"), pick(o.LogFormat, cfg.Log.Format, "text"))
 	if err != nil {

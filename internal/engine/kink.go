@@ -94,25 +94,35 @@ func nextEpoch(s Store, now time.Time, warn func(string, ...any)) uint32 {
 	return epoch
 }
 
-// setupKINK opens the port and prepares Kerberos for the connections of a program. A
-// fault keeps no other connection from working; it is told when KINK is needed. The
-// caller holds loading.
-func (e *Engine) setupKINK(p *program) {
-	setup := KerberosSetup{Conf: p.global.Krb5Conf, ETypes: p.global.ETypes}
-	for _, c := range p.order {
-		if c.conf.Version != conf.VersionKINK {
+// KerberosOf is what the connections of KINK want of Kerberos.
+func KerberosOf(g *conf.Global, list []*conf.Connection) KerberosSetup {
+	s := KerberosSetup{Conf: g.Krb5Conf, ETypes: g.ETypes}
+	for _, c := range list {
+		if c.Version != conf.VersionKINK {
 			continue
 		}
-		a := c.conf.Local[0]
+		a := c.Local[0]
 		own, err := kink.ParsePrincipal(a.ID.Data)
 		if err != nil {
 			continue
 		}
 		id := KerberosIdentity{Principal: own, Keytab: a.Keytab, CCache: a.CCache}
-		if !slices.Contains(setup.Identities, id) {
-			setup.Identities = append(setup.Identities, id)
+		if !slices.Contains(s.Identities, id) {
+			s.Identities = append(s.Identities, id)
 		}
 	}
+	return s
+}
+
+// setupKINK opens the port and prepares Kerberos for the connections of a program. A
+// fault keeps no other connection from working; it is told when KINK is needed. The
+// caller holds loading.
+func (e *Engine) setupKINK(p *program) {
+	list := make([]*conf.Connection, len(p.order))
+	for i, c := range p.order {
+		list[i] = c.conf
+	}
+	setup := KerberosOf(&p.global, list)
 	old := e.kerberos.Load()
 	if len(setup.Identities) == 0 {
 		e.kerberos.Store(nil)

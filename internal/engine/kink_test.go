@@ -14,6 +14,7 @@ import (
 
 	"iked/ikev2"
 	"iked/internal/keyex"
+	"iked/kink"
 	"iked/kink/krb"
 	"iked/kink/krb/krb5"
 	"iked/kink/krb/krbtest"
@@ -277,6 +278,71 @@ func TestKINKPrincipalRefused(t *testing.T) {
 		if f := moon.e.Explain("office"); len(f) == 0 || !strings.Contains(f[0].Sentence, "AUTHENTICATION-FAILED") {
 			t.Errorf("moon: %+v", f)
 		}
+	})
+}
+
+// What is wrong with Kerberos is told on the side that knows, in a sentence with what
+// to change.
+func TestKINKExplains(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(r *realm)
+		at     func(sun, moon *gateway) *gateway
+		want   string
+	}{
+		"no entry in the keytab": {func(r *realm) {
+			other := r.realm.Principal("kink/other.example.org")
+			os.WriteFile(filepath.Join(r.dir, "sun.keytab"), r.kdc.Keytab(other), 0o600)
+		}, func(sun, _ *gateway) *gateway { return sun }, "kink/sun.example.org@EXAMPLE.ORG"},
+		"another key in the keytab": {func(r *realm) {
+			p := principalOf(r.w.t, "kink/sun.example.org@EXAMPLE.ORG")
+			r.realm.Remove(p)
+			r.realm.Principal("kink/sun.example.org")
+		}, func(sun, _ *gateway) *gateway { return sun }, "refused"},
+		"a principal that is not there": {func(r *realm) {
+			r.realm.Remove(principalOf(r.w.t, "kink/sun.example.org@EXAMPLE.ORG"))
+		}, func(_, moon *gateway) *gateway { return moon }, "kink/sun.example.org@EXAMPLE.ORG"},
+		"an encryption type that is not permitted": {func(r *realm) { r.realm.SessionETypes = []int32{krb5.SHA384} },
+			func(_, moon *gateway) *gateway { return moon }, "type"},
+	} {
+		simulate(t, func(w *world) {
+			r := newRealm(w, "moon", "sun")
+			c.change(r)
+			sun := w.gateway("sun", sunAddr, r.sun("", ""))
+			moon := w.gateway("moon", moonAddr, "krb5_etypes: [aes256-cts-hmac-sha1-96]\n"+r.moon("    keyingtries: 0", ", start: always"))
+			w.after(30 * time.Second)
+			if ikes, children := moon.up(); ikes+children != 0 {
+				t.Errorf("%s: %d IKE SAs, %d CHILD_SAs", name, ikes, children)
+			}
+			f := c.at(sun, moon).e.Explain("")
+			if len(f) == 0 || !strings.Contains(f[0].Sentence+strings.Join(f[0].Evidence, " "), c.want) || f[0].Advice == "" {
+				t.Errorf("%s: %+v", name, f)
+			}
+		})
+	}
+}
+
+func principalOf(t *testing.T, s string) kink.Principal {
+	t.Helper()
+	p, err := kink.ParsePrincipal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// A name in remote_addrs says which principal is meant, where remote.id is a pattern;
+// the name is looked up at every attempt.
+func TestKINKByName(t *testing.T) {
+	simulate(t, func(w *world) {
+		r := newRealm(w, "moon", "sun")
+		sun := w.gateway("sun", sunAddr, r.sun("", ""))
+		moon := w.gateway("moon", moonAddr, r.conf("moon", "sun.example.org", "'kink/*.example.org@*'", "    keyingtries: 0", nets+", start: always"))
+		w.after(10 * time.Second)
+		moon.want(0, 0, "without an address")
+		w.name("sun.example.org", sunAddr)
+		w.after(time.Minute)
+		moon.want(1, 1, "with an address")
+		sun.want(1, 1, "with an address")
 	})
 }
 
