@@ -129,6 +129,30 @@ func (sa *SA) follow(now time.Time, d keyex.Datagram) {
 	sa.Event(keyex.Moved{})
 }
 
+// relocated goes on between addresses that a mobility manager told; the peer hears of
+// them from its own one.
+func (sa *SA) relocated(now time.Time, t keyex.Relocated) {
+	to := [2]netip.AddrPort{netip.AddrPortFrom(t.Local, sa.local.Port()), netip.AddrPortFrom(t.Remote, sa.remote.Port())}
+	if sa.p1 != nil || !t.Local.IsValid() || t.Local.Is4() != t.Remote.Is4() || to == [2]netip.AddrPort{sa.local, sa.remote} {
+		return
+	}
+	sa.log(now, trace.Control, false, "the ISAKMP SA moves from %v === %v to %v === %v", sa.local, sa.remote, to[0], to[1])
+	sa.local, sa.remote = to[0], to[1]
+	sa.Event(keyex.Moved{})
+}
+
+// childRelocated gives SAs of Quick Mode the outer addresses that they have.
+func (sa *SA) childRelocated(t keyex.ChildRelocated) {
+	for _, list := range [][]*keyex.Child{sa.children, sa.fading} {
+		for _, c := range list {
+			if c.SPIIn == t.SPI && t.Local.IsValid() && t.Local.Is4() == t.Remote.Is4() {
+				c.LocalAddr, c.RemoteAddr = netip.AddrPortFrom(t.Local, c.LocalAddr.Port()), netip.AddrPortFrom(t.Remote, c.RemoteAddr.Port())
+				sa.Tell(keyex.MoveChild{Child: c})
+			}
+		}
+	}
+}
+
 // keepAliveDue is when the next keepalive must be sent; zero: never.
 func (sa *SA) keepAliveDue() time.Time {
 	if sa.cfg == nil || sa.cfg.KeepAlive < 0 || !sa.nat.local || !sa.natt || sa.state != keyex.Established {

@@ -158,6 +158,10 @@ func (sa *SA) start(now time.Time, t keyex.Task) {
 		sa.areYouThere(now)
 	case keyex.PeerMoved:
 		sa.follow(now, keyex.Datagram{Local: sa.local, Remote: unmap(t.Remote), NATT: sa.natt})
+	case keyex.Relocated:
+		sa.relocated(now, t)
+	case keyex.ChildRelocated:
+		sa.childRelocated(t)
 	case keyex.NetworkChanged:
 		// IKEv1 has no way to tell the peer; what has no way any more ends by DPD.
 	}

@@ -40,6 +40,8 @@ type (
 	Liveness       = keyex.Liveness
 	PeerMoved      = keyex.PeerMoved
 	NetworkChanged = keyex.NetworkChanged
+	Relocated      = keyex.Relocated
+	ChildRelocated = keyex.ChildRelocated
 	Child          = keyex.Child
 	ChildState     = keyex.ChildState
 	SAState        = keyex.SAState

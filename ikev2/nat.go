@@ -169,6 +169,34 @@ func (sa *SA) relocate(now time.Time, local, remote netip.AddrPort, natt bool) {
 	}
 }
 
+// relocated goes on between addresses that a mobility manager told. The peer hears of
+// them from its own one; with MOBIKE it is told all the same.
+func (sa *SA) relocated(now time.Time, t Relocated) {
+	if sa.keys == nil || sa.hs != nil || !t.Local.IsValid() || t.Local.Is4() != t.Remote.Is4() {
+		return
+	}
+	sa.relocate(now, netip.AddrPortFrom(t.Local, sa.local.Port()), netip.AddrPortFrom(t.Remote, sa.remote.Port()), sa.natt)
+	sa.host = t.Remote
+	if o := sa.window.out; o != nil {
+		sa.resend(now, o)
+	}
+	if sa.mobile.on && sa.mobile.leads {
+		sa.queueUpdate()
+	}
+}
+
+// childRelocated gives a CHILD_SA the outer addresses that its SAs have.
+func (sa *SA) childRelocated(t ChildRelocated) {
+	for _, list := range [][]*Child{sa.children, sa.fading} {
+		for _, c := range list {
+			if c.SPIIn == t.SPI && t.Local.IsValid() && t.Local.Is4() == t.Remote.Is4() {
+				c.LocalAddr, c.RemoteAddr = netip.AddrPortFrom(t.Local, c.LocalAddr.Port()), netip.AddrPortFrom(t.Remote, c.RemoteAddr.Port())
+				sa.Tell(MoveChild{Child: c})
+			}
+		}
+	}
+}
+
 // moveChildren lets the CHILD_SAs follow the IKE SA, with UDP encapsulation where
 // there is a NAT now.
 func (sa *SA) moveChildren(now time.Time) {

@@ -158,6 +158,10 @@ func (sa *SA) start(now time.Time, t Task) {
 		sa.followESP(now, unmap(t.Remote))
 	case NetworkChanged:
 		sa.lookAround(now)
+	case Relocated:
+		sa.relocated(now, t)
+	case ChildRelocated:
+		sa.childRelocated(t)
 	}
 }
 

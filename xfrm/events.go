@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iked/internal/backend"
+	"iked/migrate/form"
 	"iked/sad"
 	"iked/spd"
 	"iked/xfrm/wire"
@@ -201,7 +202,15 @@ func (b *Backend) event(h heard) {
 				b.resync = true // looked up again before anything is said
 			}
 		}
-	case *wire.FlushSA, *wire.Dump, *wire.PolicyExpire, *wire.Migrate, *wire.StateMigrate:
+	case *wire.Migrate:
+		b.resync = true
+		if ev, err := form.FromXFRM(m); err != nil {
+			b.log(true, "a MIGRATE that is not understood: %v", err)
+		} else {
+			b.holdUntil = time.Now().Add(holdTime)
+			b.events.Emit(backend.Migrate{Event: *ev})
+		}
+	case *wire.FlushSA, *wire.Dump, *wire.PolicyExpire, *wire.StateMigrate:
 		b.resync = true
 	case *wire.PolicyByID:
 		b.resync = true

@@ -159,11 +159,19 @@ const (
 	// missingTime is how long an SA must be missing before that is said: the event
 	// of its lifetime may be on the way.
 	missingTime = time.Second
+	// holdTime is how long after a MIGRATE nothing is put right: its events come for
+	// one direction of one policy after the other, and then what should be there is told
+	// anew.
+	holdTime = 3 * time.Second
 )
 
 // sweepIfDue compares the kernel with what should be there.
 func (b *Backend) sweepIfDue(now time.Time) {
 	b.mu.Lock()
+	if now.Before(b.holdUntil) {
+		b.mu.Unlock()
+		return
+	}
 	due := !now.Before(b.sweepAt)
 	if b.resync && b.sweepAt.Sub(now) < b.opt.Sweep-resyncPause {
 		due = true

@@ -344,8 +344,31 @@ func (b *Backend) UpdateSA(id sad.ID, m backend.Move) (sad.ID, error) {
 	return to, nil
 }
 
+// moved tells whether the kernel has the SA at its new addresses already: somebody
+// else moved it, with MIGRATE.
+func (b *Backend) moved(r *saRecord, to sad.ID, m backend.Move) bool {
+	at := saRecord{id: to, mark: r.mark}
+	msg, err := b.req.one(wire.GetSA, 0, at.byID())
+	sa, ok := msg.(*wire.SA)
+	if err != nil || !ok {
+		return false
+	}
+	defer sa.Destroy()
+	encap := m.Encap == nil && sa.Encap == nil || m.Encap != nil && sa.Encap != nil && sa.Encap.SrcPort == m.Encap.SrcPort && sa.Encap.DstPort == m.Encap.DstPort
+	return encap && sa.ReqID == r.reqID && sa.Src.Addr(sa.Family) == m.Src
+}
+
 // move replaces the SA in the kernel.
 func (b *Backend) move(r *saRecord, to sad.ID, m backend.Move) error {
+	if b.moved(r, to, m) {
+		if to != r.id {
+			there := *r
+			there.id = to
+			b.journal.addSA(&there)
+			b.journal.removeSA(r)
+		}
+		return nil
+	}
 	if err := b.readable(r); err != nil {
 		return err
 	}

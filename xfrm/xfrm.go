@@ -77,6 +77,8 @@ type Backend struct {
 	drift     map[string]bool
 	sweepAt   time.Time
 	resync    bool
+	// holdUntil: nothing is compared before.
+	holdUntil time.Time
 	watchAt   time.Time
 	addrs     addresses
 	counts    [numCounts]uint64

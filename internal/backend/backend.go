@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"iked/crypto/suite"
+	"iked/migrate"
 	"iked/sad"
 	"iked/spd"
 )
@@ -69,7 +70,7 @@ type Info struct {
 	Supports func(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, esn bool) (ok bool, reason string)
 }
 
-// Event is one of Acquire, Expire, Mapping, Dropped.
+// Event is one of Acquire, Expire, Mapping, InvalidSelectors, Migrate.
 type Event interface{ backendEvent() }
 
 // Acquire: an outbound packet matched a Protect policy that no SA serves. With PFP
@@ -107,6 +108,12 @@ type InvalidSelectors struct {
 	Flow  spd.Flow
 }
 
+// Migrate: somebody else moved SAs and policies of the backend to other addresses, one
+// direction of one policy at a time. UpdateSA with these addresses then finds that it
+// is done.
+type Migrate struct{ Event migrate.Event }
+
+func (Migrate) backendEvent()          {}
 func (Acquire) backendEvent()          {}
 func (Expire) backendEvent()           {}
 func (Mapping) backendEvent()          {}

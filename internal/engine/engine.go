@@ -111,6 +111,7 @@ type Engine struct {
 	statics  *statics
 	devices  devices
 	virtual  virtual
+	migrates migrates
 	peers    maphash.Seed // spreads peers over shards
 	pools    *pools
 	store    *credStore
@@ -280,6 +281,8 @@ func (e *Engine) backendEvent(ev backend.Event) {
 				}
 			})
 		}
+	case backend.Migrate:
+		e.Migrate(ev.Event)
 	case backend.InvalidSelectors:
 		e.drops.add("esp-invalid-selectors")
 		r := trace.Record{Level: trace.Detail, Group: trace.ESP, Warn: true,

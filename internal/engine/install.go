@@ -28,6 +28,7 @@ type childSA struct {
 	inID    sad.ID
 	outID   sad.ID
 	around  around
+	moving  moving
 	started time.Time
 	up      bool // reported as up
 }

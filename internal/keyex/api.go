@@ -315,6 +315,17 @@ type PeerMoved struct{ Remote netip.AddrPort }
 // can move looks for its way again (RFC 4555, Section 3.5).
 type NetworkChanged struct{}
 
+// Relocated: the IKE SA goes on between other addresses, without a word to the peer,
+// which knows it by itself (MIGRATE with KMADDRESS). The ports stay.
+type Relocated struct{ Local, Remote netip.Addr }
+
+// ChildRelocated: the SAs of a CHILD_SA, named by its inbound SPI, have other outer
+// addresses.
+type ChildRelocated struct {
+	SPI           uint32
+	Local, Remote netip.Addr
+}
+
 func (StartInit) task()      {}
 func (CreateChild) task()    {}
 func (RekeyChild) task()     {}
@@ -324,6 +335,8 @@ func (Delete) task()         {}
 func (Liveness) task()       {}
 func (PeerMoved) task()      {}
 func (NetworkChanged) task() {}
+func (Relocated) task()      {}
+func (ChildRelocated) task() {}
 
 // Child is one CHILD_SA: a pair of SAs.
 type Child struct {

@@ -1,0 +1,138 @@
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"iked/crypto/suite"
+	"iked/ikev2"
+	"iked/internal/trace"
+	"iked/migrate"
+)
+
+// migrates remembers what was heard from the kernel by one of its ways.
+type migrates struct {
+	mu   sync.Mutex
+	once migrate.Once
+}
+
+func (m *migrates) seen(now time.Time, ev *migrate.Event) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.once.Seen(now, ev)
+}
+
+// moving is where a MIGRATE said that the SAs of a child are, direction by direction.
+type moving struct {
+	in, out migrate.Pair // invalid: not told
+	timer   *time.Timer
+}
+
+// mirrorTime is how long the other direction of a child is waited for. A mobility
+// manager tells of one policy after the other.
+const mirrorTime = time.Second
+
+// Migrate follows a MIGRATE: the SAs of a policy are at other addresses. What it is
+// about is found by request id, mode, protocol and the addresses before, so events may
+// come in any order and more than once.
+func (e *Engine) Migrate(ev migrate.Event) {
+	if err := ev.Check(); err != nil {
+		e.warnf(trace.KNL, "%v", err)
+		return
+	}
+	if e.migrates.seen(time.Now(), &ev) {
+		return
+	}
+	for _, s := range e.shards {
+		s.do(func(s *shard) { s.migrate(&ev) })
+	}
+}
+
+// migrate plans and does what follows for the SAs of a shard: an IKE SA and its
+// children are in the same one.
+func (s *shard) migrate(ev *migrate.Event) {
+	state := migrate.State{}
+	for _, x := range s.all() {
+		if !x.up || x.closed {
+			continue
+		}
+		info := s.look(x)
+		state.IKE = append(state.IKE, migrate.IKE{ID: uint64(x.id), Ends: migrate.Ends{Local: info.Local.Addr().Unmap(), Remote: info.Remote.Addr().Unmap()}})
+		for id, c := range x.children {
+			if c.ike == x && (c.in || c.out) {
+				state.Children = append(state.Children, c.plan(uint64(id), uint64(x.id)))
+			}
+		}
+	}
+	plan := migrate.Make(ev, &state)
+	if plan.Empty() {
+		return
+	}
+	s.e.log(trace.Record{At: time.Now(), Level: trace.Control, Group: trace.KNL,
+		Msg: fmt.Sprintf("MIGRATE of direction %v by %v: %d CHILD_SAs and %d IKE SAs go on at other addresses", ev.Dir, ev.Source, len(plan.Children), len(plan.IKE))})
+	for _, m := range plan.IKE {
+		if x := s.sas[uint32(m.ID)]; x != nil {
+			s.start(x, ikev2.Relocated{Local: m.To.Local, Remote: m.To.Remote})
+		}
+	}
+	for _, m := range plan.Children {
+		c := s.e.children.get(m.ID)
+		if c == nil || c.shard != s {
+			continue
+		}
+		if m.In {
+			c.moving.in = m.ToIn
+		}
+		if m.Out {
+			c.moving.out = m.ToOut
+		}
+		switch {
+		case c.moving.in == migrate.Pair{Src: c.moving.out.Dst, Dst: c.moving.out.Src}:
+			s.settleMove(c)
+		case c.moving.timer == nil:
+			c.moving.timer = time.AfterFunc(mirrorTime, func() { s.do(func(s *shard) { s.settleMove(c) }) })
+		}
+	}
+}
+
+// plan is a child as the plan sees it: where it was told to be, or was put.
+func (c *childSA) plan(id, ike uint64) migrate.Child {
+	ch := c.child
+	local, remote := ch.LocalAddr.Addr().Unmap(), ch.RemoteAddr.Addr().Unmap()
+	p := migrate.Child{ID: id, IKE: ike, Proto: 50, Mode: ch.Mode, ReqID: c.reqid, Local: ch.Local, Remote: ch.Remote,
+		In: migrate.Pair{Src: remote, Dst: local}, Out: migrate.Pair{Src: local, Dst: remote}}
+	if ch.Proto == suite.ProtoAH {
+		p.Proto = protoAH
+	}
+	if c.moving.in.Src.IsValid() {
+		p.In = c.moving.in
+	}
+	if c.moving.out.Src.IsValid() {
+		p.Out = c.moving.out
+	}
+	return p
+}
+
+// settleMove puts a child where it was told to be. When only one direction was told
+// of, the other one follows it.
+func (s *shard) settleMove(c *childSA) {
+	m := c.moving
+	c.moving = moving{}
+	if m.timer != nil {
+		m.timer.Stop()
+	}
+	var local, remote netip.Addr
+	switch {
+	case m.out.Src.IsValid():
+		local, remote = m.out.Src, m.out.Dst
+	case m.in.Src.IsValid():
+		local, remote = m.in.Dst, m.in.Src
+	default:
+		return
+	}
+	if c.ike != nil && !c.ike.closed && (c.in || c.out) {
+		s.start(c.ike, ikev2.ChildRelocated{SPI: c.child.SPIIn, Local: local, Remote: remote})
+	}
+}

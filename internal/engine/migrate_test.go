@@ -1,0 +1,168 @@
+package engine
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"iked/internal/backend"
+	"iked/migrate"
+	"iked/sad"
+	"iked/spd"
+)
+
+const movedAddr = "192.0.2.77"
+
+// told are the events by which a mobility manager moves moon's end of the tunnel, as
+// one of the two sides hears them.
+func told(moon bool, from, to string, dirs ...migrate.Dir) (list []migrate.Event) {
+	here, there := netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.0/16")
+	old, next, km := migrate.Pair{Src: addr(from), Dst: addr(sunAddr)}, migrate.Pair{Src: addr(to), Dst: addr(sunAddr)}, migrate.Ends{Local: addr(to), Remote: addr(sunAddr)}
+	back := func(p migrate.Pair) migrate.Pair { return migrate.Pair{Src: p.Dst, Dst: p.Src} }
+	if !moon {
+		here, there, old, next, km = there, here, back(old), back(next), migrate.Ends{Local: km.Remote, Remote: km.Local}
+	}
+	for _, d := range dirs {
+		e := migrate.Event{Dir: d, KM: km, Selector: spd.KernelSelector{Src: here, Dst: there}, Entries: []migrate.Entry{{Proto: 50, Mode: spd.Tunnel, Old: old, New: next}}}
+		if d != migrate.Out {
+			e.Selector.Src, e.Selector.Dst = there, here
+			e.Entries[0].Old, e.Entries[0].New = back(old), back(next)
+		}
+		list = append(list, e)
+	}
+	return list
+}
+
+// tunnelBetween checks where a gateway has the SAs and the policy of its tunnel.
+func (g *gateway) tunnelBetween(local, remote, when string) {
+	g.w.t.Helper()
+	g.want(1, 1, when)
+	l, r := addr(local), addr(remote)
+	for _, s := range g.back.SAs() {
+		if s.Dir == sad.Out && (s.Src != l || s.Dst != r) || s.Dir == sad.In && (s.Src != r || s.Dst != l) {
+			g.w.t.Errorf("%s, %s: an SA goes from %v to %v, the tunnel is between %v here and %v", g.name, when, s.Src, s.Dst, l, r)
+		}
+	}
+	for _, p := range g.back.Policies() {
+		if p.Action == spd.Protect && (p.OuterLocal != l || p.OuterRemote != r) {
+			g.w.t.Errorf("%s, %s: the policy is between %v and %v", g.name, when, p.OuterLocal, p.OuterRemote)
+		}
+	}
+	if s := g.sas()[0]; s.Local.Addr() != l || s.Remote.Addr() != r {
+		g.w.t.Errorf("%s, %s: the IKE SA is between %v and %v", g.name, when, s.Local, s.Remote)
+	}
+}
+
+// A node moves and both sides hear of it from their mobility managers: SAs, policies
+// and the IKE SA are at the new address, no message of IKE was needed (the K bit of RFC
+// 6275, Section 6.1.7), and what comes after is done there. So with the events of the
+// return, and with both ways of the kernel.
+func TestMigrate(t *testing.T) {
+	simulate(t, func(w *world) {
+		sun := w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    mobike: no\n", ", start: passive"))
+		moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: always"))
+		w.after(2 * time.Second)
+		moon.tunnelBetween(moonAddr, sunAddr, "before")
+		w.mu.Lock()
+		w.gates[addr(movedAddr)] = moon
+		messages := len(w.sent)
+		w.mu.Unlock()
+		all := []migrate.Dir{migrate.Out, migrate.In, migrate.Fwd}
+		hear := func(from, to string) {
+			for _, src := range []migrate.Source{migrate.Netlink, migrate.PFKey} {
+				for _, ev := range told(true, from, to, all...) {
+					ev.Source = src
+					moon.back.Emit(backend.Migrate{Event: ev})
+				}
+				for _, ev := range slices.Backward(told(false, from, to, all...)) {
+					ev.Source = src
+					sun.back.Emit(backend.Migrate{Event: ev})
+				}
+			}
+			w.after(100 * time.Millisecond)
+		}
+		hear(moonAddr, movedAddr)
+		moon.tunnelBetween(movedAddr, sunAddr, "after the move")
+		sun.tunnelBetween(sunAddr, movedAddr, "after the move")
+		w.mu.Lock()
+		if n := len(w.sent) - messages; n != 0 {
+			t.Errorf("%d messages of IKE were exchanged", n)
+		}
+		w.mu.Unlock()
+		for _, g := range []*gateway{moon, sun} {
+			if _, err := g.e.Rekey(context.Background(), Selector{Child: "net"}, false); err != nil {
+				t.Fatal(err)
+			}
+			w.after(10 * time.Second)
+			moon.tunnelBetween(movedAddr, sunAddr, "after a rekeying by "+g.name)
+			sun.tunnelBetween(sunAddr, movedAddr, "after a rekeying by "+g.name)
+		}
+		hear(movedAddr, moonAddr)
+		moon.tunnelBetween(moonAddr, sunAddr, "back")
+		sun.tunnelBetween(sunAddr, moonAddr, "back")
+		delete(w.gates, addr(movedAddr))
+	})
+}
+
+// When only one direction is told of, the other one follows it after a moment.
+func TestMigrateOneDirection(t *testing.T) {
+	for _, dir := range []migrate.Dir{migrate.Out, migrate.In} {
+		simulate(t, func(w *world) {
+			w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    mobike: no\n", ", start: passive"))
+			moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: always"))
+			w.after(2 * time.Second)
+			for _, ev := range told(true, moonAddr, movedAddr, dir) {
+				moon.e.Migrate(ev)
+			}
+			w.after(mirrorTime / 2)
+			for _, s := range moon.back.SAs() {
+				if s.Src == addr(movedAddr) || s.Dst == addr(movedAddr) {
+					t.Errorf("direction %v: an SA was moved at once: from %v to %v", dir, s.Src, s.Dst)
+				}
+			}
+			w.after(mirrorTime)
+			moon.tunnelBetween(movedAddr, sunAddr, "after one direction")
+		})
+	}
+}
+
+// An event about other SAs, of the second SPD, or one that contradicts itself, changes
+// nothing.
+func TestMigrateOfOthers(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.gateway("sun", sunAddr, sunConf("    mobike: no\n", ", start: passive"))
+		moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: always"))
+		w.after(2 * time.Second)
+		for _, spoil := range []func(*migrate.Event){
+			func(e *migrate.Event) { e.Entries[0].ReqID = 4711 }, func(e *migrate.Event) { e.Sub = true },
+			func(e *migrate.Event) { e.Entries[0].Old.Src = addr("192.0.2.50") }, func(e *migrate.Event) { e.Entries[0].New.Src = addr("2001:db8::1") },
+		} {
+			ev := told(true, moonAddr, movedAddr, migrate.Out)[0]
+			spoil(&ev)
+			moon.e.Migrate(ev)
+		}
+		w.after(2 * mirrorTime)
+		moon.tunnelBetween(moonAddr, sunAddr, "after events about others")
+	})
+}
+
+// Where MOBIKE was agreed the peer is told by it, and needs no mobility manager.
+func TestMigrateTellsByMOBIKE(t *testing.T) {
+	simulate(t, func(w *world) {
+		sun := w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "", ", start: passive"))
+		moon := w.gateway("moon", moonAddr, moonConf("", ", start: always"))
+		w.after(2 * time.Second)
+		w.mu.Lock()
+		w.gates[addr(movedAddr)] = moon
+		w.mu.Unlock()
+		for _, ev := range told(true, moonAddr, movedAddr, migrate.Out, migrate.In) {
+			moon.e.Migrate(ev)
+		}
+		w.after(time.Second)
+		moon.tunnelBetween(movedAddr, sunAddr, "after the move")
+		sun.tunnelBetween(sunAddr, movedAddr, "after the move")
+		delete(w.gates, addr(movedAddr))
+	})
+}
