@@ -106,8 +106,8 @@ func pingBoth(t *testing.T, topo *testnet.Topology) {
 }
 
 // TestIkedPairs: each way to carry the tunnel between two iked, IPv4 and IPv6
-// inside it. Without a NAT nothing floats to port 4500 and nothing is
-// encapsulated; with one, or when it is forced, everything is.
+// inside it. Without a NAT nothing is encapsulated, and nothing floats to port 4500
+// unless MOBIKE may need it; with one, or when it is forced, everything does both.
 func TestIkedPairs(t *testing.T) {
 	tests := []struct {
 		name        string
@@ -119,6 +119,7 @@ func TestIkedPairs(t *testing.T) {
 		cipher      string
 	}{
 		{name: "protocol 50 over IPv4", wire: testnet.ESP},
+		{name: "with MOBIKE", conn: []string{"mobike: yes"}, wire: testnet.ESP, floats: true},
 		{name: "protocol 50 over IPv6", family: 6, wire: testnet.ESP},
 		{name: "through a router", o: testnet.TopologyOptions{Between: testnet.Router}, wire: testnet.ESP},
 		{name: "ESN", child: []string{"esp_proposals: [aes128gcm16-esn]"}, wire: testnet.ESP, cipher: "AES_GCM_16-128"},
@@ -138,6 +139,9 @@ func TestIkedPairs(t *testing.T) {
 						local, remote = x.WanA6, x.WanB6
 					}
 					conn := append([]string{"local: {auth: psk, id: a.example}", "remote: {auth: psk, id: b.example}"}, test.conn...)
+					if !test.floats {
+						conn = append(conn, "mobike: no")
+					}
 					if !a {
 						local, remote, netA, netB = remote, local, netB, netA
 						if test.o.Between == testnet.NAT {

@@ -15,6 +15,7 @@ func (s *Server) control() {
 	s.commands["initiate"] = s.initiate
 	s.commands["terminate"] = s.terminate
 	s.commands["rekey"] = s.rekey
+	s.commands["migrate"] = s.migrate
 	s.commands["install"] = func(c *call) wire.Message {
 		return verdict(s.engine.Install(s.ctx, text(c.req, "ike"), text(c.req, "child")))
 	}

@@ -126,7 +126,7 @@ func (a *app) root() *cobra.Command {
 		a.statusCommand(), a.sasCommand(), a.policiesCommand(), a.connectionsCommand(),
 		a.upCommand(), a.downCommand(), a.rekeyCommand(), a.reloadCommand(),
 		a.explainCommand(), a.logCommand(), a.countersCommand(), a.versionCommand(),
-		a.saCommand(), a.policyCommand(), a.convertCommand(),
+		a.saCommand(), a.policyCommand(), a.migrateCommand(), a.convertCommand(),
 	)
 	return root
 }

@@ -282,7 +282,9 @@ func (e *Engine) backendEvent(ev backend.Event) {
 			})
 		}
 	case backend.Migrate:
-		e.Migrate(ev.Event)
+		if _, _, err := e.Migrate(e.ctx, ev.Event); err != nil && e.ctx.Err() == nil {
+			e.warnf(trace.KNL, "%v", err)
+		}
 	case backend.InvalidSelectors:
 		e.drops.add("esp-invalid-selectors")
 		r := trace.Record{Level: trace.Detail, Group: trace.ESP, Warn: true,

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -30,29 +31,37 @@ type moving struct {
 	timer   *time.Timer
 }
 
-// mirrorTime is how long the other direction of a child is waited for. A mobility
-// manager tells of one policy after the other.
-const mirrorTime = time.Second
+// restTime is how long no event must come about a child before its move is complete. A
+// mobility manager tells the kernel of one policy after the other, and each of them
+// must still be as it was: what is put into the kernel before the last one is told of
+// would make that one fail.
+const restTime = 500 * time.Millisecond
 
 // Migrate follows a MIGRATE: the SAs of a policy are at other addresses. What it is
 // about is found by request id, mode, protocol and the addresses before, so events may
-// come in any order and more than once.
-func (e *Engine) Migrate(ev migrate.Event) {
+// come in any order and more than once. It tells how many CHILD_SAs and IKE SAs go on
+// elsewhere.
+func (e *Engine) Migrate(ctx context.Context, ev migrate.Event) (children, ikes int, err error) {
 	if err := ev.Check(); err != nil {
-		e.warnf(trace.KNL, "%v", err)
-		return
+		return 0, 0, err
 	}
 	if e.migrates.seen(time.Now(), &ev) {
-		return
+		return 0, 0, nil
 	}
 	for _, s := range e.shards {
-		s.do(func(s *shard) { s.migrate(&ev) })
+		if err := s.wait(ctx, func(s *shard) {
+			c, i := s.migrate(&ev)
+			children, ikes = children+c, ikes+i
+		}); err != nil {
+			return children, ikes, err
+		}
 	}
+	return children, ikes, nil
 }
 
 // migrate plans and does what follows for the SAs of a shard: an IKE SA and its
 // children are in the same one.
-func (s *shard) migrate(ev *migrate.Event) {
+func (s *shard) migrate(ev *migrate.Event) (children, ikes int) {
 	state := migrate.State{}
 	for _, x := range s.all() {
 		if !x.up || x.closed {
@@ -68,7 +77,7 @@ func (s *shard) migrate(ev *migrate.Event) {
 	}
 	plan := migrate.Make(ev, &state)
 	if plan.Empty() {
-		return
+		return 0, 0
 	}
 	s.e.log(trace.Record{At: time.Now(), Level: trace.Control, Group: trace.KNL,
 		Msg: fmt.Sprintf("MIGRATE of direction %v by %v: %d CHILD_SAs and %d IKE SAs go on at other addresses", ev.Dir, ev.Source, len(plan.Children), len(plan.IKE))})
@@ -89,12 +98,16 @@ func (s *shard) migrate(ev *migrate.Event) {
 			c.moving.out = m.ToOut
 		}
 		switch {
-		case c.moving.in == migrate.Pair{Src: c.moving.out.Dst, Dst: c.moving.out.Src}:
+		case ev.Source == migrate.Control:
+			// Nobody but this daemon moves anything.
 			s.settleMove(c)
 		case c.moving.timer == nil:
-			c.moving.timer = time.AfterFunc(mirrorTime, func() { s.do(func(s *shard) { s.settleMove(c) }) })
+			c.moving.timer = time.AfterFunc(restTime, func() { s.do(func(s *shard) { s.settleMove(c) }) })
+		default:
+			c.moving.timer.Reset(restTime)
 		}
 	}
+	return len(plan.Children), len(plan.IKE)
 }
 
 // plan is a child as the plan sees it: where it was told to be, or was put.

@@ -81,7 +81,7 @@ func TestMigrate(t *testing.T) {
 					sun.back.Emit(backend.Migrate{Event: ev})
 				}
 			}
-			w.after(100 * time.Millisecond)
+			w.after(2 * restTime)
 		}
 		hear(moonAddr, movedAddr)
 		moon.tunnelBetween(movedAddr, sunAddr, "after the move")
@@ -106,7 +106,9 @@ func TestMigrate(t *testing.T) {
 	})
 }
 
-// When only one direction is told of, the other one follows it after a moment.
+// When only one direction is told of, the other one follows it after a moment. Nothing
+// is put into the kernel before that: events about other policies of the same move may
+// be on the way, and must find these as they were.
 func TestMigrateOneDirection(t *testing.T) {
 	for _, dir := range []migrate.Dir{migrate.Out, migrate.In} {
 		simulate(t, func(w *world) {
@@ -114,18 +116,33 @@ func TestMigrateOneDirection(t *testing.T) {
 			moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: always"))
 			w.after(2 * time.Second)
 			for _, ev := range told(true, moonAddr, movedAddr, dir) {
-				moon.e.Migrate(ev)
+				moon.e.Migrate(context.Background(), ev)
 			}
-			w.after(mirrorTime / 2)
+			w.after(restTime / 2)
 			for _, s := range moon.back.SAs() {
 				if s.Src == addr(movedAddr) || s.Dst == addr(movedAddr) {
 					t.Errorf("direction %v: an SA was moved at once: from %v to %v", dir, s.Src, s.Dst)
 				}
 			}
-			w.after(mirrorTime)
+			w.after(restTime)
 			moon.tunnelBetween(movedAddr, sunAddr, "after one direction")
 		})
 	}
+}
+
+// A mobility manager that tells this daemon alone, for SAs in userspace, has them moved
+// at once, both directions by either.
+func TestMigrateByControl(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    mobike: no\n", ", start: passive"))
+		moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: always"))
+		w.after(2 * time.Second)
+		ev := told(true, moonAddr, movedAddr, migrate.In)[0]
+		ev.Source = migrate.Control
+		moon.e.Migrate(context.Background(), ev)
+		w.after(time.Millisecond)
+		moon.tunnelBetween(movedAddr, sunAddr, "after the event")
+	})
 }
 
 // An event about other SAs, of the second SPD, or one that contradicts itself, changes
@@ -141,9 +158,9 @@ func TestMigrateOfOthers(t *testing.T) {
 		} {
 			ev := told(true, moonAddr, movedAddr, migrate.Out)[0]
 			spoil(&ev)
-			moon.e.Migrate(ev)
+			moon.e.Migrate(context.Background(), ev)
 		}
-		w.after(2 * mirrorTime)
+		w.after(2 * restTime)
 		moon.tunnelBetween(moonAddr, sunAddr, "after events about others")
 	})
 }
@@ -158,7 +175,7 @@ func TestMigrateTellsByMOBIKE(t *testing.T) {
 		w.gates[addr(movedAddr)] = moon
 		w.mu.Unlock()
 		for _, ev := range told(true, moonAddr, movedAddr, migrate.Out, migrate.In) {
-			moon.e.Migrate(ev)
+			moon.e.Migrate(context.Background(), ev)
 		}
 		w.after(time.Second)
 		moon.tunnelBetween(movedAddr, sunAddr, "after the move")

@@ -1,0 +1,111 @@
+package interop
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"iked/internal/testnet"
+)
+
+// A mobility manager on each side tells iked by ikectl that A is in another network,
+// and on another family: SAs in userspace follow without a message of IKE, the SPIs
+// stay, no packet is lost but those that were sent while A was nowhere, and what comes
+// after is done at the new addresses.
+func TestMobilityManager(t *testing.T) {
+	t.Parallel()
+	anywhere := func(own, far func(*testnet.Topology) string, peer func(*testnet.Topology) string) func(*testnet.Topology) string {
+		return func(x *testnet.Topology) string {
+			y := tunnelYAML(x.WanA4, x.WanB4, own(x), far(x), []string{"mobike: no"}, passive)
+			y = strings.Replace(y, `local_addrs: ["`+x.WanA4.String()+`"]`, `local_addrs: ["%any"]`, 1)
+			return strings.Replace(y, `remote_addrs: ["`+x.WanB4.String()+`"]`, `remote_addrs: ["`+peer(x)+`"]`, 1)
+		}
+	}
+	netA := func(x *testnet.Topology) string { return quoted(x.NetA4) }
+	netB := func(x *testnet.Topology) string { return quoted(x.NetB4) }
+	topo, a, b := twoIked(t, testnet.TopologyOptions{Between: testnet.Router},
+		anywhere(netA, netB, func(x *testnet.Topology) string { return x.WanB4.String() }), anywhere(netB, netA, func(*testnet.Topology) string { return "%any" }))
+	ctx := within(t, 60*time.Second)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(topo.Connect(testnet.End{NS: topo.GwA, If: "wan1"}, testnet.End{NS: topo.Middle, If: "a1"}, 0))
+	must(topo.Middle.AddAddr("a1", secondRouter4+"/24"))
+	must(a.Initiate(ctx, "net"))
+	_, first, err := a.UntilInstalled(ctx, "net")
+	must(err)
+	if _, err := topo.HostA.WaitPing(topo.HostB4, testnet.PingOptions{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	tell := func(from, to, oldPeer, peer string) {
+		t.Helper()
+		for i, s := range []*site{a, b} {
+			words := []string{"migrate", "old_src=" + from, "old_dst=" + oldPeer, "new_src=" + to, "new_dst=" + peer}
+			if i == 1 {
+				words = []string{"migrate", "old_src=" + oldPeer, "old_dst=" + from, "new_src=" + peer, "new_dst=" + to}
+			}
+			if out, err := s.Ikectl(ctx, words...); err != nil {
+				t.Fatalf("%s: %v: %s", s.ns.Name, err, out)
+			}
+		}
+	}
+	for _, m := range []struct {
+		name                    string
+		change                  func() error
+		from, to, oldPeer, peer string
+	}{
+		{"to the second network", func() error {
+			if err := topo.GwA.DelAddr("wan0", "192.0.2.1/24"); err != nil {
+				return err
+			}
+			if err := topo.GwA.AddAddr("wan1", secondA4+"/24"); err != nil {
+				return err
+			}
+			return topo.GwA.AddRoute("default", secondRouter4)
+		}, topo.WanA4.String(), secondA4, topo.WanB4.String(), topo.WanB4.String()},
+		{"to IPv6", func() error { return nil }, secondA4, topo.WanA6.String(), topo.WanB4.String(), topo.WanB6.String()},
+	} {
+		wire, err := topo.Wire.NS.Capture(topo.Wire.If)
+		must(err)
+		must(m.change())
+		tell(m.from, m.to, m.oldPeer, m.peer)
+		for _, from := range []*testnet.Namespace{topo.HostA, topo.HostB} {
+			to := topo.HostB4
+			if from == topo.HostB {
+				to = topo.HostA4
+			}
+			if r, err := from.Ping(to, testnet.PingOptions{Count: 20, Interval: 5 * time.Millisecond}); err != nil || r.Lost() > 0 {
+				t.Errorf("%s: from %s: %v, %v", m.name, from.Name, r, err)
+			}
+		}
+		wire.Stop()
+		if n := wire.Counts()[testnet.IKE]; n != 0 {
+			t.Errorf("%s: %d messages of IKE", m.name, n)
+		}
+		ike, now, err := a.UntilInstalled(ctx, "net")
+		must(err)
+		if now.SPIIn != first.SPIIn || now.SPIOut != first.SPIOut || ike.LocalHost != m.to || ike.RemoteHost != m.peer {
+			t.Errorf("%s: IKE is between %s and %s, the SPIs are %s and %s, they were %s and %s", m.name, ike.LocalHost, ike.RemoteHost, now.SPIIn, now.SPIOut, first.SPIIn, first.SPIOut)
+		}
+	}
+	if out, err := a.Ikectl(ctx, "migrate", "old_src=192.0.2.1", "old_dst=198.51.100.2", "new_src="+secondA4, "new_dst=198.51.100.2"); err == nil {
+		t.Errorf("a move from where nothing is succeeds: %s", out)
+	}
+	if _, err := b.Call(ctx, "rekey", map[string]any{"child": "net"}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_, now, err := a.UntilInstalled(ctx, "net")
+		must(err)
+		if now.SPIIn != first.SPIIn {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if r, err := topo.HostA.Ping(topo.HostB4, testnet.PingOptions{Count: 5}); err != nil || r.Lost() > 0 {
+		t.Errorf("after a rekeying: %v, %v", r, err)
+	}
+}

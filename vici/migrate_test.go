@@ -1,0 +1,59 @@
+package vici
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"iked/migrate"
+	"iked/spd"
+	"iked/vici/wire"
+)
+
+// The words of a move are what the engine gets; what is wrong with them is said before
+// anything is looked at.
+func TestMigration(t *testing.T) {
+	good := map[string]string{"dir": "in", "mode": "beet", "proto": "ah", "reqid": "7", "old_src": "192.0.2.1", "old_dst": "192.0.2.2", "new_src": "2001:db8::1", "new_dst": "2001:db8::2",
+		"src_ts": "10.1.2.3/16", "dst_ts": "10.2.0.0/16", "ike_local": "2001:db8::2", "ike_remote": "2001:db8::1"}
+	request := func(change ...string) (m wire.Message) {
+		words := map[string]string{}
+		for k, v := range good {
+			words[k] = v
+		}
+		for i := 0; i < len(change); i += 2 {
+			if words[change[i]] = change[i+1]; change[i+1] == "" {
+				delete(words, change[i])
+			}
+		}
+		for k, v := range words {
+			m.Set(k, v)
+		}
+		return m
+	}
+	a := netip.MustParseAddr
+	ev, err := migration(request())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := migrate.Entry{Proto: 51, Mode: spd.BEET, ReqID: 7, Old: migrate.Pair{Src: a("192.0.2.1"), Dst: a("192.0.2.2")}, New: migrate.Pair{Src: a("2001:db8::1"), Dst: a("2001:db8::2")}}
+	if ev.Source != migrate.Control || ev.Dir != migrate.In || len(ev.Entries) != 1 || ev.Entries[0] != want || ev.KM != (migrate.Ends{Local: a("2001:db8::2"), Remote: a("2001:db8::1")}) ||
+		ev.Selector.Src != netip.MustParsePrefix("10.1.0.0/16") {
+		t.Errorf("read as %+v", ev)
+	}
+	for _, c := range []struct {
+		change []string
+		want   string
+	}{
+		{[]string{"new_src", ""}, "new_src: is missing"}, {[]string{"old_dst", "here"}, "old_dst"}, {[]string{"dir", "up"}, "dir"}, {[]string{"mode", "iptfs"}, "mode"},
+		{[]string{"new_dst", "192.0.2.2"}, "families"}, {[]string{"ike_remote", ""}, "KMADDRESS"}, {[]string{"src_ts", "10.1.0.0"}, "src_ts"}, {[]string{"new_sorc", "x"}, "unknown key"},
+		{[]string{"new_src", "ff02::1"}, "hosts"},
+	} {
+		if _, err := migration(request(c.change...)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v, expected %q", c.change, err, c.want)
+		}
+	}
+	_, client := engineServer(t)
+	if m, err := client.Call(t.Context(), "migrate", request(), nil); err == nil && m.Bool("success", false) {
+		t.Error("a move of SAs that are not there succeeds")
+	}
+}
