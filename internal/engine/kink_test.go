@@ -241,6 +241,43 @@ func TestKINKGreeting(t *testing.T) {
 	})
 }
 
+// A third of all messages gets lost, some come late and out of order, the KDC's clock is
+// off by three minutes, and tickets live for twenty: the tunnel comes up, is replaced in
+// time for hours, and never more than one is left.
+func TestKINKWithFaults(t *testing.T) {
+	simulate(t, func(w *world) {
+		r := newRealm(w, "moon", "sun")
+		r.realm.Offset, r.realm.Lifetime = 3*time.Minute, 20*time.Minute
+		n := 0
+		w.tap = func(d ikev2.Datagram) bool {
+			n++
+			w.delay = time.Duration(n%7) * 300 * time.Millisecond
+			return n%3 != 0
+		}
+		sun := w.gateway("sun", sunAddr, r.sun("", ""))
+		moon := w.gateway("moon", moonAddr, r.moon("    keyingtries: 0", ", start: always, rekey_time: 20m"))
+		w.after(2 * time.Minute)
+		if _, children := moon.up(); children != 1 {
+			t.Fatalf("%d CHILD_SAs\n%s", children, moon.dump())
+		}
+		for range 12 {
+			w.after(20 * time.Minute)
+			if _, children := moon.up(); children == 0 {
+				t.Errorf("no CHILD_SA is up\n%s", moon.dump())
+			}
+		}
+		w.mu.Lock()
+		w.tap = nil
+		w.mu.Unlock()
+		w.after(10 * time.Minute)
+		_, a := moon.up()
+		_, b := sun.up()
+		if a < 1 || a > 2 || a != b {
+			t.Errorf("%d and %d CHILD_SAs\n%s", a, b, moon.dump())
+		}
+	})
+}
+
 // Without a KDC nothing comes up, which is told in words, and tried again until it
 // does.
 func TestKINKWithoutKDC(t *testing.T) {
