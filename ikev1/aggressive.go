@@ -1,6 +1,7 @@
 package ikev1
 
 import (
+	"fmt"
 	"time"
 
 	"iked/ikev1/message"
@@ -83,7 +84,11 @@ func (p *phase1) aggressive1(now time.Time, in *incoming) {
 		return
 	}
 	in.accept()
-	p.candidates = p.aggressiveOnly(now, id)
+	var none *trace.Failure
+	if p.candidates, none = p.aggressiveOnly(now, id); none != nil {
+		p.fail(now, message.NoProposalChosen, none)
+		return
+	}
 	if !p.choose(now, offer) {
 		return
 	}
@@ -112,21 +117,41 @@ func (p *phase1) aggressive1(now time.Time, in *incoming) {
 }
 
 // aggressiveOnly are the configurations that accept Aggressive Mode from an
-// identity. With a pre-shared key it hands whoever asks a hash to try passwords
-// on, so that it takes consent of its own.
-func (p *phase1) aggressiveOnly(now time.Time, id ident.ID) []*keyex.Config {
+// identity, or why there are none. With a pre-shared key it hands whoever asks a
+// hash to try passwords on, so that it takes consent of its own.
+func (p *phase1) aggressiveOnly(now time.Time, id ident.ID) (out []*keyex.Config, none *trace.Failure) {
 	sa := p.sa
-	var out []*keyex.Config
-	for _, c := range v1Only(sa.env.Candidates(sa.local.Addr(), sa.remote.Addr())) {
+	list := v1Only(sa.env.Candidates(sa.local.Addr(), sa.remote.Addr()))
+	var others, unasked *keyex.Config
+	var evidence []string
+	for _, c := range list {
 		switch {
-		case !c.V1.Aggressive || ident.Match(c.Remote.ID, id) == ident.None:
+		case !c.V1.Aggressive:
+			others = c
+		case ident.Match(c.Remote.ID, id) == ident.None:
+			evidence = append(evidence, c.Name+" expects "+c.Remote.ID.String())
 		case c.Local.Class != keyex.AuthPubkey && !c.V1.AggressivePSK:
-			sa.log(now, trace.Control, true, "Aggressive Mode with a pre-shared key is refused for %s: the answer would hold a hash of the key for whoever asks; aggressive_psk: yes consents to that", c.Name)
+			unasked = c
 		default:
 			out = append(out, c)
 		}
 	}
-	return out
+	switch {
+	case len(out) > 0 || len(list) == 0:
+		return out, nil // without any, choose says so
+	case unasked != nil:
+		none = sa.failure(now, trace.StageConfig, "Aggressive Mode with a pre-shared key is refused for "+unasked.Name+": the answer would hold a hash of the key for whoever asks",
+			"use Main Mode at the peer, or signatures; aggressive_psk: yes consents to that")
+		none.Conn = unasked.Name
+	case len(evidence) > 0:
+		none = sa.failure(now, trace.StageIdentity, fmt.Sprintf("the peer says in Aggressive Mode that it is %v, which no connection expects", id),
+			"set id of the remote section to the peer's identity, or configure the peer's identity", evidence...)
+	default:
+		none = sa.failure(now, trace.StageConfig, "the peer begins with Aggressive Mode, which "+others.Name+" does not accept", "use Main Mode at the peer, or set aggressive: yes here")
+		none.Conn = others.Name
+	}
+	none.RemoteID = id.String()
+	return nil, none
 }
 
 // aggressive3 takes the initiator's proof, which may come in clear or encrypted.

@@ -183,6 +183,7 @@ func (p *phase1) takeProof(now time.Time, in *incoming, then func(now time.Time)
 		return
 	}
 	in.accept()
+	p.over = sa.initiator && p.x.kind == message.ExchangeMain
 	if !p.admit(now) {
 		return
 	}

@@ -15,7 +15,7 @@ import (
 // Limits of one ISAKMP SA.
 const (
 	maxParallel  = 8   // Quick Modes of ours at once
-	maxExchanges = 256 // exchanges whose messages may be repeated
+	maxExchanges = 256 // exchanges of the peer's that go on, or whose answers may be repeated
 	maxChildren  = 1024
 	keepAnswer   = 60 * time.Second // how long a finished exchange answers repetitions
 )
@@ -151,7 +151,7 @@ func (sa *SA) begun(now time.Time, h isakmp.Header) *exchange {
 		// RFC 2409, Section 5.5: the message ID is unique in the ISAKMP SA.
 		sa.dropped(now, "message-id", "the message ID was used before")
 		return nil
-	case len(sa.exchanges) >= maxExchanges:
+	case sa.peerExchanges() >= maxExchanges:
 		sa.dropped(now, "too-many-exchanges", "too many exchanges are going on")
 		return nil
 	}
@@ -168,6 +168,16 @@ func (sa *SA) begun(now time.Time, h isakmp.Header) *exchange {
 		x.next = sa.newGroup(x)
 	}
 	return x
+}
+
+// peerExchanges counts those that the peer began.
+func (sa *SA) peerExchanges() (n int) {
+	for _, x := range sa.exchanges {
+		if !x.ours {
+			n++
+		}
+	}
+	return n
 }
 
 // keep puts an exchange of the peer into the table, once its first message is

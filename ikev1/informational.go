@@ -9,6 +9,7 @@ import (
 
 	"iked/crypto/suite"
 	"iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/internal/trace"
 )
@@ -29,15 +30,17 @@ func (sa *SA) sendHashed(now time.Time, x *exchange, again bool, ni []byte, list
 	return sa.send(now, x, true, again, append([]message.Payload{h}, list...)...)
 }
 
-// inform sends an Informational exchange, encrypted if there are keys for it.
-func (sa *SA) inform(now time.Time, list ...message.Payload) {
+// inform sends an Informational exchange, encrypted if there are keys for it, and
+// gives its datagrams.
+func (sa *SA) inform(now time.Time, list ...message.Payload) [][]byte {
 	var err error
+	var x *exchange
 	if sa.keys != nil && sa.keys.last != nil {
-		x := sa.newExchange(message.ExchangeInformational, "INFORMATIONAL")
+		x = sa.newExchange(message.ExchangeInformational, "INFORMATIONAL")
 		err = sa.sendHashed(now, x, false, nil, list...)
 		delete(sa.exchanges, x.id)
 	} else {
-		x := &exchange{kind: message.ExchangeInformational}
+		x = &exchange{kind: message.ExchangeInformational}
 		var b [4]byte
 		sa.env.Random(b[:])
 		x.id = binary.BigEndian.Uint32(b[:])
@@ -46,6 +49,7 @@ func (sa *SA) inform(now time.Time, list ...message.Payload) {
 	if err != nil {
 		sa.log(now, trace.Control, true, "an Informational exchange cannot be sent: %v", err)
 	}
+	return x.last
 }
 
 // tellError tells why phase 1 ends, or what is not spoken (RFC 2408, Section 4.8).
@@ -53,9 +57,9 @@ func (sa *SA) tellError(now time.Time, n message.NotifyType) {
 	sa.inform(now, &message.Notify{DOI: message.DOIIPsec, Protocol: message.ProtoISAKMP, SPI: sa.cookies(), Kind: n})
 }
 
-// tellSPI tells why a pair of SAs is not made.
-func (sa *SA) tellSPI(now time.Time, n message.NotifyType, proto suite.Protocol, spi uint32) {
-	sa.inform(now, &message.Notify{DOI: message.DOIIPsec, Protocol: message.Protocol(proto), SPI: binary.BigEndian.AppendUint32(nil, spi), Kind: n})
+// tellSPI tells why a pair of SAs is not made, and gives the datagrams that say so.
+func (sa *SA) tellSPI(now time.Time, n message.NotifyType, proto suite.Protocol, spi uint32) [][]byte {
+	return sa.inform(now, &message.Notify{DOI: message.DOIIPsec, Protocol: message.Protocol(proto), SPI: binary.BigEndian.AppendUint32(nil, spi), Kind: n})
 }
 
 // tellDelete tells that a pair is gone; the SPI is that of our inbound SA (RFC
@@ -91,9 +95,17 @@ func (sa *SA) delete(now time.Time, why keyex.CloseReason) {
 	}
 	if sa.keys != nil && sa.keys.last != nil {
 		sa.tellDelete(now, sa.children...)
+	}
+	sa.tellEnd(now)
+	sa.close(now, keyex.Closed{Reason: why})
+}
+
+// tellEnd deletes the ISAKMP SA at the peer, if that can be said so that the peer
+// believes it.
+func (sa *SA) tellEnd(now time.Time) {
+	if sa.keys != nil && sa.keys.last != nil {
 		sa.inform(now, &message.Delete{Protocol: message.ProtoISAKMP, SPIs: [][]byte{sa.cookies()}})
 	}
-	sa.close(now, keyex.Closed{Reason: why})
 }
 
 // informational takes the peer's.
@@ -163,6 +175,10 @@ func (sa *SA) takeNotify(now time.Time, n *message.Notify) {
 // firstContact: the peer has no other SA with us (RFC 2407, Section 4.6.3.3). What
 // was taken over from an older ISAKMP SA of its is dead as well.
 func (sa *SA) firstContact(now time.Time) {
+	if sa.contact {
+		return // said before: a first contact comes first, and not from who recorded it
+	}
+	sa.contact = true
 	for _, c := range slices.Clone(sa.children) {
 		if c.Installed.Before(sa.established) {
 			sa.dropChild(now, c, true)
@@ -193,7 +209,12 @@ func (sa *SA) takeError(now time.Time, n *message.Notify) {
 		return
 	}
 	q := found.quick
-	q.fail(now, sa.refusedBy(now, n.Kind, "Quick Mode for "+q.cfg.Name))
+	f := sa.refusedBy(now, n.Kind, "Quick Mode for "+q.cfg.Name)
+	f.Evidence = append(f.Evidence, fmt.Sprintf("ours: %v === %v, mode %s", q.local, q.remote, offer.ModeName(q.cfg.Mode)))
+	for _, p := range slices.Concat(q.cfg.Proposals, q.cfg.AH) {
+		f.Evidence = append(f.Evidence, "ours: "+p.String())
+	}
+	q.fail(now, f)
 }
 
 // takeDelete drops what the peer deleted: its SPIs are those of our outbound SAs
@@ -252,7 +273,7 @@ func (sa *SA) peerDeleted(now time.Time) {
 // Section 5.15).
 func (sa *SA) hint(now time.Time, in *incoming) {
 	n, ok := one[*message.Notify](in.Message, message.TypeNotify)
-	if !ok || sa.p1 == nil || !sa.initiator || !n.Kind.IsError() || n.Kind == 0 {
+	if !ok || sa.p1 == nil || sa.state != keyex.Connecting || !n.Kind.IsError() || n.Kind == 0 {
 		sa.dropped(now, "not-encrypted", "an Informational message in clear says nothing here")
 		return
 	}
@@ -260,7 +281,9 @@ func (sa *SA) hint(now time.Time, in *incoming) {
 		return
 	}
 	sa.p1.hinted = n.Kind
-	sa.timers.refused = now.Add(refusalWait)
+	if sa.initiator {
+		sa.timers.refused = now.Add(refusalWait)
+	}
 	sa.log(now, trace.Control, true, "somebody says for the peer %v: %s; that is not authenticated", sa.remote, n.Kind.Name())
 }
 

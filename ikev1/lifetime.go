@@ -131,14 +131,36 @@ func (sa *SA) expire(now time.Time) {
 	}
 }
 
-// halfOpen: the peer never authenticated.
+// halfOpen: the peer never authenticated, or what comes behind phase 1 has no end.
 func (sa *SA) halfOpen(now time.Time) {
 	c := keyex.Closed{Reason: keyex.CloseHalfOpen}
-	if sa.p1 != nil && sa.p1.garbled {
+	switch {
+	case sa.refusal != nil:
+		c.Reason, c.Failure = keyex.CloseFailed, sa.refusal
+	case sa.p1 != nil && sa.p1.garbled:
 		c.Failure = sa.failure(now, trace.StageAuth, "a message of the peer "+sa.remote.String()+" makes no sense after decryption: the pre-shared keys differ, most likely",
 			"configure the same secret on both sides, for the peer's address: Main Mode chooses the key before it knows identities")
+	case sa.p1 != nil && sa.p1.hinted != 0:
+		c.Failure = sa.p1.refused(now)
+	case sa.p1 == nil && sa.keys != nil:
+		c.Failure = sa.unfinished(now)
 	}
+	sa.tellEnd(now)
 	sa.close(now, c)
+}
+
+// unfinished tells what was missing behind phase 1.
+func (sa *SA) unfinished(now time.Time) *trace.Failure {
+	who := "the peer " + sa.remoteID.String()
+	switch {
+	case sa.cfg.V1.XAuth == keyex.XAuthServer && sa.user == "":
+		return sa.failure(now, trace.StageAuth, who+" did not come to the end of XAuth in time", "see the peer's log; who types a password has half a minute for it")
+	case sa.cfg.V1.XAuth == keyex.XAuthClient && !sa.userDone:
+		return sa.failure(now, trace.StageAuth, who+" did not bring XAuth to its end in time: it asked for no user, or said nothing of the answer", "see the peer's log: it may wait for who knows the users")
+	case len(sa.cfg.VIPs) > 0 && sa.cfg.V1.Push:
+		return sa.failure(now, trace.StageAddress, who+" pushed no virtual address in time", "set pull: yes, if the peer waits to be asked, or let it push")
+	}
+	return sa.failure(now, trace.StageReach, who+" did not bring to an end in time what comes behind "+sa.first.kind.String(), "see the peer's log")
 }
 
 func (sa *SA) expireExchanges(now time.Time) {

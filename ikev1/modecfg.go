@@ -108,7 +108,7 @@ func (sa *SA) takeAddresses(now time.Time, list []message.Attribute) {
 	if len(sa.vipLocal) == 0 {
 		f := sa.failure(now, trace.StageAddress, "the peer gave no virtual address", "configure pools at the peer, or remove vips here")
 		sa.log(now, trace.Control, true, "%s", f.Sentence)
-		sa.inform(now, &message.Delete{Protocol: message.ProtoISAKMP, SPIs: [][]byte{sa.cookies()}})
+		sa.tellEnd(now)
 		sa.close(now, keyex.Closed{Reason: keyex.CloseFailed, Failure: f})
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"slices"
+	"strings"
 
 	"iked/crypto/suite"
 	"iked/ikev1/message"
@@ -58,6 +59,15 @@ func (m AuthMethod) String() string {
 		return "ECDSA with P-521"
 	}
 	return fmt.Sprintf("authentication method %d", uint16(m))
+}
+
+// authNames prints methods for people.
+func authNames(list []AuthMethod) string {
+	var out []string
+	for _, m := range list {
+		out = append(out, m.String())
+	}
+	return strings.Join(out, " or ")
 }
 
 // psk tells whether SKEYID comes from a pre-shared key.
@@ -247,7 +257,7 @@ func choosePhase1(ours []suite.Proposal, auth []AuthMethod, theirs []message.Tra
 			why = "none of the peer's transforms can be used; of the first one: " + no
 		case no != "":
 		case !slices.Contains(auth, p.auth):
-			why = fmt.Sprintf("the peer offers %v, which this connection does not accept", p.auth)
+			why = fmt.Sprintf("the peer wants authentication by %v, and this connection by %s", p.auth, authNames(auth))
 		case life(p) != "":
 			why = life(p)
 		default:

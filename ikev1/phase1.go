@@ -45,6 +45,7 @@ type phase1 struct {
 	idBody     []byte       // of the peer's ID payload, as it came
 	proof      message.Payload
 
+	over    bool // the peer is through with phase 1, and reads what is encrypted
 	garbled bool // a message could not be read after decryption
 	hinted  message.NotifyType
 }
@@ -293,18 +294,25 @@ func (p *phase1) fail(now time.Time, notify message.NotifyType, f *trace.Failure
 	sa := p.sa
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
 	if notify != 0 {
+		if p.over {
+			sa.keys.last = append([]byte(nil), p.x.iv...)
+		}
 		sa.tellError(now, notify)
+		sa.tellEnd(now)
 	}
 	sa.close(now, keyex.Closed{Reason: keyex.CloseFailed, Failure: f})
 }
 
 // unreadable notes that a message made no sense after decryption. Anybody can
-// send one, so that nothing else happens; but with a pre-shared key it mostly
-// means that the keys differ.
+// send one, so that it ends nothing; but with a pre-shared key it mostly means that
+// the keys differ, and an initiator that learns it need not wait.
 func (p *phase1) unreadable(now time.Time, err error) {
 	if !p.garbled {
 		p.garbled = true
 		p.sa.log(now, trace.Control, true, "a message of the peer %v makes no sense after decryption: %v; most likely the pre-shared keys differ", p.sa.remote, err)
+		if !p.sa.initiator {
+			p.sa.tellError(now, message.PayloadMalformed) // RFC 2408, Section 5.3; once, and a hint for the peer
+		}
 	}
 }
 
@@ -315,13 +323,25 @@ func (p *phase1) late(now time.Time) {
 		"check that the peer runs and speaks IKEv1, and that UDP ports 500 and 4500 pass in both directions")
 	switch {
 	case p.hinted != 0:
-		f = sa.refusedBy(now, p.hinted, p.x.kind.String())
+		f = p.refused(now)
 	case p.garbled || sa.keys != nil && sa.auth.psk() && sa.initiator:
 		f = sa.failure(now, trace.StageAuth, "the peer "+sa.remote.String()+" cannot read our message, or we not its: the pre-shared keys differ, most likely",
 			"configure the same secret on both sides, for the peer's address: Main Mode chooses the key before it knows identities")
 	}
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
 	sa.close(now, keyex.Closed{Reason: keyex.CloseTimeout, Failure: f})
+}
+
+// refused is the failure of a phase 1 that somebody says the peer refused.
+func (p *phase1) refused(now time.Time) *trace.Failure {
+	f := p.sa.refusedBy(now, p.hinted, p.x.kind.String())
+	if p.hinted == message.NoProposalChosen && p.sa.initiator {
+		f.Evidence = append(f.Evidence, "ours: "+authNames(methods(p.sa.cfg, p.curve)))
+		for _, o := range p.sa.cfg.Proposals {
+			f.Evidence = append(f.Evidence, "ours: "+o.String())
+		}
+	}
+	return f
 }
 
 // one is the only payload of a type; false when it is missing or there twice.

@@ -333,6 +333,7 @@ func (q *quickResponder) confirm(now time.Time, in *incoming) {
 	}
 	in.accept()
 	sa.finish(now, q.x)
+	delete(sa.exchanges, q.x.id) // nothing answers the third message: there is nothing to repeat
 	old := sa.sameTraffic(q.cfg, q.local, q.remote)
 	q.flow = keyex.Flow{Queue: &sa.Queue}
 	q.flow.Run(now, func(now time.Time) {
@@ -358,7 +359,8 @@ func (q *quickResponder) refuse(now time.Time, n message.NotifyType, f *trace.Fa
 	if q.answer != nil {
 		proto, spi = q.chosen.main.Proposal.Protocol, q.chosen.spi
 	}
-	sa.tellSPI(now, n, proto, spi)
+	// The first message that comes again shows that this got lost.
+	q.x.last = sa.tellSPI(now, n, proto, spi)
 }
 
 // abandon gives back what the Quick Mode holds.

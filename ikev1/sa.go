@@ -13,6 +13,7 @@ import (
 	"iked/internal/ident"
 	"iked/internal/isakmp"
 	"iked/internal/keyex"
+	"iked/internal/trace"
 )
 
 // SA is one ISAKMP SA and what is negotiated under it.
@@ -55,7 +56,8 @@ type SA struct {
 	cfgID       uint16
 	user        string // whom XAuth authenticated
 	userDone    bool
-	later       []pending // children that wait for the end of phase 1
+	refusal     *trace.Failure // why the user was refused, of which the client is being told
+	later       []pending      // children that wait for the end of phase 1
 
 	// Virtual addresses that we were given, and that the peer was; see modecfg.go.
 	vipLocal, vipRemote []netip.Prefix
@@ -180,7 +182,7 @@ func (sa *SA) pump(now time.Time) {
 func (sa *SA) mayInitiate() bool {
 	n := 0
 	for _, x := range sa.exchanges {
-		if x.ours && x.next != nil {
+		if x.ours && x.late != nil { // also while it waits for an SPI, or computes
 			n++
 		}
 	}

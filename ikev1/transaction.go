@@ -83,8 +83,11 @@ func (sa *SA) transact(now time.Time, name string, kind message.CfgType, list []
 	sa.cfgID++
 	id := sa.cfgID
 	x.late = func(now time.Time) {
-		f := sa.failure(now, trace.StageReach, "the peer does not answer "+name, "see the peer's log")
-		sa.log(now, trace.Control, true, "%s", f.Sentence)
+		f := sa.refusal
+		if f == nil {
+			f = sa.failure(now, trace.StageReach, "the peer does not answer "+name, "see the peer's log")
+			sa.log(now, trace.Control, true, "%s", f.Sentence)
+		}
 		sa.close(now, keyex.Closed{Reason: keyex.CloseTimeout, Failure: f})
 	}
 	x.next = func(now time.Time, in *incoming) {

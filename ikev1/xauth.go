@@ -57,11 +57,13 @@ func (sa *SA) tellStatus(now time.Time, f *trace.Failure) {
 	v := uint16(1)
 	if f != nil {
 		v = 0
+		// Whether the client acknowledges it or not.
+		sa.refusal = f
+		sa.log(now, trace.Control, true, "%s", f.Sentence)
 	}
 	sa.transact(now, "XAUTH", message.CfgSet, []message.Attribute{message.Basic(xauthStatus, v)}, func(now time.Time, _ *message.Attributes) {
 		if f != nil {
-			sa.log(now, trace.Control, true, "%s", f.Sentence)
-			sa.inform(now, &message.Delete{Protocol: message.ProtoISAKMP, SPIs: [][]byte{sa.cookies()}})
+			sa.tellEnd(now)
 			sa.close(now, keyex.Closed{Reason: keyex.CloseFailed, Failure: f})
 			return
 		}
