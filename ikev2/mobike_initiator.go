@@ -88,7 +88,10 @@ func (sa *SA) choosePath(now time.Time, changed bool) {
 	switch {
 	case m.stranded:
 		if !stranded {
-			sa.log(now, trace.Control, true, "there is no way to %v any more; IKE_SA %s waits for one", sa.remote.Addr(), sa.cfg.Name)
+			f := sa.failure(now, trace.StageReach, fmt.Sprintf("the network is unreachable: there is no way from this system to %v any more; IKE_SA %s waits for one", sa.remote.Addr(), sa.cfg.Name),
+				"nothing can be sent: check the routes and interfaces of this system; the tunnel goes on by itself when there is a way")
+			sa.log(now, trace.Control, true, "%s", f.Sentence)
+			sa.Event(Failed{Failure: f})
 		}
 	case slices.Contains(usable, sa.path()):
 		if o := sa.window.out; o != nil {

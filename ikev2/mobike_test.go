@@ -201,6 +201,9 @@ func TestMOBIKEAway(t *testing.T) {
 	if p.a.SA() == nil {
 		t.Fatalf("a gave up%s", story(p.a))
 	}
+	if n := len(ikev2test.Happened[ikev2.Failed](p.a)); n != 1 {
+		t.Errorf("a tells %d times that there is no way, expected once", n)
+	}
 	sent := p.a.Counts["send-error"]
 	p.a.Move("198.51.100.7")
 	p.net.Run(time.Second)

@@ -109,3 +109,64 @@ func TestMobilityManager(t *testing.T) {
 		t.Errorf("after a rekeying: %v, %v", r, err)
 	}
 }
+
+// A tunnel in userspace that moves a hundred times a second between two addresses that
+// both work loses no packet by that.
+func TestHundredMovesASecond(t *testing.T) {
+	t.Parallel()
+	second := "192.0.2.9"
+	topo, a, b := twoIked(t, testnet.TopologyOptions{}, plainA([]string{"mobike: no"}, passive), plainB([]string{"mobike: no"}, passive))
+	ctx := within(t, 60*time.Second)
+	if err := topo.GwA.AddAddr("wan0", second+"/24"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Initiate(ctx, "net"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := topo.HostA.WaitPing(topo.HostB4, testnet.PingOptions{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { done <- n }()
+		at, to := topo.WanA4.String(), second
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			peer := topo.WanB4.String()
+			for i, s := range []*site{a, b} {
+				words := map[string]any{"old_src": at, "old_dst": peer, "new_src": to, "new_dst": peer}
+				if i == 1 {
+					words = map[string]any{"old_src": peer, "old_dst": at, "new_src": peer, "new_dst": to}
+				}
+				if _, err := s.Call(ctx, "migrate", words); err != nil {
+					t.Errorf("move %d of %s: %v", n, s.ns.Name, err)
+					return
+				}
+			}
+			at, to = to, at
+			n++
+		}
+	}()
+	began, sent, received := time.Now(), 0, 0
+	for time.Since(began) < 3*time.Second {
+		r, err := topo.HostA.Ping(topo.HostB4, testnet.PingOptions{Count: 200, Interval: time.Millisecond, Size: 1200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent, received = sent+r.Sent, received+r.Received
+	}
+	took := time.Since(began)
+	close(stop)
+	moves := <-done
+	t.Logf("%d moves and %d echo requests in %v, %d lost", moves, sent, took.Round(time.Millisecond), sent-received)
+	if received != sent || moves < 100 {
+		t.Errorf("%d of %d packets were lost in %d moves", sent-received, sent, moves)
+	}
+}
