@@ -3,6 +3,7 @@ package ikev2_test
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -64,7 +65,8 @@ func FuzzReceive(f *testing.F) {
 // contradict itself: when it is over it is wholly over, else it goes on.
 //
 // kind: exchange type offset (bits 0-1), response (bit 2), begun by us: nothing,
-// child rekeying, IKE rekeying, delete (bits 3-4), half-way (bit 5).
+// child rekeying, IKE rekeying, delete (bits 3-4), half-way (bit 5), MOBIKE agreed (bit
+// 6), from another address (bit 7).
 func FuzzAuthenticated(f *testing.F) {
 	chain := func(ps ...message.Payload) []byte {
 		b, err := message.AppendPayloads(nil, ps)
@@ -88,6 +90,15 @@ func FuzzAuthenticated(f *testing.F) {
 		f.Add(kind, byte(message.TypeNotify), chain(message.NewNotify(message.TemporaryFailure, nil)))
 	}
 	f.Add(byte(0x20), byte(message.TypeIDi), chain(&message.ID{Value: fqdn("a.example")}, &message.Auth{Method: 2, Data: make([]byte, 32)}, esp, ts, tsr))
+	hash := make([]byte, 20)
+	moves := []message.Payload{message.NewNotify(message.UpdateSAAddresses, nil), message.NewNotify(message.NATDetectionSourceIP, hash), message.NewNotify(message.NATDetectionDestinationIP, hash),
+		message.NewNotify(message.Cookie2, hash), message.NewNotify(message.NoNATsAllowed, hash[:12]), message.NewNotify(message.AdditionalIP4Address, []byte{203, 0, 113, 5}),
+		message.NewNotify(message.AdditionalIP6Address, hash[:16]), message.NewNotify(message.NoAdditionalAddresses, nil), message.NewNotify(message.UnacceptableAddresses, nil)}
+	for i := range moves {
+		for kind := byte(0xc2); kind >= 0xc2; kind += 8 {
+			f.Add(kind, byte(message.TypeNotify), chain(moves[i:]...))
+		}
+	}
 	f.Fuzz(func(t *testing.T, kind, first byte, plain []byte) {
 		if len(plain) > 60000 {
 			return
@@ -101,6 +112,11 @@ func FuzzAuthenticated(f *testing.F) {
 			a, id = p.a.SAs[0], 1
 		} else {
 			p, a, b = established(t)
+			if kind&0x40 != 0 {
+				p = newMobile(t, 1)
+				a = p.up(t)
+				b = p.b.SA()
+			}
 			p.net.Fate = func(*ikev2test.Packet) ikev2test.Verdict { return ikev2test.Lose }
 			switch kind >> 3 & 3 {
 			case 1:
@@ -115,6 +131,9 @@ func FuzzAuthenticated(f *testing.F) {
 			}
 		}
 		d := ikev2.SealChainForTest(a, exchange, id, kind&4 != 0, message.PayloadType(first), plain)
+		if kind&0x80 != 0 {
+			d.Remote = netip.MustParseAddrPort("203.0.113.9:4500")
+		}
 		p.b.Feed(b, d)
 		p.net.Run(10 * time.Minute)
 		alive := 0
