@@ -29,7 +29,7 @@ func childFields() []field[Child] {
 			set: choice(func(c *Child) *Start { return &c.Start }, []string{"always", "on-demand", "passive"}, StartAlways, StartOnDemand, StartPassive)},
 		{key: "fail", typ: "closed, open", def: "as the global key", doc: "What happens to the traffic while the tunnel is down: closed drops it, open lets it pass in clear in both directions.", fileOnly: true,
 			set: choice(func(c *Child) *Fail { return &c.Fail }, []string{"closed", "open"}, FailClosed, FailOpen)},
-		{key: "ah_proposals", typ: "list of proposals", list: true, doc: "AH proposals, best first, as sha256-x25519, in place of ESP: packets are authenticated with their addresses, and not encrypted. In a connection of version 1 together with esp_proposals: both, AH around ESP. AH does not work through a NAT.",
+		{key: "ah_proposals", typ: "list of proposals", list: true, doc: "AH proposals, best first, as sha256-x25519, in place of ESP: packets are authenticated with their addresses, and not encrypted. In a connection of version 1 or kink together with esp_proposals: both, AH around ESP. AH does not work through a NAT.",
 			set: proposals(suite.ProtoAH, func(c *Child) *[]suite.Proposal { return &c.AH })},
 		{key: "esp_proposals", typ: "list of proposals", def: "default, none with ah_proposals", list: true, doc: "ESP proposals, best first, as aes128gcm16-x25519. A key exchange method means forward secrecy; without esn there is none.",
 			set: proposals(suite.ProtoESP, func(c *Child) *[]suite.Proposal { return &c.Proposals })},

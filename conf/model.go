@@ -383,7 +383,7 @@ const TFCToMTU = ^uint32(0)
 type Child struct {
 	Name          string
 	Proposals     []suite.Proposal // all of ESP, or all of AH
-	AH            []suite.Proposal // of AH around the ESP of Proposals; version 1 only
+	AH            []suite.Proposal // of AH around the ESP of Proposals; version 1 and KINK only
 	Local, Remote []TS
 	Mode          Mode
 	// ModeRequired refuses a peer that answers with tunnel mode in place of Mode.

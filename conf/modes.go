@@ -51,10 +51,7 @@ func (l *loader) checkSuite(c *Connection, ch *Child) {
 	}
 	at := ch.pos.sub("ah_proposals", 0)
 	switch {
-	case c.Version == VersionKINK:
-		l.fault(at, "keep one of ah_proposals and esp_proposals, or set version to 1", "KINK makes ESP or AH here, not both together")
-		return
-	case c.Version != 1:
+	case c.Version != 1 && c.Version != VersionKINK:
 		// RFC 7296, Section 3.3.1: a proposal has one protocol, and all are alternatives.
 		l.fault(at, "keep one of ah_proposals and esp_proposals, or set version to 1", "a CHILD_SA of IKEv2 is ESP or AH, not both: its proposals have one protocol each")
 		return

@@ -155,6 +155,7 @@ func TestKINKVariants(t *testing.T) {
 		{"AH, transport", KINKOptions{Transport: true, Child: []string{"mode: transport", "ah_proposals: [sha256]"}}, testnet.AH},
 		{"forward secrecy", KINKOptions{Child: []string{"esp_proposals: [aes256gcm16-ecp256]"}}, testnet.ESP},
 		{"BEET", KINKOptions{Transport: true, Child: []string{"mode: beet", "mode_required: yes"}}, testnet.ESP},
+		{"AH around ESP", KINKOptions{Child: []string{"esp_proposals: [aes128gcm16]", "ah_proposals: [sha256]"}}, testnet.AH},
 		{"two realms", KINKOptions{TwoRealms: true}, testnet.ESP},
 		{"user-to-user", KINKOptions{UserToUser: true}, testnet.ESP},
 	} {

@@ -54,11 +54,16 @@ func (sa *SA) childByInbound(spi uint32) *keyex.Child {
 // childByOutbound finds a pair by the peer's inbound SPI.
 func (sa *SA) childByOutbound(proto suite.Protocol, spi uint32) *keyex.Child {
 	for _, c := range sa.children {
-		if c.Proto == proto && c.SPIOut == spi && spi != 0 {
+		if outbound(c, proto, spi) {
 			return c
 		}
 	}
 	return nil
+}
+
+// outbound tells whether a pair has an outbound SA with an SPI.
+func outbound(c *keyex.Child, proto suite.Protocol, spi uint32) bool {
+	return spi != 0 && slices.ContainsFunc(c.Protocols(), func(p keyex.ProtocolSPIs) bool { return p.Proto == proto && p.SPIOut == spi })
 }
 
 // sameTraffic is another pair that serves the same selectors of a child, the newest
@@ -72,17 +77,22 @@ func (sa *SA) sameTraffic(n *keyex.Child) *keyex.Child {
 	return nil
 }
 
-// newChild is the record of a pair; spiOut 0: the peer's is not known yet.
-func (sa *SA) newChild(cfg *keyex.ChildConfig, t offer.Transform, local, remote []spd.TS, spiIn, spiOut uint32) *keyex.Child {
+// newChild is the record of a pair; SPIs of 0 of the peer are not known yet.
+func (sa *SA) newChild(cfg *keyex.ChildConfig, g agreed, local, remote []spd.TS, in offer.SPIs) *keyex.Child {
+	t := g.main
 	c := &keyex.Child{
 		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: t.Proposal.Protocol,
-		SPIIn: spiIn, SPIOut: spiOut, ESN: t.Proposal.ESN(), Local: local, Remote: remote,
+		SPIIn: in.Main, SPIOut: g.spi, ESN: t.Proposal.ESN(), Local: local, Remote: remote,
 		LocalAddr: sa.local, RemoteAddr: sa.remote, NoTFC: true,
 	}
 	c.Mode, _, _ = offer.ModeOf(t.Encap)
 	c.Encr, _ = t.Proposal.First(suite.ENCR)
 	c.Integ, _ = t.Proposal.First(suite.INTEG)
 	c.KE, _ = t.Proposal.First(suite.KE)
+	if a := g.around; a != nil {
+		c.AH = &keyex.Around{SPIIn: in.AH, SPIOut: g.ahSPI, ESN: a.Proposal.ESN()}
+		c.AH.Integ, _ = a.Proposal.First(suite.INTEG)
+	}
 	return c
 }
 
@@ -108,7 +118,9 @@ func (sa *SA) removeChild(c *keyex.Child, in, out bool) {
 	b := book(c)
 	if b.reserved && in {
 		b.reserved = false
-		sa.Tell(keyex.FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
+		for _, p := range c.Protocols() {
+			sa.Tell(keyex.FreeSPI{Proto: p.Proto, Local: c.LocalAddr.Addr(), SPI: p.SPIIn})
+		}
 	}
 	in, out = in && b.inUp, out && b.outUp
 	if in || out {

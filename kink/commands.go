@@ -2,6 +2,7 @@ package kink
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"iked/crypto/suite"
@@ -114,6 +115,9 @@ func (a *answer) delete(now time.Time) {
 			}
 			for _, octets := range d.SPIs {
 				spi, ok := spiOf(octets)
+				if ok && slices.ContainsFunc(gone, func(c *keyex.Child) bool { return outbound(c, suite.Protocol(d.Protocol), spi) }) {
+					continue // the AH around an ESP that goes
+				}
 				c := sa.childByOutbound(suite.Protocol(d.Protocol), spi)
 				if !ok || c == nil {
 					list = append(list, &quick.Notify{DOI: quick.DOIIPsec, Protocol: d.Protocol, SPI: octets, Kind: quick.InvalidSPI})
@@ -143,8 +147,10 @@ func deletePayloads(list []*keyex.Child) []quick.Payload {
 	for _, proto := range [...]suite.Protocol{suite.ProtoESP, suite.ProtoAH} {
 		d := &quick.Delete{Protocol: quick.Protocol(proto)}
 		for _, c := range list {
-			if c.Proto == proto {
-				d.SPIs = append(d.SPIs, binary.BigEndian.AppendUint32(nil, c.SPIIn))
+			for _, p := range c.Protocols() {
+				if p.Proto == proto {
+					d.SPIs = append(d.SPIs, binary.BigEndian.AppendUint32(nil, p.SPIIn))
+				}
 			}
 		}
 		if len(d.SPIs) > 0 {

@@ -35,11 +35,9 @@ type create struct {
 	local, remote []spd.TS  // one of each, but with racoon2
 	old           *keyex.Child
 
-	proto      suite.Protocol
-	spi        uint32
-	reserved   bool // and no SA uses it
+	spis       spis
 	offered    []quick.Proposal
-	first      offer.Transform // of the first proposal
+	first      agreed // what the peer takes, most likely
 	group      uint16
 	pair       *ke.KeyPair
 	ni         []byte
@@ -79,25 +77,21 @@ func (sa *SA) rekeyChild(now time.Time, c *keyex.Child) {
 func (c *create) begin(now time.Time) {
 	sa := c.sa
 	c.group = offer.GroupFor(c.cfg.Proposals)
-	c.proto = suite.ProtoESP
+	c.spis.proto = suite.ProtoESP
 	if len(c.cfg.Proposals) > 0 {
-		c.proto = c.cfg.Proposals[0].Protocol
+		c.spis.proto = c.cfg.Proposals[0].Protocol
 	}
 	c.ni = sa.nonce()
 	c.flow = keyex.Flow{Queue: &sa.Queue}
-	c.flow.Run(now, c.reserve, c.generate, c.offer)
+	c.flow.Run(now, c.reserve, c.reserveAround, c.generate, c.offer)
 }
 
-// reserve asks for the inbound SPI.
-func (c *create) reserve(now time.Time) {
-	c.flow.Ask(keyex.AllocSPI{Proto: c.proto, Local: c.sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
-		s, ok := r.(keyex.SPIReply)
-		if !ok || s.Err != nil {
-			c.fail(now, c.sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
-			return
-		}
-		c.spi, c.reserved = s.SPI, true
-	})
+func (c *create) reserve(time.Time) { c.spis.reserve(c.sa, &c.flow, false, c.fail) }
+
+func (c *create) reserveAround(time.Time) {
+	if len(c.cfg.AH) > 0 {
+		c.spis.reserve(c.sa, &c.flow, true, c.fail)
+	}
 }
 
 func (c *create) generate(now time.Time) {
@@ -117,13 +111,13 @@ func (c *create) generate(now time.Time) {
 func (c *create) offer(now time.Time) {
 	sa := c.sa
 	seconds, kbytes := offer.LifeWords(c.cfg)
-	c.offered = offer.Proposals(c.cfg.Proposals, c.spi, offer.Want{Encap: encapOf(c.cfg.Mode), Group: c.group, Seconds: seconds, KBytes: kbytes})
+	c.offered = offer.Suites(c.cfg, c.spis.SPIs, offer.Want{Encap: encapOf(c.cfg.Mode), Group: c.group, Seconds: seconds, KBytes: kbytes})
 	if len(c.offered) == 0 {
 		c.fail(now, sa.failure(now, trace.StageConfig, "none of the proposals of "+c.cfg.Name+" can be said in KINK, whose numbers are those of IKEv1", "add a proposal such as aes256-sha256 or aes128gcm16"))
 		return
 	}
 	var why string
-	if c.first, why = offer.Read(c.offered[0].Protocol, &c.offered[0].Transforms[0]); why != "" {
+	if c.first, why = firstOf(c.offered); why != "" {
 		c.fail(now, sa.failure(now, trace.StageConfig, "the first proposal of "+c.cfg.Name+" cannot be used: "+why, "use another one"))
 		return
 	}
@@ -132,7 +126,8 @@ func (c *create) offer(now time.Time) {
 	if c.pair != nil {
 		list = append(list, &quick.Opaque{Kind: quick.TypeKE, Data: c.pair.Public()})
 	}
-	if !sa.cfg.KINK.Racoon2 {
+	// One that a peer without identities began may be for several selectors.
+	if !sa.cfg.KINK.Racoon2 && len(c.local) == 1 && len(c.remote) == 1 {
 		idci, err := offer.IDOf(c.local[0])
 		var idcr *quick.ID
 		if err == nil {
@@ -144,15 +139,12 @@ func (c *create) offer(now time.Time) {
 		}
 		list = append(list, idci, idcr)
 	}
-	x := &exchange{kind: message.Create, inner: &message.Body{ISAKMP: []*message.ISAKMP{{Payloads: list}}}, keyed: c.keyed, answered: c.answer, pair: c.stub()}
+	x := &exchange{kind: message.Create, inner: &message.Body{ISAKMP: []*message.ISAKMP{{Payloads: list}}}, keyed: c.keyed, answered: c.answer, pair: c.spis.stub()}
 	x.failed = func(now time.Time, f *trace.Failure) { c.failed(now, f) }
 	x.stopped = func(now time.Time) { c.abandon(now) }
 	c.x = x
 	sa.begin(now, x)
 }
-
-// stub is the pair as far as a DELETE needs it.
-func (c *create) stub() *keyex.Child { return &keyex.Child{Proto: c.proto, SPIIn: c.spi} }
 
 // keyed puts the inbound half in force, and sends the CREATE. With a key exchange
 // the responder's part is needed first.
@@ -163,9 +155,9 @@ func (c *create) keyed(now time.Time) {
 		c.x.transmit(now)
 		return
 	}
-	o := sa.newChild(c.cfg, c.first, c.local, c.remote, c.spi, 0)
+	o := sa.newChild(c.cfg, c.first, c.local, c.remote, c.spis.SPIs)
 	o.Flow, o.Initiator = c.packet, true
-	c.optimistic, c.reserved, book(o).reserved = o, false, true
+	c.optimistic, c.spis.held, book(o).reserved = o, false, true
 	if err := sa.childKeys(o, keying{key: c.x.ticket.Key(), ni: c.ni}); err != nil {
 		c.fail(now, sa.failure(now, trace.StageInstall, err.Error(), ""))
 		return
@@ -189,7 +181,7 @@ func (c *create) forget() {
 	c.optimistic = nil
 	b := book(o)
 	if b.reserved {
-		b.reserved, c.reserved = false, true
+		b.reserved, c.spis.held = false, true
 		return
 	}
 	if b.inUp {
@@ -200,9 +192,7 @@ func (c *create) forget() {
 
 // choice is what the responder took.
 type choice struct {
-	t      offer.Transform
-	mode   spd.Mode
-	spiOut uint32
+	agreed
 	life   offer.Span
 	nr     []byte
 	public []byte
@@ -216,7 +206,7 @@ func (c *create) answer(now time.Time, in *message.Body, ackReq bool) {
 		c.fail(now, f)
 		return
 	}
-	same := c.optimistic != nil && ch.nr == nil && ch.public == nil && ch.t.Proposal.String() == c.first.Proposal.String() && ch.t.Encap == c.first.Encap
+	same := c.optimistic != nil && ch.nr == nil && ch.public == nil && ch.same(c.first)
 	if !same && !ackReq {
 		// RFC 4430, Section 3.2: it must ask for the ACK then. Some do not.
 		sa.log(now, trace.Detail, true, "the peer chose other than the first proposal, or added to the keys, and asks for no ACK")
@@ -241,12 +231,15 @@ func (c *create) answer(now time.Time, in *message.Body, ackReq bool) {
 	}, func(now time.Time) {
 		m := c.optimistic
 		if same {
-			m.SPIOut = ch.spiOut
+			m.SPIOut = ch.spi
+			if m.AH != nil {
+				m.AH.SPIOut = ch.ahSPI
+			}
 		} else {
-			m = sa.newChild(c.cfg, ch.t, c.local, c.remote, c.spi, ch.spiOut)
-			m.Flow, m.Initiator, book(m).reserved = c.packet, true, c.reserved
+			m = sa.newChild(c.cfg, ch.agreed, c.local, c.remote, c.spis.SPIs)
+			m.Flow, m.Initiator, book(m).reserved = c.packet, true, c.spis.held
 		}
-		c.optimistic, c.made, c.reserved = nil, m, false
+		c.optimistic, c.made, c.spis.held = nil, m, false
 		offer.LimitBytes(m, ch.life.KBytes, false)
 		err := sa.childKeys(m, keying{key: c.x.ticket.Key(), gqm: gqm, ni: c.ni, nr: ch.nr})
 		gqm.Destroy()
@@ -290,28 +283,35 @@ func (c *create) take(now time.Time, in *message.Body) (ch choice, f *trace.Fail
 		return ch, sa.refusedBy(now, n.Kind, "CREATE for "+c.cfg.Name)
 	}
 	s, ok := one[*quick.SA](list, quick.TypeSA)
-	if !ok || len(s.Proposals) != 1 || len(s.Proposals[0].Transforms) != 1 {
-		return ch, bad("the peer's REPLY has not one SA with one proposal and one transform")
+	if !ok {
+		return ch, bad("the peer's REPLY has not one SA")
 	}
-	p := &s.Proposals[0]
-	if ch.spiOut, ok = p.SPI32(); !ok || ch.spiOut < 256 {
-		return ch, bad("the peer's SPI has %d octets, or is below 256", len(p.SPI))
+	suites, why := offer.ReadSuites(s.Proposals)
+	if len(suites) != 1 {
+		return ch, bad("the peer chose %d proposals that can be used, expected one: %s", len(suites), why)
 	}
-	t, why := offer.Read(p.Protocol, &p.Transforms[0])
-	if why != "" {
-		return ch, bad("the peer's choice cannot be read: %s", why)
+	if why := suites[0].Fits(c.cfg); why != "" {
+		return ch, bad("the peer's choice has other protocols than were offered: %s", why)
 	}
-	ch.t = t
-	// Two lifetimes must not have changed places, which the attributes alone do not show.
 	seconds, kbytes := offer.LifeWords(c.cfg)
-	found := slices.ContainsFunc(c.offered, func(o quick.Proposal) bool {
-		return o.Protocol == p.Protocol && slices.ContainsFunc(o.Transforms, func(x quick.Transform) bool { return offer.SameTransform(&x, &p.Transforms[0]) })
-	})
-	if !found || t.Seconds != seconds || t.KBytes != kbytes {
-		return ch, bad("the peer chose a transform that was not offered")
+	for i := range suites[0] {
+		p := &suites[0][i]
+		if len(p.Transforms) != 1 {
+			return ch, bad("the peer chose %d transforms of %v, expected one", len(p.Transforms), p.Protocol)
+		}
+		t, why := offer.Read(p.Protocol, &p.Transforms[0])
+		if why != "" {
+			return ch, bad("the peer's choice cannot be read: %s", why)
+		}
+		// Two lifetimes must not have changed places, which the attributes alone do not show.
+		if !offered(c.offered, p) || t.Seconds != seconds || t.KBytes != kbytes {
+			return ch, bad("the peer chose a transform that was not offered")
+		}
+		spi, _ := p.SPI32()
+		ch.take(suites[0].Main() == p, t, spi)
 	}
-	ch.mode, _, _ = offer.ModeOf(t.Encap)
-	if ids := offer.IDPair(list); ids != nil && !sa.cfg.KINK.Racoon2 {
+	t := ch.main
+	if ids := offer.IDPair(list); ids != nil && !sa.cfg.KINK.Racoon2 && len(c.local) == 1 && len(c.remote) == 1 {
 		l, errL := offer.TSOf(ids[0])
 		r, errR := offer.TSOf(ids[1])
 		if errL != nil || errR != nil || l != c.local[0] || r != c.remote[0] {
@@ -350,9 +350,9 @@ func (c *create) failed(now time.Time, f *trace.Failure) {
 	if c.old != nil {
 		sa.rekeyLater(now, c.old)
 	}
-	if f.Stage == trace.StageReach && sa.state == keyex.Established && c.spi != 0 {
+	if f.Stage == trace.StageReach && sa.state == keyex.Established && c.spis.Main != 0 {
 		// The peer may have the pair, and its answer got lost.
-		sa.sendDelete(now, []*keyex.Child{c.stub()}, func(time.Time) {})
+		sa.sendDelete(now, []*keyex.Child{c.spis.stub()}, func(time.Time) {})
 	}
 	sa.createFailed(now, c.cfg, c.packet, f)
 }
@@ -371,8 +371,5 @@ func (c *create) abandon(time.Time) {
 		}
 		return
 	}
-	if c.reserved {
-		c.sa.Tell(keyex.FreeSPI{Proto: c.proto, Local: c.sa.local.Addr(), SPI: c.spi})
-		c.reserved = false
-	}
+	c.spis.free(c.sa)
 }

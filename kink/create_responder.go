@@ -3,6 +3,7 @@ package kink
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"iked/crypto/ke"
@@ -39,15 +40,14 @@ type createAnswer struct {
 
 	cfg           *keyex.ChildConfig
 	local, remote []spd.TS
-	idci, idcr    *quick.ID // as they came; nil: none did
-	proposal      *quick.Proposal
-	chosen        offer.Transform
-	first         bool // the first transform of the first proposal
+	idci, idcr    *quick.ID   // as they came; nil: none did
+	suite         offer.Suite // that the peer offered and we chose, with one transform each
+	chosen        agreed
+	first         bool // the first transforms of the first proposal
 	ni, nr        []byte
 	public        []byte // the peer's
 	pair          *ke.KeyPair
-	spi           uint32
-	reserved      bool
+	spis          spis
 	made          *keyex.Child
 	life, tell    offer.Span
 }
@@ -85,14 +85,14 @@ func (a *answer) create(now time.Time) {
 		c.refuse(now, quick.NoProposalChosen, f)
 		return
 	}
-	if public, ok := one[*quick.Opaque](list, quick.TypeKE); c.chosen.Group != 0 {
-		if !ok || len(public.Data) != ke.PublicLen(c.chosen.Group) {
-			c.refuse(now, quick.InvalidKeyInformation, sa.failure(now, trace.StageKE, fmt.Sprintf("the peer's CREATE names group %d and has no public value of it", c.chosen.Group), "this is a fault of the peer's implementation"))
+	if public, ok := one[*quick.Opaque](list, quick.TypeKE); c.chosen.main.Group != 0 {
+		if !ok || len(public.Data) != ke.PublicLen(c.chosen.main.Group) {
+			c.refuse(now, quick.InvalidKeyInformation, sa.failure(now, trace.StageKE, fmt.Sprintf("the peer's CREATE names group %d and has no public value of it", c.chosen.main.Group), "this is a fault of the peer's implementation"))
 			return
 		}
 		c.public = public.Data
 	}
-	c.flow.Run(now, c.reserve, c.agree, c.install, c.send)
+	c.flow.Run(now, c.reserve, c.reserveAround, c.agree, c.install, c.send)
 }
 
 // choose takes the first proposal and transform of the peer that fit: with the very
@@ -140,9 +140,16 @@ func (c *createAnswer) choose(now time.Time, theirs *quick.SA) *trace.Failure {
 					}
 					continue
 				}
-				q := *p
-				q.Transforms = p.Transforms[j : j+1]
-				c.proposal, c.chosen, c.life, c.tell, c.first = &q, t, use, tell, i == 0 && j == 0
+				at, no := c.takeSuite(s, j, t)
+				if no != "" {
+					why = no
+					continue
+				}
+				c.first = i == 0 && j == 0 && at == 0
+				c.life, c.tell = use, tell
+				if a := c.chosen.around; a != nil {
+					c.life, c.tell, _ = offer.WeighChild(level, c.cfg, t.Shorter(*a))
+				}
 				return nil
 			}
 		}
@@ -153,15 +160,44 @@ func (c *createAnswer) choose(now time.Time, theirs *quick.SA) *trace.Failure {
 	return sa.failure(now, trace.StageChild, "none of the peer's transforms for "+c.cfg.Name+" can be used: "+why, "make mode and esp_proposals of both sides agree")
 }
 
-func (c *createAnswer) reserve(now time.Time) {
-	c.flow.Ask(keyex.AllocSPI{Proto: c.chosen.Proposal.Protocol, Local: c.sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
-		s, ok := r.(keyex.SPIReply)
-		if !ok || s.Err != nil {
-			c.refuse(now, quick.NoProposalChosen, c.sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
-			return
+// takeSuite notes a suite with the j-th transform of its main protocol, which is t, and
+// the first AH around it that fits; at is its place, 0 without AH around. no tells why
+// none fits.
+func (c *createAnswer) takeSuite(s offer.Suite, j int, t offer.Transform) (at int, no string) {
+	var g agreed
+	chosen := slices.Clone(s)
+	keep := func(p *quick.Proposal, i int) uint32 {
+		chosen.Of(p.Protocol).Transforms = p.Transforms[i : i+1]
+		spi, _ := p.SPI32()
+		return spi
+	}
+	g.take(true, t, keep(s.Main(), j))
+	if p := s.Around(); p != nil {
+		mode, _, _ := offer.ModeOf(t.Encap)
+		i, a, no := offer.SelectAround(c.cfg, c.sa.cfg.V1.LifeCheck, p, mode, t.Group)
+		if no != "" {
+			return 0, no
 		}
-		c.spi, c.reserved = s.SPI, true
-	})
+		g.take(false, a, keep(p, i))
+		at = i
+	}
+	c.suite, c.chosen = chosen, g
+	return at, ""
+}
+
+func (c *createAnswer) reserve(time.Time) {
+	c.spis.proto = c.chosen.main.Proposal.Protocol
+	c.spis.reserve(c.sa, &c.flow, false, c.unreserved)
+}
+
+func (c *createAnswer) reserveAround(time.Time) {
+	if c.chosen.around != nil {
+		c.spis.reserve(c.sa, &c.flow, true, c.unreserved)
+	}
+}
+
+func (c *createAnswer) unreserved(now time.Time, f *trace.Failure) {
+	c.refuse(now, quick.NoProposalChosen, f)
 }
 
 // threeWay tells whether the initiator must make its keys anew, and confirm (RFC
@@ -175,8 +211,8 @@ func (c *createAnswer) agree(now time.Time) {
 		c.nr = sa.nonce()
 	}
 	derive := func(now time.Time, gqm secret.Bytes) {
-		m := sa.newChild(c.cfg, c.chosen, c.local, c.remote, c.spi, binary.BigEndian.Uint32(c.proposal.SPI))
-		c.made, c.reserved, book(m).reserved = m, false, true
+		m := sa.newChild(c.cfg, c.chosen, c.local, c.remote, c.spis.SPIs)
+		c.made, c.spis.held, book(m).reserved = m, false, true
 		offer.LimitBytes(m, c.life.KBytes, sa.cfg.V1.LifeCheck == keyex.LifeObey)
 		err := sa.childKeys(m, keying{key: c.cmd.Key, gqm: gqm, ni: c.ni, nr: c.nr})
 		gqm.Destroy()
@@ -190,7 +226,7 @@ func (c *createAnswer) agree(now time.Time) {
 		derive(now, secret.Bytes{})
 		return
 	}
-	c.flow.Compute(now, keyex.Agree(sa.env, c.chosen.Group, nil, c.public), func(now time.Time, r keyex.KEResult, err error) {
+	c.flow.Compute(now, keyex.Agree(sa.env, c.chosen.main.Group, nil, c.public), func(now time.Time, r keyex.KEResult, err error) {
 		if err != nil {
 			c.refuse(now, quick.InvalidKeyInformation, sa.failure(now, trace.StageKE, "the peer's public value is refused: "+err.Error(), ""))
 			return
@@ -213,9 +249,15 @@ func (c *createAnswer) install(now time.Time) {
 // send answers.
 func (c *createAnswer) send(now time.Time) {
 	sa := c.sa
-	p := *c.proposal
-	p.SPI = binary.BigEndian.AppendUint32(nil, c.spi)
-	list := []quick.Payload{&quick.SA{Proposals: []quick.Proposal{p}}}
+	around := c.suite.Around()
+	for i := range c.suite {
+		p, spi := &c.suite[i], c.spis.Main
+		if p == around {
+			spi = c.spis.AH
+		}
+		p.SPI = binary.BigEndian.AppendUint32(nil, spi)
+	}
+	list := []quick.Payload{&quick.SA{Proposals: c.suite}}
 	if c.nr != nil {
 		list = append(list, &quick.Opaque{Kind: quick.TypeNonce, Data: c.nr})
 	}
@@ -226,7 +268,9 @@ func (c *createAnswer) send(now time.Time) {
 		list = append(list, c.idci, c.idcr)
 	}
 	if c.tell != (offer.Span{}) {
-		list = append(list, offer.LifePayload(p.Protocol, p.SPI, c.tell))
+		for _, p := range c.suite {
+			list = append(list, offer.LifePayload(p.Protocol, p.SPI, c.tell))
+		}
 	}
 	if !c.respond(now, list, c.threeWay()) {
 		c.abandon()
@@ -284,8 +328,8 @@ func (c *createAnswer) refuse(now time.Time, n quick.NotifyType, f *trace.Failur
 	c.abandon()
 	sa.failed(now, c.cfg, f)
 	notify := &quick.Notify{DOI: quick.DOIIPsec, Protocol: quick.ProtoESP, Kind: n}
-	if c.proposal != nil {
-		notify.Protocol, notify.SPI = c.proposal.Protocol, c.proposal.SPI
+	if c.suite != nil {
+		notify.Protocol, notify.SPI = quick.Protocol(c.chosen.main.Proposal.Protocol), binary.BigEndian.AppendUint32(nil, c.chosen.spi)
 	}
 	c.respond(now, []quick.Payload{notify}, false)
 }
@@ -304,10 +348,7 @@ func (c *createAnswer) abandon() {
 		}
 		return
 	}
-	if c.reserved {
-		c.reserved = false
-		c.sa.Tell(keyex.FreeSPI{Proto: c.chosen.Proposal.Protocol, Local: c.sa.local.Addr(), SPI: c.spi})
-	}
+	c.spis.free(c.sa)
 }
 
 // respond sends a REPLY with Quick Mode payloads, none: it says nothing. The answer

@@ -139,6 +139,49 @@ func hosts(p *pair, m spd.Mode) {
 	p.chb.Local, p.chb.Remote = p.cha.Remote, p.cha.Local
 }
 
+// AH and ESP are demanded together, in two messages or three; the AH comes, is replaced
+// and goes with its ESP (RFC 4430, Section 5.1; RFC 2407, Section 4.6.1).
+func TestSuites(t *testing.T) {
+	for _, three := range []bool{false, true} {
+		p := newPair(t)
+		ah := proposals(t, suite.ProtoAH, "sha256")
+		p.cha.AH, p.chb.AH = ah, ah
+		if three {
+			p.cha.AH = proposals(t, suite.ProtoAH, "sha1", "sha256")
+		}
+		p.up()
+		p.matched(1)
+		if want := map[bool]int{false: 2, true: 3}[three]; len(p.sent) != want {
+			t.Errorf("%d messages, expected %d", len(p.sent), want)
+		}
+		c := p.saA.children[0]
+		if c.AH == nil || c.AH.Integ.ID != suite.IntegHMACSHA256 || c.Proto != suite.ProtoESP {
+			t.Fatalf("the SA is %+v", c)
+		}
+		p.a.start(p.saA, keyex.RekeyChild{SPI: c.SPIIn})
+		p.run(time.Minute)
+		p.matched(1)
+		p.b.start(p.b.sas[0], keyex.DeleteChild{SPI: p.b.sas[0].children[0].SPIIn})
+		p.run(time.Minute)
+		p.nothing()
+	}
+	for name, change := range map[string]func(p *pair){
+		"one side alone":    func(p *pair) { p.chb.AH = nil },
+		"other algorithms":  func(p *pair) { p.chb.AH = proposals(t, suite.ProtoAH, "sha512") },
+		"the backend fails": func(p *pair) { p.a.refuse = true },
+	} {
+		p := newPair(t)
+		ah := proposals(t, suite.ProtoAH, "sha256")
+		p.cha.AH, p.chb.AH = ah, ah
+		change(p)
+		p.up()
+		p.run(time.Minute)
+		if t.Run(name, func(t *testing.T) { p.t = t; p.nothing() }); lastFailure(p.a) == nil {
+			t.Errorf("%s: there is no failure", name)
+		}
+	}
+}
+
 // One CREATE is for one pair of selectors; a child with several has several pairs of
 // SAs.
 func TestSeveralSelectors(t *testing.T) {

@@ -69,11 +69,11 @@ func (sa *SA) childKeys(c *keyex.Child, k keying) error {
 	if err != nil {
 		return err
 	}
-	split := func(spi uint32, encr, integrity *secret.Bytes) error {
+	split := func(proto suite.Protocol, spi uint32, el, il int, encr, integrity *secret.Bytes) error {
 		if spi == 0 || encr.Len()+integrity.Len() > 0 {
 			return nil
 		}
-		all, err := KeyMat(k.key, form, k.gqm, uint8(c.Proto), spi, k.ni, k.nr, el+il)
+		all, err := KeyMat(k.key, form, k.gqm, uint8(proto), spi, k.ni, k.nr, el+il)
 		if err != nil {
 			return err
 		}
@@ -81,14 +81,30 @@ func (sa *SA) childKeys(c *keyex.Child, k keying) error {
 		*encr, *integrity = secret.New(slices.Clone(all.Reveal()[:el])), secret.New(slices.Clone(all.Reveal()[el:]))
 		return nil
 	}
-	if err := split(c.SPIIn, &c.EncrIn, &c.IntegIn); err != nil {
+	short := func(t *suite.Transform) {
+		if c.Config.SHA256_96 && t.ID == suite.IntegHMACSHA256 {
+			t.ID = suite.IntegHMACSHA256_96
+		}
+	}
+	if err := split(c.Proto, c.SPIIn, el, il, &c.EncrIn, &c.IntegIn); err != nil {
 		return err
 	}
-	if err := split(c.SPIOut, &c.EncrOut, &c.IntegOut); err != nil {
+	if err := split(c.Proto, c.SPIOut, el, il, &c.EncrOut, &c.IntegOut); err != nil {
 		return err
 	}
-	if c.Config.SHA256_96 && c.Integ.ID == suite.IntegHMACSHA256 {
-		c.Integ.ID = suite.IntegHMACSHA256_96
+	short(&c.Integ)
+	if a := c.AH; a != nil {
+		if il, _, err = integ.Lens(a.Integ.ID); err != nil {
+			return err
+		}
+		var none secret.Bytes
+		if err := split(suite.ProtoAH, a.SPIIn, 0, il, &none, &a.IntegIn); err != nil {
+			return err
+		}
+		if err := split(suite.ProtoAH, a.SPIOut, 0, il, &none, &a.IntegOut); err != nil {
+			return err
+		}
+		short(&a.Integ)
 	}
 	return nil
 }

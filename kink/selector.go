@@ -27,9 +27,6 @@ func (sa *SA) remoteTS(c *keyex.ChildConfig) []spd.TS {
 // which the identities say (RFC 4430, Section 5.3). racoon2 ignores identities and
 // takes its policy, so that one pair of SAs is for all selectors.
 func (sa *SA) selectorPairs(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow) ([]selectors2, *trace.Failure) {
-	if len(cfg.AH) > 0 {
-		return nil, sa.failure(now, trace.StageConfig, cfg.Name+" has AH and ESP together, which this version does not do with KINK", "use esp_proposals or ah_proposals alone, or version: 1")
-	}
 	local, remote := sa.localTS(cfg), sa.remoteTS(cfg)
 	list := offer.Pairs(local, remote)
 	if cfg.PFP != 0 {

@@ -326,8 +326,10 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 		if h.refuse {
 			delete(h.in, w.Child.SPIIn)
 			delete(h.out, w.Child.SPIOut)
-			if w.In {
-				h.reserved[w.Child.SPIIn] = true
+			for _, x := range w.Child.Protocols() {
+				if w.In {
+					h.reserved[x.SPIIn] = true
+				}
 			}
 			return keyex.DoneReply{Err: errors.New("refused")}
 		}
@@ -338,7 +340,9 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 			if w.Child.EncrIn.Len()+w.Child.IntegIn.Len() == 0 {
 				h.n.t.Errorf("%s: inbound SA %08x has no keys", h.name, w.Child.SPIIn)
 			}
-			delete(h.reserved, w.Child.SPIIn)
+			for _, x := range w.Child.Protocols() {
+				delete(h.reserved, x.SPIIn)
+			}
 			h.in[w.Child.SPIIn] = w.Child
 		}
 		if w.Out {
@@ -441,6 +445,14 @@ func (p *pair) matched(children int) {
 		}
 		if o != nil && (!slices.Equal(c.Local, o.Remote) || !slices.Equal(c.Remote, o.Local) || c.Mode != o.Mode || c.ESN != o.ESN || c.Proto != o.Proto) {
 			p.t.Errorf("the sides of SA %08x differ: %v %v, %v %v", spi, c.Local, c.Remote, o.Local, o.Remote)
+		}
+		if o == nil || c.AH == nil && o.AH == nil {
+			continue
+		}
+		x, y := c.AH, o.AH
+		if x == nil || y == nil || x.SPIIn != y.SPIOut || x.SPIOut != y.SPIIn || x.SPIIn == 0 || x.Integ != y.Integ || x.ESN != y.ESN || x.IntegIn.Len() == 0 ||
+			!x.IntegIn.Equal(y.IntegOut) || !x.IntegOut.Equal(y.IntegIn) || x.IntegIn.Equal(x.IntegOut) || x.IntegIn.Equal(c.IntegIn) {
+			p.t.Errorf("the AH around SA %08x differs between the sides: %v %v", spi, x, y)
 		}
 	}
 	if len(p.a.reserved)+len(p.b.reserved) != 0 {

@@ -88,7 +88,7 @@ type ChildConfig struct {
 	Name      string
 	Proposals []suite.Proposal // ESP or AH
 	// AH are proposals of AH around the ESP of Proposals, both in one protection
-	// suite (IKEv1 alone); none: there is no AH around it.
+	// suite (IKEv1 and KINK alone); none: there is no AH around it.
 	AH            []suite.Proposal
 	Local, Remote []Selector
 	Mode          spd.Mode
