@@ -23,6 +23,7 @@ import (
 type addresses struct {
 	handle *netlink.Handle
 	device string
+	mark   uint32 // of packets that the rule is not for; 0: none
 	made   bool
 	refs   map[netip.Prefix]int
 	// policies are the tunnels that may need routes, by ID.
@@ -43,12 +44,12 @@ const (
 	deviceAlias  = "iked virtual addresses"
 )
 
-func newAddresses(device string) (addresses, error) {
+func newAddresses(device string, mark uint32) (addresses, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return addresses{}, err
 	}
-	a := addresses{handle: h, device: device, refs: map[netip.Prefix]int{}, policies: map[uint64]*policyRecord{}, routes: map[routeKey]bool{}}
+	a := addresses{handle: h, device: device, mark: mark, refs: map[netip.Prefix]int{}, policies: map[uint64]*policyRecord{}, routes: map[routeKey]bool{}}
 	// What a crashed process left: its device is told by its alias.
 	if l, err := h.LinkByName(device); err == nil && l.Type() == "dummy" && l.Attrs().Alias == deviceAlias {
 		if err := errors.Join(h.LinkDel(l), a.rules(false)); err != nil {
@@ -173,6 +174,10 @@ func (a *addresses) rules(add bool) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		r := netlink.NewRule()
 		r.Family, r.Table, r.Priority = family, routeTable, rulePriority
+		if a.mark != 0 {
+			mask := ^uint32(0)
+			r.Mark, r.Mask, r.Invert = a.mark, &mask, true
+		}
 		var err error
 		if add {
 			if err = a.handle.RuleAdd(r); errors.Is(err, unix.EEXIST) {

@@ -21,7 +21,7 @@ func CleanUp(o Options) (*backend.Leftovers, error) { return cleanUp(o, backend.
 func cleanUp(o Options, grace time.Duration) (*backend.Leftovers, error) {
 	b := newBackend(o)
 	b.grace = grace
-	addrs, device := newAddresses(b.opt.Device)
+	addrs, device := newAddresses(b.opt.Device, b.opt.Mark)
 	addrs.close()
 	if !hasJournal(b.opt.State) {
 		return nil, device

@@ -66,7 +66,7 @@ func crash(t *testing.T, ns *testnet.Namespace, state string, more ...string) {
 		if b.req, err = newSocket(); err != nil {
 			return err
 		}
-		if b.addrs, err = newAddresses(DefaultDevice); err != nil {
+		if b.addrs, err = newAddresses(DefaultDevice, 0); err != nil {
 			return err
 		}
 		if b.journal, err = openJournal(state); err != nil {

@@ -34,6 +34,9 @@ type Options struct {
 	// Device gets virtual addresses (RFC 7296, Section 2.19); DefaultDevice. It is
 	// made when the first address comes, and removed with the last.
 	Device string
+	// Mark is that of the packets of IKE, which never go to that device: also to an
+	// address of a peer that is behind its own tunnel; 0: they have none.
+	Mark uint32
 	// Sweep is how often the kernel is compared with what should be there;
 	// DefaultSweep.
 	Sweep time.Duration
@@ -149,7 +152,7 @@ func (b *Backend) start() (err error) {
 	if b.paths, err = batch.NewProber(0); err != nil {
 		return err
 	}
-	if b.addrs, err = newAddresses(b.opt.Device); err != nil {
+	if b.addrs, err = newAddresses(b.opt.Device, b.opt.Mark); err != nil {
 		return err
 	}
 	if b.journal, err = openJournal(b.opt.State); errors.Is(err, errInUse) {

@@ -110,7 +110,7 @@ func checkBackend(o *Options, c *conf.Config) error {
 }
 
 func (d *process) xfrmOptions() xfrm.Options {
-	o := xfrm.Options{Log: d.log.record, Device: d.cfg.Datapath.Device}
+	o := xfrm.Options{Log: d.log.record, Device: d.cfg.Datapath.Device, Mark: d.mark()}
 	if d.state != nil && d.state.dir != "" {
 		o.State = filepath.Join(d.state.dir, "xfrm")
 	}

@@ -337,7 +337,7 @@ func TestVirtualAddress(t *testing.T) {
 	uml.Require(t)
 	ns := namespace(t)
 	ip(t, ns, "link", "set", "lo", "up")
-	b := open(t, ns, xfrm.Options{Device: "vip0"})
+	b := open(t, ns, xfrm.Options{Device: "vip0", Mark: 77})
 	vip := netip.MustParsePrefix("10.1.0.77/32")
 	must(t, b.AddAddress(vip))
 	must(t, b.AddAddress(vip))
@@ -345,6 +345,10 @@ func TestVirtualAddress(t *testing.T) {
 	must(t, b.ApplyPolicies(nil, []spd.Policy{p}))
 	if s := ip(t, ns, "route", "get", "10.2.0.9"); !strings.Contains(s, "dev vip0") || !strings.Contains(s, "src 10.1.0.77") {
 		t.Errorf("route: %s", s)
+	}
+	// What IKE sends has the mark, and finds another address of the peer beside the tunnel.
+	if s, _ := ns.Run(t.Context(), "ip", "route", "get", "10.2.0.9", "mark", "77"); strings.Contains(s, "vip0") {
+		t.Errorf("route of packets of IKE: %s", s)
 	}
 	if s := ip(t, ns, "route", "show", "table", "5221"); !strings.Contains(s, "throw 192.0.2.2") {
 		t.Errorf("the peer has no exception:\n%s", s)
