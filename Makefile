@@ -20,13 +20,14 @@ test:
 
 # MODE is tunnel, inter-family, transport or beet; BACKEND is userspace or kernel.
 # KEYS is psk or kink, which needs the packages krb5-kdc, krb5-admin-server, krb5-user.
+# MOBILE=1 lets a gateway move while a ping runs, in mode tunnel.
 # KEEP=1 leaves the network up until Ctrl-C.
 MODE ?= tunnel
 BACKEND ?= userspace
 KEYS ?= psk
 demo: build
 	$(GOBUILD) -o bin/demo ./tools/demo
-	bin/demo -iked bin/iked -ikectl bin/ikectl -mode $(MODE) -backend $(BACKEND) -keys $(KEYS) $(if $(KEEP),-keep)
+	bin/demo -iked bin/iked -ikectl bin/ikectl -mode $(MODE) -backend $(BACKEND) -keys $(KEYS) $(if $(MOBILE),-mobile) $(if $(KEEP),-keep)
 
 bench: build
 	tools/bench.sh

@@ -42,6 +42,16 @@ func TestModesInUserspace(t *testing.T) {
 	}
 }
 
+// A gateway moves, and the ping goes on.
+func TestMobileInUserspace(t *testing.T) {
+	testnet.RequireTUN(t)
+	iked, ikectl := binaries(t)
+	d := demo{ctx: context.Background(), iked: iked, ikectl: ikectl, mode: "tunnel", backend: "userspace", mobile: true}
+	if err := d.run(); err != nil {
+		t.Error(err)
+	}
+}
+
 // The same with keys of Kerberos, and a KDC of MIT's that is made for it.
 func TestKINKInUserspace(t *testing.T) {
 	testnet.RequireTUN(t)

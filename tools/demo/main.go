@@ -27,6 +27,7 @@ func main() {
 	mode := flag.String("mode", "tunnel", "what is shown: "+modeNames())
 	backend := flag.String("backend", "userspace", "what carries the traffic: userspace, kernel")
 	keys := flag.String("keys", "psk", "what the keys come from: psk, kink")
+	mobile := flag.Bool("mobile", false, "gateway A goes through other addresses while a ping runs; in mode tunnel")
 	keep := flag.Bool("keep", false, "leave the network up until Ctrl-C and say what to try")
 	flag.Parse()
 
@@ -47,12 +48,15 @@ func main() {
 	if *keys != "psk" && *keys != "kink" {
 		fail(fmt.Errorf("there are no keys %q; choose psk or kink", *keys))
 	}
+	if *mobile && (*mode != "tunnel" || *keys != "psk") {
+		fail(errors.New("only a tunnel with keys of IKE can move: MOBIKE is part of IKEv2, and transport mode is about the addresses themselves"))
+	}
 	if err := testnet.CanTUN(); err != nil && *backend == "userspace" {
 		fail(fmt.Errorf("%w\nAs root, make it usable: modprobe tun; chmod 0666 /dev/net/tun", err))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	d := demo{ctx: ctx, mode: *mode, backend: *backend, keys: *keys, keep: *keep}
+	d := demo{ctx: ctx, mode: *mode, backend: *backend, keys: *keys, mobile: *mobile, keep: *keep}
 	var err error
 	if d.iked, err = filepath.Abs(*iked); err == nil {
 		d.ikectl, err = filepath.Abs(*ikectl)
@@ -76,6 +80,7 @@ type demo struct {
 	mode         string
 	backend      string
 	keys         string
+	mobile       bool // A moves
 	keep         bool
 	realm        *realm // of keys kink
 
@@ -137,6 +142,11 @@ func (d *demo) run() (err error) {
 	if r.Lost() > 0 {
 		return fmt.Errorf("%d of %d pings were lost", r.Lost(), r.Sent)
 	}
+	if d.mobile {
+		if err := d.wander(); err != nil {
+			return err
+		}
+	}
 	for _, g := range d.daemons {
 		out, err := g.run(d.ctx, d.ikectl, "status")
 		if err != nil {
@@ -175,12 +185,18 @@ func (d *demo) start() error {
 		if d.realm != nil {
 			top, conn, end = d.realm.top(), d.realm.connection(i), ""
 		}
+		local, remote := s.local.String(), s.remote.String()
+		if d.mobile && i == 0 {
+			local = d.home() // anywhere in its network
+		} else if d.mobile {
+			remote = d.home()
+		}
 		config := fmt.Sprintf(`%sconnections:
   - name: demo
-    local_addrs: ["%v"]
-    remote_addrs: ["%v"]
+    local_addrs: ["%s"]
+    remote_addrs: ["%s"]
 %s    children: [{name: net, %s, start: %s}]
-%s`, top, s.local, s.remote, conn, s.child, how, end)
+%s`, top, local, remote, conn, s.child, how, end)
 		if s.local.Is4() {
 			config = strings.NewReplacer(`["`, "[", `"]`, "]").Replace(config)
 		}
