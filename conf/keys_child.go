@@ -56,7 +56,7 @@ func childFields() []field[Child] {
 		{key: "dpd_action", typ: "none (clear), trap, start (restart)", def: "none", doc: "What to do when the peer does not answer any more.", set: value(parseAction, func(c *Child) *Action { return &c.DPDAction })},
 		{key: "updown", typ: "command", doc: "Not supported by this version.", set: unsupported[Child]("")},
 		{key: "hostaccess", typ: "yes/no", def: "no", doc: "About updown.", set: unsupported[Child]("no")},
-		{key: "ipcomp", typ: "yes/no", def: "no", doc: "Not supported by this version.", set: unsupported[Child]("no")},
+		{key: "ipcomp", typ: "yes/no", def: "no", doc: "Compress what ESP protects, with DEFLATE, if the peer does as well (RFC 3173). The lengths of packets then tell something of what is in them: whoever can put text into the traffic and sees its packets may guess what else is there.", set: boolean(func(c *Child) *bool { return &c.IPComp })},
 		{key: "inactivity", typ: "time", def: "0, 5m where pfp_limit counts", doc: "Close the CHILD_SA when it carried nothing for that long; 0: never.", set: duration(func(c *Child) *timeDuration { return &c.Inactivity })},
 		{key: "reqid", typ: "number", def: "0", doc: "Fixed request id; 0: chosen.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.ReqID })},
 		{key: "priority", typ: "number", def: "0", doc: "Priority of the policies, the lowest first; 0: computed.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.Priority })},

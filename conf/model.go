@@ -407,6 +407,7 @@ type Child struct {
 	TFCPadding   uint32 // octets, or TFCToMTU
 	ReplayWindow uint32
 	SHA256_96    bool
+	IPComp       bool
 	DF           DF // of the tunnel header
 	CopyECN      bool
 	CopyDSCP     CopyDSCP

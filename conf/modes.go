@@ -72,6 +72,24 @@ func (l *loader) checkSuite(c *Connection, ch *Child) {
 	}
 }
 
+// checkCompression refuses what contradicts compression.
+func (l *loader) checkCompression(c *Connection, ch *Child) {
+	if !ch.IPComp {
+		return
+	}
+	at := ch.pos.sub("ipcomp", 0)
+	switch {
+	case c.Version == VersionKINK:
+		l.fault(at, "remove ipcomp", "compression is negotiated by IKE, and not by KINK")
+	case len(ch.Proposals) > 0 && ch.Proposals[0].Protocol == suite.ProtoAH:
+		l.fault(at, "remove ipcomp, or add esp_proposals", "compression is for ESP, and the child has AH alone")
+	case ch.Mode == ModeBEET:
+		l.fault(at, "remove ipcomp, or use mode: tunnel", "compression is for tunnel and transport mode")
+	case ch.TFCPadding != 0:
+		l.fault(at, "remove ipcomp, or tfc_padding", "compression tells by the lengths of packets what tfc_padding hides")
+	}
+}
+
 // checkMode holds the mode and the protocol of a child against the other keys.
 func (l *loader) checkMode(c *Connection, ch *Child) {
 	ah := len(ch.Proposals) > 0 && ch.Proposals[0].Protocol == suite.ProtoAH

@@ -47,6 +47,11 @@ func TestContradictionsOfModes(t *testing.T) {
 		{"version: 1", "ah_proposals: [sha256], esp_proposals: [aes128gcm16], mode: beet", "ah_proposals", "mode beet takes them off"},
 		{"version: 1", "ah_proposals: [sha256-modp2048], esp_proposals: [aes128gcm16-modp3072]", "ah_proposals", "forward secrecy of AH and ESP together"},
 		{"version: 1\n    encap: yes", "ah_proposals: [sha256], esp_proposals: [aes128gcm16]", "encap", "AH has no such encapsulation"},
+		{"", "ipcomp: yes, ah_proposals: [sha256]", "ipcomp", "the child has AH alone"},
+		{"", "ipcomp: yes, mode: beet", "ipcomp", "tunnel and transport mode"},
+		{"", "ipcomp: yes, tfc_padding: mtu", "ipcomp", "what tfc_padding hides"},
+		{"version: kink", "ipcomp: yes", "ipcomp", "not by KINK"},
+		{"version: kink", "ah_proposals: [sha256], esp_proposals: [aes128gcm16]", "ah_proposals", "KINK makes ESP or AH here, not both together"},
 		{"encap: yes", "ah_proposals: [sha256]", "encap", "AH has no such encapsulation"},
 		{"", "ah_proposals: [sha256], tfc_padding: 1000", "tfc_padding", "AH has no padding"},
 		{"", "ah_proposals: [aes128]", "ah_proposals[0]", "AH"},
@@ -106,6 +111,12 @@ func TestModesAreRead(t *testing.T) {
 	}
 	if _, ch := one("version: 1", "ah_proposals: [sha256-modp2048], esp_proposals: [aes128-sha1-modp2048]"); ch.Proposals[0].Protocol != suite.ProtoESP || len(ch.AH) != 1 || ch.AH[0].Protocol != suite.ProtoAH {
 		t.Errorf("AH around ESP: %+v %+v", ch.Proposals, ch.AH)
+	}
+	if _, ch := one("", "ipcomp: yes"); !ch.IPComp {
+		t.Errorf("ipcomp: %+v", ch)
+	}
+	if _, ch := one("version: 1", "ipcomp: yes, ah_proposals: [sha256], esp_proposals: [aes128-sha1]"); !ch.IPComp || len(ch.AH) != 1 {
+		t.Errorf("ipcomp with AH around ESP: %+v", ch)
 	}
 	if _, ch := one("", "local_ts: [dynamic]"); ch.Proposals[0].Protocol != suite.ProtoESP || ch.Inactivity != 0 {
 		t.Errorf("default: %+v", ch)

@@ -106,6 +106,7 @@ func (l *loader) checkChild(c *Connection, ch *Child) {
 	}
 	l.checkPFS(ch)
 	l.checkSuite(c, ch)
+	l.checkCompression(c, ch)
 	l.checkMode(c, ch)
 	l.checkPFP(ch)
 }

@@ -23,13 +23,14 @@ import (
 type layer struct {
 	proto uint8
 	mode  spd.Mode
+	comp  bool // it compresses, with its SPI as CPI
 }
 
 var (
-	espTransport = layer{ip.ProtoESP, spd.Transport}
-	espTunnel    = layer{ip.ProtoESP, spd.Tunnel}
-	ahTransport  = layer{ip.ProtoAH, spd.Transport}
-	ahTunnel     = layer{ip.ProtoAH, spd.Tunnel}
+	espTransport = layer{proto: ip.ProtoESP, mode: spd.Transport}
+	espTunnel    = layer{proto: ip.ProtoESP, mode: spd.Tunnel}
+	ahTransport  = layer{proto: ip.ProtoAH, mode: spd.Transport}
+	ahTunnel     = layer{proto: ip.ProtoAH, mode: spd.Tunnel}
 )
 
 // authenticate turns an SA into one of AH.
@@ -56,6 +57,9 @@ func nest(t testing.TB, a, b *side, outA, outB netip.Addr, netA, netB netip.Pref
 			s.Mode, s.ESN = l.mode, true
 			if l.proto == ip.ProtoAH {
 				authenticate(s)
+			}
+			if l.comp {
+				s.CPI = uint16(s.SPI)
 			}
 			if err := []*side{a, a, b, b}[j].AddSA(s); err != nil {
 				t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"iked/crypto/aead"
 	"iked/crypto/suite"
 	"iked/datapath/ah"
+	"iked/datapath/esp"
 	"iked/datapath/guard"
 	"iked/datapath/ip"
 	"iked/datapath/route"
@@ -47,6 +48,8 @@ type Datapath struct {
 	table      *spd.Table
 	inboundESP spiSpace
 	inboundAH  spiSpace
+	spaceCPI   sad.SPIs // numbers of compression, and those in use
+	cpis       esp.CPIs
 	outbound   sad.Table[outSet] // by ReqID
 
 	mu       sync.Mutex // of changes to SAs and policies
@@ -221,6 +224,10 @@ func Supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, 
 	switch {
 	case mode > spd.BEET:
 		return false, fmt.Sprintf("mode %d: the userspace datapath carries tunnel, transport and BEET mode", mode)
+	case proto == suite.ProtoIPComp && mode == spd.BEET:
+		return false, "compression is for tunnel and transport mode"
+	case proto == suite.ProtoIPComp:
+		return true, ""
 	case proto == suite.ProtoAH && mode == spd.BEET:
 		return false, "BEET is a mode of ESP: use transport or tunnel mode with AH"
 	case proto == suite.ProtoAH && encr != suite.Transform{}:

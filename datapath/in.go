@@ -34,6 +34,7 @@ type inWorker struct {
 
 func newInWorker(d *Datapath, q tun.Queue) *inWorker {
 	w := &inWorker{d: d, c: d.newCounters(), join: tun.NewCoalescer(q)}
+	w.scratch.Memory = w
 	w.join.Err = func(n int, err error) { w.c.n[inWriteError].Add(uint64(n)) }
 	return w
 }
@@ -120,20 +121,31 @@ func (w *inWorker) rebuild(sa *inSA, p *batch.Packet, at int, tos uint8) esp.Dro
 		o.ID, o.DF = binary.BigEndian.Uint16(buf[4:]), buf[6]&0x40 != 0
 	}
 	if room := sa.Room(); room > at {
-		if w.spare == nil {
-			w.spare = make([]byte, spareSize)
-		}
-		if w.used+room+len(buf) > len(w.spare) {
-			w.join.Flush()
-			w.used = 0
-		}
-		end := w.used + room + len(buf)
-		to := w.spare[w.used:end:end]
+		to := w.take(room + len(buf))
 		copy(to[room:], buf)
-		buf, at, w.used = to, at+room, end
+		buf, at = to, at+room
+		w.used += len(to)
 	}
 	return sa.OpenAt(&w.scratch, buf, at, o, &w.opened)
 }
+
+// take is n octets of spare memory; w.used goes on behind what is needed of it.
+func (w *inWorker) take(n int) []byte {
+	if w.spare == nil {
+		w.spare = make([]byte, spareSize)
+	}
+	if w.used+n > len(w.spare) {
+		w.join.Flush()
+		w.used = 0
+	}
+	return w.spare[w.used : w.used+n : w.used+n]
+}
+
+// Take implements esp.Memory.
+func (w *inWorker) Take() []byte { return w.take(esp.RestoreRoom) }
+
+// Used implements esp.Memory.
+func (w *inWorker) Used(n int) { w.used += n }
 
 // selectorsEvery is the least time between two InvalidSelectors events of an SA.
 const selectorsEvery = time.Second

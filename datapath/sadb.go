@@ -59,6 +59,9 @@ func (d *Datapath) AllocSPI(proto suite.Protocol, local netip.Addr) (uint32, err
 	if d.closed.Load() {
 		return 0, backend.ErrClosed
 	}
+	if proto == suite.ProtoIPComp {
+		return d.spaceCPI.AllocCPI(d.io.Now())
+	}
 	if proto != suite.ProtoESP && proto != suite.ProtoAH {
 		return 0, fmt.Errorf("allocate an SPI for protocol %d: the userspace datapath carries ESP and AH: %w", proto, backend.ErrUnsupported)
 	}
@@ -69,6 +72,12 @@ func (d *Datapath) AllocSPI(proto suite.Protocol, local netip.Addr) (uint32, err
 func (d *Datapath) FreeSPI(proto suite.Protocol, _ netip.Addr, spi uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if proto == suite.ProtoIPComp {
+		if spi <= uint32(sad.MaxCPI) && !d.cpis.Has(uint16(spi)) {
+			d.spaceCPI.Free(spi)
+		}
+		return
+	}
 	if s := d.space(proto); s.sas.Get(spi) == nil {
 		s.spis.Free(spi)
 	}
@@ -147,10 +156,16 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 		if err := d.join(c.Dst); err != nil {
 			return fmt.Errorf("SA %s: %w", sa.Name, err)
 		}
-		if err := space.add(id, x); err != nil {
+		if err := d.useCPI(&c); err != nil {
 			d.leaveGroup(c.Dst)
 			return err
 		}
+		if err := space.add(id, x); err != nil {
+			d.freeCPI(c.CPI)
+			d.leaveGroup(c.Dst)
+			return err
+		}
+		in.SetCPIs(&d.cpis)
 		d.sas[id] = x
 		d.take(x, id)
 		return nil
@@ -176,6 +191,28 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 	}
 	d.gen.Add(1)
 	return nil
+}
+
+// useCPI takes the CPI of an inbound SA.
+func (d *Datapath) useCPI(sa *sad.SA) error {
+	if sa.CPI == 0 {
+		return nil
+	}
+	if d.cpis.Has(sa.CPI) {
+		return fmt.Errorf("SA %s, CPI %d: %w", sa.Name, sa.CPI, backend.ErrExists)
+	}
+	if err := d.spaceCPI.Use(uint32(sa.CPI)); err != nil {
+		return err
+	}
+	d.cpis.Set(sa.CPI)
+	return nil
+}
+
+func (d *Datapath) freeCPI(cpi uint16) {
+	if cpi != 0 {
+		d.cpis.Clear(cpi)
+		d.spaceCPI.Free(uint32(cpi))
+	}
 }
 
 func notFound(op string, id sad.ID) error {
@@ -258,6 +295,7 @@ func (d *Datapath) deleteSA(id sad.ID) bool {
 	case *inSA:
 		x.dead.Store(true)
 		d.space(id.Proto).remove(id)
+		d.freeCPI(x.SA().CPI)
 		d.leaveGroup(id.Dst)
 		d.leave(id)
 	default:

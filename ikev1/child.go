@@ -88,6 +88,9 @@ func (sa *SA) made(cfg *keyex.ChildConfig, g agreed, local, remote spd.TS, in of
 		SPIIn: in.Main, SPIOut: g.spi, ESN: p.ESN(), Local: sa.kept(cfg, local), Remote: []spd.TS{remote},
 		LocalAddr: sa.local, RemoteAddr: sa.remote, Encap: sa.nat.any(), NoTFC: true,
 	}
+	if g.cpi != 0 {
+		c.CPIIn, c.CPIOut = in.CPI, g.cpi
+	}
 	book(c).said = [2]spd.TS{local, remote}
 	c.Encr, _ = p.First(suite.ENCR)
 	c.Integ, _ = p.First(suite.INTEG)
@@ -161,6 +164,9 @@ func (sa *SA) removeChild(c *keyex.Child, in, out bool) {
 		b.reserved = false
 		for _, p := range c.Protocols() {
 			sa.Tell(keyex.FreeSPI{Proto: p.Proto, Local: c.LocalAddr.Addr(), SPI: p.SPIIn})
+		}
+		if c.CPIIn != 0 {
+			sa.Tell(keyex.FreeSPI{Proto: suite.ProtoIPComp, Local: c.LocalAddr.Addr(), SPI: uint32(c.CPIIn)})
 		}
 	}
 	in, out = in && b.inUp, out && b.outUp

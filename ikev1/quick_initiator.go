@@ -120,7 +120,7 @@ func (q *quick) begin(now time.Time) {
 		q.fail(now, f)
 		return
 	}
-	q.flow.Run(now, q.reserve, q.reserveAround, q.generate, q.request)
+	q.flow.Run(now, q.reserve, q.reserveAround, q.reserveCPI, q.generate, q.request)
 }
 
 // reserve asks for the inbound SPI.
@@ -130,6 +130,13 @@ func (q *quick) reserve(now time.Time) { q.sa.reserve(&q.flow, q.proto, &q.spis.
 func (q *quick) reserveAround(now time.Time) {
 	if len(q.cfg.AH) > 0 {
 		q.sa.reserve(&q.flow, suite.ProtoAH, &q.spis.AH, q.fail)
+	}
+}
+
+// reserveCPI asks for the number of compression.
+func (q *quick) reserveCPI(now time.Time) {
+	if q.cfg.IPComp {
+		q.sa.reserveCPI(&q.flow, &q.spis.CPI, q.fail)
 	}
 }
 
@@ -207,6 +214,10 @@ func (q *quick) answer(now time.Time, in *incoming) {
 		q.fail(now, f)
 		return
 	}
+	if got.cpi == 0 && q.spis.CPI != 0 {
+		sa.unreserveCPI(&q.spis)
+		sa.logChild(now, q.cfg, true, "CHILD_SA %s is not compressed: the peer does not do it", q.cfg.Name)
+	}
 	c := sa.made(q.cfg, got, q.local, q.remote, q.spis)
 	c.Initiator, book(c).reserved = true, true
 	sa.tellChecksums(c, in.Message, false)
@@ -265,6 +276,10 @@ func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (got agre
 		return sa.failure(now, trace.StageChild, fmt.Sprintf(format, args...), "this is a fault of the peer's implementation")
 	}
 	list, why := offer.ReadSuites(s.Proposals)
+	if len(list) == 2 && list[0].Comp() != nil && list[1].SameButComp(list[0]) {
+		// strongSwan repeats its choice without compression behind it.
+		list = list[:1]
+	}
 	if len(list) != 1 {
 		return got, life, bad("the peer chose %d proposals that can be used, expected one: %s", len(list), why)
 	}
@@ -285,8 +300,7 @@ func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (got agre
 		if !offered(q.offered, p) || t.Seconds != seconds || t.KBytes != kbytes {
 			return got, life, bad("the peer chose a transform that was not offered")
 		}
-		spi, _ := p.SPI32()
-		got.take(list[0].Main() == p, t, spi)
+		got.take(list[0], p, t)
 	}
 	mode := got.mode
 	// RFC 2409, Section 5.5: the same identities.

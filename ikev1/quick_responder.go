@@ -1,6 +1,7 @@
 package ikev1
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"fmt"
 	"slices"
@@ -81,7 +82,7 @@ func (q *quickResponder) request(now time.Time, in *incoming) {
 		q.refuse(now, message.InvalidKeyInformation, f)
 		return
 	}
-	q.flow.Run(now, q.reserve, q.reserveAround, q.agree, q.install, q.reply)
+	q.flow.Run(now, q.reserve, q.reserveAround, q.reserveCPI, q.agree, q.install, q.reply)
 }
 
 // findChild finds the configured child for the peer's selectors. IKEv1 narrows
@@ -144,7 +145,9 @@ func (q *quickResponder) choose(now time.Time, theirs *message.SA) *trace.Failur
 	if why == "" {
 		why = "the peer offers nothing"
 	}
-	// Without an AH that fits, a suite is out and the next one is looked at.
+	// With compression before without.
+	slices.SortStableFunc(suites, func(a, b offer.Suite) int { return cmp.Compare(a.Rank(), b.Rank()) })
+	// Of which some part does not fit, a suite is out and the next one is looked at.
 	for {
 		list, read, where, no := q.readable(suites)
 		if no != "" {
@@ -162,25 +165,34 @@ func (q *quickResponder) choose(now time.Time, theirs *message.SA) *trace.Failur
 			return sa.mismatch(now, trace.StageChild, m)
 		}
 		at, t := where[c.TheirIndex], read[c.TheirIndex]
+		_, udp, _ := offer.ModeOf(t.Encap)
 		s := suites[at[0]]
 		answer := slices.Clone(s)
-		keep := func(p *message.Proposal, i int) uint32 {
-			answer.Of(p.Protocol).Transforms = p.Transforms[i : i+1]
-			spi, _ := p.SPI32()
-			return spi
-		}
 		var chosen agreed
-		chosen.take(true, t, keep(s.Main(), at[1]))
-		both := t
+		keep := func(p *message.Proposal, i int, t offer.Transform) {
+			answer.Of(p.Protocol).Transforms = p.Transforms[i : i+1]
+			chosen.take(s, p, t)
+		}
+		keep(s.Main(), at[1], t)
+		both, no := t, ""
 		if p := s.Around(); p != nil {
-			i, a, no := offer.SelectAround(q.cfg, level, p, chosen.mode, t.Group)
-			if no != "" {
-				why = no
-				suites = slices.Delete(slices.Clone(suites), at[0], at[0]+1)
-				continue
+			var i int
+			var a offer.Transform
+			if i, a, no = offer.SelectAround(q.cfg, level, p, chosen.mode, t.Group); no == "" {
+				keep(p, i, a)
+				both = t.Shorter(a)
 			}
-			chosen.take(false, a, keep(p, i))
-			both = t.Shorter(a)
+		}
+		if p := s.Comp(); p != nil && no == "" {
+			var i int
+			if i, no = offer.SelectComp(p, chosen.mode, udp, t.Group); no == "" {
+				keep(p, i, offer.Transform{})
+			}
+		}
+		if no != "" {
+			why = no
+			suites = slices.Delete(slices.Clone(suites), at[0], at[0]+1)
+			continue
 		}
 		q.chosen, q.answer = chosen, answer
 		q.life, q.tell, _ = offer.WeighChild(level, q.cfg, both)
@@ -247,6 +259,12 @@ func (q *quickResponder) reserveAround(now time.Time) {
 	}
 }
 
+func (q *quickResponder) reserveCPI(now time.Time) {
+	if q.chosen.cpi != 0 {
+		q.sa.reserveCPI(&q.flow, &q.spis.CPI, q.unreserved)
+	}
+}
+
 func (q *quickResponder) unreserved(now time.Time, f *trace.Failure) {
 	q.refuse(now, message.NoProposalChosen, f)
 }
@@ -297,11 +315,15 @@ func (q *quickResponder) install(now time.Time) {
 func (q *quickResponder) reply(now time.Time) {
 	sa := q.sa
 	for i := range q.answer {
-		spi := q.spis.Main
-		if p := &q.answer[i]; p == q.answer.Around() {
-			spi = q.spis.AH
+		switch p := &q.answer[i]; p {
+		case q.answer.Around():
+			p.SPI = spiOctets(q.spis.AH)
+		case q.answer.Comp():
+			// In as many octets as the peer has it (RFC 2407, Section 4.6.1).
+			p.SPI = spiOctets(uint32(q.spis.CPI))[4-len(p.SPI):]
+		default:
+			p.SPI = spiOctets(q.spis.Main)
 		}
-		q.answer[i].SPI = spiOctets(spi)
 	}
 	list := []message.Payload{&message.SA{Proposals: q.answer}, &message.Opaque{Kind: message.TypeNonce, Data: q.nr}}
 	if q.pair != nil {
@@ -313,7 +335,9 @@ func (q *quickResponder) reply(now time.Time) {
 	list = append(list, sa.originals(q.chosen.mode, false)...)
 	if q.tell != (offer.Span{}) {
 		for i := range q.answer {
-			list = append(list, offer.LifePayload(q.answer[i].Protocol, q.answer[i].SPI, q.tell))
+			if p := &q.answer[i]; p.Protocol != message.ProtoIPComp {
+				list = append(list, offer.LifePayload(p.Protocol, p.SPI, q.tell))
+			}
 		}
 	}
 	q.x.next, q.x.late = q.confirm, q.late

@@ -295,6 +295,9 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 			for _, x := range w.Child.Protocols() {
 				h.reserved[x.SPIIn] = true
 			}
+			if w.Child.CPIIn != 0 {
+				h.reserved[uint32(w.Child.CPIIn)] = true
+			}
 			return keyex.DoneReply{Err: errors.New("refused")}
 		}
 		if w.In {
@@ -303,6 +306,12 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 					h.n.t.Errorf("%s: SPI %08x is installed without reservation", h.name, x.SPIIn)
 				}
 				delete(h.reserved, x.SPIIn)
+			}
+			if cpi := w.Child.CPIIn; cpi != 0 {
+				if !h.reserved[uint32(cpi)] {
+					h.n.t.Errorf("%s: CPI %04x is installed without reservation", h.name, cpi)
+				}
+				delete(h.reserved, uint32(cpi))
 			}
 			h.in[w.Child.SPIIn] = w.Child
 		}
@@ -458,6 +467,9 @@ func (p *pair) matched(children int) {
 		}
 		if o != nil && (c.Local[0] != o.Remote[0] || c.Remote[0] != o.Local[0] || c.Mode != o.Mode || c.ESN != o.ESN || c.Encap != o.Encap) {
 			p.t.Errorf("the sides of SA %08x differ: %v %v, %v %v", spi, c.Local, c.Remote, o.Local, o.Remote)
+		}
+		if o != nil && (c.CPIIn != o.CPIOut || c.CPIOut != o.CPIIn) {
+			p.t.Errorf("compression of SA %08x differs between the sides: %04x %04x, %04x %04x", spi, c.CPIIn, c.CPIOut, o.CPIIn, o.CPIOut)
 		}
 		if o == nil || c.AH == nil && o.AH == nil {
 			continue

@@ -14,23 +14,28 @@ import (
 )
 
 // agreed is the protection suite that a Quick Mode agreed on, with the SPIs of the
-// peer; around is the AH around ESP, nil: none.
+// peer; around is the AH around ESP, nil: none; cpi is that of compression, 0: none.
 type agreed struct {
 	main   offer.Transform
 	mode   spd.Mode
 	spi    uint32
 	around *offer.Transform
 	ahSPI  uint32
+	cpi    uint16
 }
 
-// take notes the transform of one protocol.
-func (g *agreed) take(main bool, t offer.Transform, spi uint32) {
-	if main {
+// take notes the transform of one protocol of a suite.
+func (g *agreed) take(s offer.Suite, p *message.Proposal, t offer.Transform) {
+	spi, _ := p.SPI32()
+	switch p {
+	case s.Main():
 		g.main, g.spi = t, spi
 		g.mode, _, _ = offer.ModeOf(t.Encap)
-		return
+	case s.Comp():
+		g.cpi = uint16(spi)
+	default:
+		g.around, g.ahSPI = &t, spi
 	}
-	g.around, g.ahSPI = &t, spi
 }
 
 // offered tells whether the one transform of p is one of ours, unchanged. All
@@ -61,7 +66,27 @@ func (sa *SA) unreserve(main suite.Protocol, s *offer.SPIs) {
 	if s.AH != 0 {
 		sa.Tell(keyex.FreeSPI{Proto: suite.ProtoAH, Local: sa.local.Addr(), SPI: s.AH})
 	}
+	sa.unreserveCPI(s)
 	*s = offer.SPIs{}
+}
+
+func (sa *SA) unreserveCPI(s *offer.SPIs) {
+	if s.CPI != 0 {
+		sa.Tell(keyex.FreeSPI{Proto: suite.ProtoIPComp, Local: sa.local.Addr(), SPI: uint32(s.CPI)})
+		s.CPI = 0
+	}
+}
+
+// reserveCPI asks for the number of compression.
+func (sa *SA) reserveCPI(f *keyex.Flow, at *uint16, fail func(time.Time, *trace.Failure)) {
+	f.Ask(keyex.AllocSPI{Proto: suite.ProtoIPComp, Local: sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
+		s, ok := r.(keyex.SPIReply)
+		if !ok || s.Err != nil {
+			fail(now, sa.failure(now, trace.StageInstall, fmt.Sprintf("no number for compression can be had: %v", s.Err), "see the backend in `ikectl status`, or set ipcomp to no"))
+			return
+		}
+		*at = uint16(s.SPI)
+	})
 }
 
 // throughNAT tells why a pair cannot be made: AH covers the addresses that a NAT

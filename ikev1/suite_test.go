@@ -251,3 +251,59 @@ func TestAHThroughNAT(t *testing.T) {
 		}
 	}
 }
+
+// compresses sets compression on both sides or one.
+func (p *pair) compresses(a, b bool) *pair {
+	p.cha.IPComp, p.chb.IPComp = a, b
+	return p
+}
+
+// RFC 2407, Section 4.6.1: compression in a suite, alone with ESP and with AH around
+// it, in both modes and in UDP, when both sides want it; else ESP is had without it,
+// and nothing stays reserved. Rekeying gives new numbers.
+func TestCompression(t *testing.T) {
+	for _, mode := range []spd.Mode{spd.Tunnel, spd.Transport} {
+		for _, c := range []struct{ a, b, both, nat bool }{
+			{true, true, false, false}, {true, true, true, false}, {true, true, false, true},
+			{true, false, false, false}, {false, true, false, false}, {true, false, true, false},
+		} {
+			p := newPair(t).compresses(c.a, c.b)
+			if c.both {
+				p.suites("aes256-sha256", "sha256")
+			}
+			if mode == spd.Transport {
+				p.between()
+			}
+			p.ca.ForceEncap = c.nat
+			p.up().matched(1)
+			got := p.a.in[0x1001]
+			if want := c.a && c.b; (got.CPIIn != 0) != want || (got.CPIOut != 0) != want || (got.AH != nil) != c.both || got.Mode != mode {
+				t.Fatalf("%+v, mode %v: CPIs %04x and %04x, AH %v", c, mode, got.CPIIn, got.CPIOut, got.AH)
+			}
+			if !c.a || !c.b {
+				continue
+			}
+			p.a.start(p.saA, keyex.RekeyChild{SPI: 0x1001})
+			p.run(time.Minute)
+			p.matched(1)
+			for _, x := range p.a.in {
+				if x.CPIIn == got.CPIIn || x.CPIIn == 0 {
+					t.Errorf("after rekeying the CPI is %04x, before it was %04x", x.CPIIn, got.CPIIn)
+				}
+			}
+		}
+	}
+}
+
+// The backend refuses: no number of compression stays reserved.
+func TestCompressionInstallRefused(t *testing.T) {
+	for _, who := range []string{"a", "b"} {
+		p := newPair(t).compresses(true, true)
+		map[string]*host{"a": p.a, "b": p.b}[who].refuse = true
+		p.a.initiate(p.ca, p.b, p.cha)
+		p.run(2 * time.Minute)
+		if len(p.a.in)+len(p.a.out)+len(p.b.out)+len(p.a.reserved)+len(p.b.reserved) != 0 {
+			t.Errorf("%s refuses: %d %d %d SAs, %d %d numbers are left", who, len(p.a.in), len(p.a.out), len(p.b.out), len(p.a.reserved), len(p.b.reserved))
+		}
+	}
+}

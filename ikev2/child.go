@@ -185,6 +185,9 @@ func (sa *SA) removeChild(c *Child, in, out bool) {
 	if book(c).reserved && in {
 		book(c).reserved = false
 		sa.Tell(FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
+		if c.CPIIn != 0 {
+			sa.Tell(FreeSPI{Proto: suite.ProtoIPComp, Local: c.LocalAddr.Addr(), SPI: uint32(c.CPIIn)})
+		}
 	}
 	in, out = in && book(c).inUp, out && book(c).outUp
 	if in || out {

@@ -26,6 +26,7 @@ type childOffer struct {
 	proposals []suite.Proposal
 	proto     suite.Protocol
 	spi       uint32
+	cpi       uint16 // of compression; 0: none is offered
 	tsi, tsr  []spd.TS
 }
 
@@ -49,7 +50,7 @@ func (o *childOffer) reserve(now time.Time, x *flow, then func(time.Time, *trace
 			return
 		}
 		o.spi = s.SPI
-		then(now, nil)
+		o.reserveCPI(now, x, then)
 	})
 }
 
@@ -177,9 +178,12 @@ func (o *childOffer) mode() spd.Mode {
 	return o.cfg.Mode
 }
 
-// payloads are [N(mode),] SA, TSi, TSr; without Ni and KE.
+// payloads are [N(IPCOMP_SUPPORTED),] [N(mode),] SA, TSi, TSr; without Ni and KE.
 func (o *childOffer) payloads() []message.Payload {
 	var ps []message.Payload
+	if o.cpi != 0 {
+		ps = append(ps, ipcompNotify(o.cpi))
+	}
 	if n := modeNotify(o.mode()); n != message.NoNotify {
 		ps = append(ps, message.NewNotify(n, nil))
 	}
@@ -192,6 +196,7 @@ func spiBytes(spi uint32) []byte {
 
 // free gives the SPI back.
 func (o *childOffer) free() {
+	o.sa.freeCPI(&o.cpi)
 	if o.spi != 0 {
 		o.sa.Tell(FreeSPI{Proto: o.proto, Local: o.sa.local.Addr(), SPI: o.spi})
 		o.spi = 0
@@ -266,8 +271,15 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 	case mode != o.mode():
 		sa.logChild(now, o.cfg, true, "the peer does not take %s mode for %s: tunnel mode it is", modeName(o.mode()), o.cfg.Name)
 	}
+	cpi, f := o.compression(now, a.notifies)
+	if f != nil {
+		return nil, f
+	}
+	if cpi == 0 {
+		sa.freeCPI(&o.cpi)
+	}
 	c := &Child{
-		UniqueID: sa.env.NextChildID(), Config: o.cfg, Mode: mode, SPIIn: o.spi, SPIOut: spi,
+		UniqueID: sa.env.NextChildID(), Config: o.cfg, Mode: mode, SPIIn: o.spi, SPIOut: spi, CPIIn: o.cpi, CPIOut: cpi,
 		Local: local, Remote: remote, NATLocal: natLocal, NATRemote: natRemote, Flow: o.flow,
 		NoTFC: a.notifies.Has(message.ESPTFCPaddingNotSupported), Initiator: true,
 	}
@@ -278,7 +290,7 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 	if err := sa.newChild(c, chosen, a.gir, a.ni, a.nr); err != nil {
 		return nil, sa.failure(now, trace.StageChild, err.Error(), "")
 	}
-	o.spi = 0
+	o.spi, o.cpi = 0, 0
 	return c, nil
 }
 
@@ -322,10 +334,10 @@ func (sa *SA) installFailed(now time.Time, c *Child, err error) {
 // refuseGiven deletes what the peer set up and we do not want.
 func (sa *SA) refuseGiven(now time.Time, o *childOffer, p *message.Proposal) {
 	spi, _ := p.ChildSPI()
-	c := &Child{UniqueID: sa.env.NextChildID(), Config: o.cfg, Proto: o.proto, SPIIn: o.spi, SPIOut: spi,
+	c := &Child{UniqueID: sa.env.NextChildID(), Config: o.cfg, Proto: o.proto, SPIIn: o.spi, SPIOut: spi, CPIIn: o.cpi,
 		LocalAddr: sa.local, RemoteAddr: sa.remote, Initiator: true, State: ChildDeleting}
 	book(c).silent, book(c).reserved = true, true
-	o.spi = 0
+	o.spi, o.cpi = 0, 0
 	sa.children = append(sa.children, c)
 	sa.enqueueFirst(&deleteChild{sa: sa, child: c})
 }

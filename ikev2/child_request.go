@@ -30,9 +30,11 @@ type childRequest struct {
 	refused *message.Notify
 	choice  childChoice
 	spi     uint32
-	pair    *ke.KeyPair
-	gir     secret.Bytes
-	made    *Child
+	// cpi and cpiOut are those of compression; 0: there is none.
+	cpi, cpiOut uint16
+	pair        *ke.KeyPair
+	gir         secret.Bytes
+	made        *Child
 }
 
 // childChoice is what a configuration makes of an offer.
@@ -58,6 +60,7 @@ func (q *childRequest) refuse(now time.Time, n *message.Notify, f *trace.Failure
 		q.made = nil
 		q.spi = 0
 	}
+	q.sa.freeCPI(&q.cpi)
 	if q.spi != 0 {
 		q.sa.Tell(FreeSPI{Proto: q.choice.proposal.Protocol, Local: q.sa.local.Addr(), SPI: q.spi})
 		q.spi = 0
@@ -293,6 +296,7 @@ func (q *childRequest) reserve(now time.Time) {
 			return
 		}
 		q.spi = s.SPI
+		q.reserveCPI(now)
 	})
 }
 
@@ -334,7 +338,7 @@ func (q *childRequest) install(now time.Time, out bool) {
 	}
 	sa, ch := q.sa, &q.choice
 	c := &Child{
-		UniqueID: sa.env.NextChildID(), Config: ch.cfg, Mode: ch.mode, SPIIn: q.spi, SPIOut: ch.spiOut,
+		UniqueID: sa.env.NextChildID(), Config: ch.cfg, Mode: ch.mode, SPIIn: q.spi, SPIOut: ch.spiOut, CPIIn: q.cpi, CPIOut: q.cpiOut,
 		Local: ch.local, Remote: ch.remote, NATLocal: ch.natLocal, NATRemote: ch.natRemote, NoTFC: q.notifies.Has(message.ESPTFCPaddingNotSupported),
 	}
 	book(c).reserved = true
@@ -347,7 +351,7 @@ func (q *childRequest) install(now time.Time, out bool) {
 		q.refuse(now, message.NewNotify(message.NoProposalChosen, nil), sa.failure(now, trace.StageChild, err.Error(), ""))
 		return
 	}
-	q.made, q.spi = c, 0
+	q.made, q.spi, q.cpi = c, 0, 0
 	sa.installChild(q.flow, c, true, out, func(now time.Time, err error) {
 		if err != nil {
 			q.refuse(now, message.NewNotify(message.NoProposalChosen, nil), sa.failure(now, trace.StageInstall,
@@ -356,13 +360,16 @@ func (q *childRequest) install(now time.Time, out bool) {
 	})
 }
 
-// payloads are the answer: [N(mode),] SA, [Nr, [KE,]] TSi, TSr, or the refusal.
+// payloads are the answer: [N(IPCOMP_SUPPORTED),] [N(mode),] SA, [Nr, [KE,]] TSi, TSr, or the refusal.
 func (q *childRequest) payloads() []message.Payload {
 	if q.refused != nil {
 		return []message.Payload{q.refused}
 	}
 	ch := &q.choice
 	var ps []message.Payload
+	if cpi := q.made.CPIIn; cpi != 0 {
+		ps = append(ps, ipcompNotify(cpi))
+	}
 	if n := modeNotify(ch.mode); n != message.NoNotify {
 		ps = append(ps, message.NewNotify(n, nil))
 	}

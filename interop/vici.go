@@ -39,6 +39,7 @@ type ChildSA struct {
 	Name, UniqueID, ReqID, State, Mode, Protocol, Encap string
 	SPIIn, SPIOut                                       string
 	AHSPIIn, AHSPIOut, AHIntegAlg                       string // of AH around ESP; iked alone
+	CPIIn, CPIOut                                       string // of compression
 	EncrAlg, EncrKeysize, IntegAlg, DH, ESN             string
 	BytesIn, PacketsIn, BytesOut, PacketsOut            string
 	RekeyTime, LifeTime, InstallTime                    string
@@ -228,6 +229,7 @@ func ikeSA(name string, m *vici.Message) IKESA {
 			Name: text(cm, "name"), UniqueID: text(cm, "uniqueid"), ReqID: text(cm, "reqid"), State: text(cm, "state"),
 			Mode: text(cm, "mode"), Protocol: text(cm, "protocol"), Encap: text(cm, "encap"),
 			SPIIn: text(cm, "spi-in"), SPIOut: text(cm, "spi-out"),
+			CPIIn: text(cm, "cpi-in"), CPIOut: text(cm, "cpi-out"),
 			AHSPIIn: text(cm, "ah-spi-in"), AHSPIOut: text(cm, "ah-spi-out"), AHIntegAlg: text(cm, "ah-integ-alg"),
 			EncrAlg: text(cm, "encr-alg"), EncrKeysize: text(cm, "encr-keysize"), IntegAlg: text(cm, "integ-alg"),
 			DH: text(cm, "dh-group"), ESN: text(cm, "esn"),

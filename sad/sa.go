@@ -95,6 +95,9 @@ type SA struct {
 	ReplayWindow uint32
 	Encap        *Encap
 	Limits       Limits
+	// CPI compresses the payload before ESP protects it, with DEFLATE (RFC 3173, RFC
+	// 2394): the number that the receiver gave out; 0: no compression.
+	CPI uint16
 	// TFCPadding pads outbound packets to this many octets of inner packet;
 	// TFCToMTU pads to the path MTU. 0 pads nothing.
 	TFCPadding uint32

@@ -26,7 +26,13 @@ type SPIs struct {
 }
 
 // Alloc reserves an SPI until ReservationTime after now, Use or Free.
-func (s *SPIs) Alloc(now time.Time) (uint32, error) {
+func (s *SPIs) Alloc(now time.Time) (uint32, error) { return s.alloc(now, ^uint32(0)) }
+
+// AllocCPI reserves a Compression Parameter Index, of a space of its own.
+func (s *SPIs) AllocCPI(now time.Time) (uint32, error) { return s.alloc(now, uint32(MaxCPI)) }
+
+// alloc takes a number up to the highest that there is.
+func (s *SPIs) alloc(now time.Time, highest uint32) (uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.taken == nil {
@@ -38,7 +44,11 @@ func (s *SPIs) Alloc(now time.Time) (uint32, error) {
 	for range 64 {
 		var b [4]byte
 		rand.Read(b[:]) // never fails
+		// Those of the smaller space are taken with nearly equal chances.
 		spi := binary.BigEndian.Uint32(b[:])
+		if highest != ^uint32(0) {
+			spi %= highest + 1
+		}
 		if _, ok := s.taken[spi]; spi < MinSPI || ok {
 			continue
 		}

@@ -124,6 +124,8 @@ type Policy struct {
 	// BEET mode, as far as they are known: invalid ones stand for any (a trap for a
 	// peer that may come from anywhere). Invalid in Transport mode.
 	OuterLocal, OuterRemote netip.Addr
+	// Compress tells that its SAs compress what they protect (RFC 3173).
+	Compress bool
 	// Bundle is further protection, from the inside outwards.
 	Bundle []Template
 	// PFP are the selectors that an SA takes from the packet. SAs of such an entry

@@ -86,6 +86,10 @@ func childSection(c *engine.ChildInfo, now time.Time) wire.Message {
 		m.SetYes("encap", c.Encap)
 		m.Set("spi-in", fmt.Sprintf("%08x", c.SPIIn))
 		m.Set("spi-out", fmt.Sprintf("%08x", c.SPIOut))
+		if c.CPIIn != 0 {
+			m.Set("cpi-in", fmt.Sprintf("%04x", c.CPIIn))
+			m.Set("cpi-out", fmt.Sprintf("%04x", c.CPIOut))
+		}
 		mark(&m, "in", c.MarkIn)
 		mark(&m, "out", c.MarkOut)
 		if c.IfID != 0 {

@@ -67,12 +67,20 @@ func (a *asking) full(p *spd.Policy) bool {
 
 // seq is the number of the question that an SA answers, 0: none.
 func (a *asking) seq(reqID uint32, dst wire.Address) uint32 {
-	for _, q := range a.open {
-		if q.reqID == reqID && (q.acq.ID.Dst == dst || q.acq.ID.Dst == wire.Address{}) {
-			return q.acq.Seq
-		}
+	if q := a.of(reqID, dst); q != nil {
+		return q.acq.Seq
 	}
 	return 0
+}
+
+// of is the open question that an SA answers, nil: none.
+func (a *asking) of(reqID uint32, dst wire.Address) *question {
+	for _, q := range a.open {
+		if q.reqID == reqID && (q.acq.ID.Dst == dst || q.acq.ID.Dst == wire.Address{}) {
+			return q
+		}
+	}
+	return nil
 }
 
 func (a *asking) answered(reqID uint32) {
@@ -151,6 +159,11 @@ func (b *Backend) acquire(m *wire.Acquire) {
 	now := time.Now()
 	if q := b.asking.open[key]; q != nil && now.Before(q.until) {
 		b.counts[acquiresStale]++
+		if x, y := q.acq.Asked(), m.Asked(); x != nil && y != nil && (x.ID.Proto != y.ID.Proto || x.Mode != y.Mode) {
+			// The entry has another template now, so that the kernel asked anew beside
+			// its first question; nothing would take that back.
+			b.takeBack(q.acq)
+		}
 		q.acq = m
 		if p.PFP != 0 && q.clear.IsZero() {
 			q.clear = now.Add(pfpClear)
@@ -236,28 +249,24 @@ func (b *Backend) answer(now time.Time) {
 // names it; an SA that answers it replaces it. So one is added that can carry
 // nothing, because its selector is that of no packet, and removed at once.
 func (b *Backend) takeBack(a *wire.Acquire) {
-	alg, ok := b.report.anyAlgorithm(a.ID.Proto)
-	if !ok {
-		return
-	}
-	var t *wire.Template
-	for i := range a.Templates {
-		if a.Templates[i].ID.Proto == a.ID.Proto {
-			t = &a.Templates[i]
-			break
-		}
-	}
+	t := a.Asked()
 	if t == nil {
 		return
 	}
 	m := &wire.SA{}
-	if named(alg.proto, alg.encr, alg.integ, random(alg.encrLen), random(alg.integLen), &m.Attrs) != nil {
-		return
+	m.ID = wire.ID{Dst: a.ID.Dst, Proto: a.ID.Proto}
+	if a.ID.Proto == ipComp {
+		m.ID.SPI, m.AlgComp = privateCPI, deflate()
+	} else {
+		alg, ok := b.report.anyAlgorithm(a.ID.Proto)
+		if !ok || named(alg.proto, alg.encr, alg.integ, random(alg.encrLen), random(alg.integLen), &m.Attrs) != nil {
+			return
+		}
+		defer m.Destroy()
+		var spi [4]byte
+		rand.Read(spi[:])
+		m.ID.SPI = binary.BigEndian.Uint32(spi[:]) | 0x80000000
 	}
-	defer m.Destroy()
-	var spi [4]byte
-	rand.Read(spi[:])
-	m.ID = wire.ID{Dst: a.ID.Dst, SPI: binary.BigEndian.Uint32(spi[:]) | 0x80000000, Proto: a.ID.Proto}
 	m.Src, m.Family, m.ReqID, m.Mode, m.Seq = a.Src, t.Family, t.ReqID, t.Mode, a.Seq
 	m.Lifetime = wire.Lifetime{SoftBytes: wire.Infinite, HardBytes: 1, SoftPackets: wire.Infinite, HardPackets: 1, HardAdd: 1}
 	nowhere := netip.IPv4Unspecified()

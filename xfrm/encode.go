@@ -18,8 +18,11 @@ const (
 )
 
 func ipProto(p suite.Protocol) uint8 {
-	if p == suite.ProtoAH {
+	switch p {
+	case suite.ProtoAH:
 		return ipAH
+	case suite.ProtoIPComp:
+		return ipComp
 	}
 	return ipESP
 }

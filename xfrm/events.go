@@ -236,7 +236,7 @@ func keyOf(p *wire.PolicyInfo, a *wire.Attrs) policyKey {
 // a reservation, or the kernel's note that it asked for one.
 func (b *Backend) expire(m *wire.Expire) {
 	r := b.bySAID[m.ByID()]
-	if r == nil || r.dead {
+	if r == nil || r.dead || r.main != nil {
 		return
 	}
 	r.last = usage(r.id.Dir, &m.SAInfo, &m.Attrs)
@@ -262,7 +262,7 @@ const mappingAgain = 10 * time.Second
 
 func (b *Backend) mapping(m *wire.Mapping) {
 	r := b.bySAID[m.ID]
-	if r == nil || r.dead || r.id.Dir != sad.In {
+	if r == nil || r.dead || r.main != nil || r.id.Dir != sad.In {
 		return
 	}
 	from := netip.AddrPortFrom(m.NewSrc.Addr(m.ID.Family), m.NewPort)

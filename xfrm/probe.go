@@ -33,6 +33,7 @@ type Report struct {
 	modes map[modeKey]string
 	algs  map[algKey]string
 	encap map[uint16]string // by family
+	comp  map[uint16]string // by family
 	esn   string
 }
 
@@ -153,6 +154,7 @@ func probe(s *socket) (Report, error) {
 	r.probeAlgorithms(s, all)
 	r.probeModes(s)
 	r.probeFeatures(s)
+	r.probeComp(s)
 	r.missing()
 	return r, nil
 }
@@ -306,6 +308,7 @@ func (r *Report) missing() {
 	}
 	for _, x := range []struct{ what, why string }{
 		{"BEET mode", r.modes[modeKey{spd.BEET, wire.Inet, wire.Inet}]}, {"extended sequence numbers", r.esn},
+		{"compression over IPv4 (CONFIG_INET_IPCOMP)", r.comp[wire.Inet]}, {"compression over IPv6 (CONFIG_INET6_IPCOMP)", r.comp[wire.Inet6]},
 		{"UDP encapsulation over IPv4", r.encap[wire.Inet]}, {"UDP encapsulation over IPv6", r.encap[wire.Inet6]},
 	} {
 		if x.why != "" {
@@ -346,6 +349,15 @@ func (r *Report) String() string {
 func (r *Report) Supports(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, esn bool) (ok bool, reason string) {
 	if r.Unusable != "" {
 		return false, r.Unusable
+	}
+	if proto == suite.ProtoIPComp {
+		switch {
+		case mode == spd.BEET:
+			return false, "compression is for tunnel and transport mode"
+		case r.comp[wire.Inet] != "" && r.comp[wire.Inet6] != "":
+			return false, "the kernel has no IPComp (CONFIG_INET_IPCOMP): " + r.comp[wire.Inet]
+		}
+		return true, ""
 	}
 	if proto != suite.ProtoESP && proto != suite.ProtoAH {
 		return false, fmt.Sprintf("the kernel carries ESP and AH, not %v", proto)
@@ -410,6 +422,9 @@ func (r *Report) algorithm(proto suite.Protocol, encr, integ suite.Transform) st
 // carries is Supports for an SA, with the families of its addresses.
 func (r *Report) carries(sa *sad.SA) (ok bool, reason string) {
 	if ok, why := r.Supports(sa.Proto, sa.Mode, sa.Encr, sa.Integ, sa.ESN); !ok {
+		return false, why
+	}
+	if ok, why := r.compresses(sa); !ok {
 		return false, why
 	}
 	outer := wire.FamilyOf(sa.Dst)

@@ -298,7 +298,11 @@ func (b *Backend) missSAs(seen map[wire.SAID]bool) (again bool) {
 		case r.missing.IsZero():
 			r.missing, again = now, true
 		case now.Sub(r.missing) >= missingTime:
-			b.lost(r, "somebody else removed it")
+			if r.main != nil {
+				b.lostComp(r)
+			} else {
+				b.lost(r, "somebody else removed it")
+			}
 		default:
 			again = true
 		}

@@ -40,6 +40,10 @@ type saRecord struct {
 	mapped   netip.AddrPort
 	mappedAt time.Time
 	missing  time.Time // since when the kernel does not have it
+	// comp is the record of the state of compression inside of the SA, nil: none;
+	// of such a record main is the SA's, and msg what made it.
+	comp, main *saRecord
+	msg        *wire.SA
 }
 
 func (r *saRecord) said() wire.SAID { return saID(r.id) }
@@ -84,10 +88,13 @@ func (b *Backend) AllocSPI(proto suite.Protocol, local netip.Addr) (uint32, erro
 	if err := b.live(); err != nil {
 		return 0, err
 	}
-	if proto != suite.ProtoESP && proto != suite.ProtoAH || !local.IsValid() {
-		return 0, fmt.Errorf("allocate an SPI for %v at %v: expected ESP or AH and an address: %w", proto, local, backend.ErrInvalid)
+	if proto != suite.ProtoESP && proto != suite.ProtoAH && proto != suite.ProtoIPComp || !local.IsValid() {
+		return 0, fmt.Errorf("allocate an SPI for %v at %v: expected ESP, AH or IPCOMP and an address: %w", proto, local, backend.ErrInvalid)
 	}
 	m := &wire.SPIRequest{Min: sad.MinSPI, Max: ^uint32(0)}
+	if proto == suite.ProtoIPComp {
+		m.Min, m.Max = uint32(sad.MinCPI), uint32(sad.MaxCPI)
+	}
 	m.ID.Dst, m.ID.Proto, m.Family = wire.AddressOf(local), ipProto(proto), wire.FamilyOf(local)
 	for range allocTries {
 		res, err := b.req.one(wire.AllocSPI, 0, m)
@@ -169,6 +176,18 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 	if sa.Dir == sad.Out {
 		m.Seq = b.asking.seq(sa.ReqID, m.ID.Dst)
 	}
+	if sa.CPI != 0 {
+		if q := b.asking.of(sa.ReqID, m.ID.Dst); q != nil && sa.Dir == sad.Out {
+			// It was about ESP in the mode of the tunnel, and would stay beside an SA of
+			// another mode.
+			b.takeBack(q.acq)
+			m.Seq = 0
+		}
+		r.comp = compRecord(r, compressed(sa, m))
+		if err := b.addComp(r.comp); err != nil {
+			return fmt.Errorf("SA %s, SPI 0x%08x: %w", sa.Name, sa.SPI, refused(err))
+		}
+	}
 	b.journal.addSA(r)
 	err = b.install(sa, m)
 	if errors.Is(err, unix.EEXIST) {
@@ -176,6 +195,7 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 	}
 	if err != nil {
 		b.journal.removeSA(r)
+		b.removeComp(r.comp)
 		return fmt.Errorf("SA %s, SPI 0x%08x: %w", sa.Name, sa.SPI, refused(err))
 	}
 	b.put(r)
@@ -201,7 +221,7 @@ func refused(err error) error {
 // there is one.
 func (b *Backend) install(sa *sad.SA, m *wire.SA) error {
 	if sa.Offload.Device == "" {
-		return b.addOne(sa, m)
+		return b.addOne(sa.ID, m)
 	}
 	dev, err := net.InterfaceByName(sa.Offload.Device)
 	if err == nil && !sa.Offload.Packet {
@@ -209,7 +229,7 @@ func (b *Backend) install(sa *sad.SA, m *wire.SA) error {
 		if sa.Dir == sad.In {
 			m.Offload.Flags = wire.OffloadInbound
 		}
-		if err = b.addOne(sa, m); err == nil || errors.Is(err, unix.EEXIST) {
+		if err = b.addOne(sa.ID, m); err == nil || errors.Is(err, unix.EEXIST) {
 			return err
 		}
 	} else if err == nil {
@@ -220,15 +240,15 @@ func (b *Backend) install(sa *sad.SA, m *wire.SA) error {
 	}
 	b.log(true, "SA %s, SPI 0x%08x: the device %s does not take it, the kernel does the work itself: %v", sa.Name, sa.SPI, sa.Offload.Device, err)
 	m.Offload = nil
-	return b.addOne(sa, m)
+	return b.addOne(sa.ID, m)
 }
 
 // addOne completes the reservation of the SPI, or adds the SA.
-func (b *Backend) addOne(sa *sad.SA, m *wire.SA) error {
-	if sa.Dir == sad.In {
-		k := inboundKey(sa.ID)
+func (b *Backend) addOne(id sad.ID, m *wire.SA) error {
+	if id.Dir == sad.In {
+		k := inboundKey(id)
 		if v, ok := b.larval[k]; ok {
-			if v.local == sa.Dst {
+			if v.local == id.Dst {
 				_, err := b.req.one(wire.UpdSA, 0, m)
 				if err == nil {
 					delete(b.larval, k)
@@ -250,17 +270,21 @@ func (b *Backend) addOne(sa *sad.SA, m *wire.SA) error {
 
 func (b *Backend) put(r *saRecord) {
 	b.sas[r.id] = r
-	b.bySAID[r.said()] = r
-	if r.id.Dir == sad.In {
-		b.inbound[inboundKey(r.id)] = r
+	for ; r != nil; r = r.comp {
+		b.bySAID[r.said()] = r
+		if r.id.Dir == sad.In {
+			b.inbound[inboundKey(r.id)] = r
+		}
 	}
 }
 
 func (b *Backend) drop(r *saRecord) {
 	delete(b.sas, r.id)
-	delete(b.bySAID, r.said())
-	if r.id.Dir == sad.In {
-		delete(b.inbound, inboundKey(r.id))
+	for ; r != nil; r = r.comp {
+		delete(b.bySAID, r.said())
+		if r.id.Dir == sad.In {
+			delete(b.inbound, inboundKey(r.id))
+		}
 	}
 }
 
@@ -271,6 +295,7 @@ func (b *Backend) ended(r *saRecord) {
 	}
 	r.dead = true
 	b.journal.removeSA(r)
+	b.removeComp(r.comp)
 	if r.id.Dir != sad.Out {
 		return
 	}
@@ -340,8 +365,15 @@ func (b *Backend) UpdateSA(id sad.ID, m backend.Move) (sad.ID, error) {
 	}
 	b.drop(r)
 	r.id, r.src, r.encap, r.mapped = to, m.Src, m.Encap != nil, netip.AddrPort{}
+	var err error
+	if r.comp != nil && !r.dead {
+		if err = b.moveComp(r.comp, m); err != nil {
+			b.req.do([]request{r.deletion()})
+			b.lost(r, "its compression could not be moved")
+		}
+	}
 	b.put(r)
-	return to, nil
+	return to, err
 }
 
 // moved tells whether the kernel has the SA at its new addresses already: somebody
@@ -394,7 +426,7 @@ func (b *Backend) move(r *saRecord, to sad.ID, m backend.Move) error {
 	} else {
 		next.MTimerThresh = nil
 	}
-	if r.mode == spd.Transport {
+	if r.mode == spd.Transport || r.comp != nil {
 		// The packets have the outer addresses.
 		hosts(&next.Sel, old.SAInfo, &next.SAInfo)
 	}

@@ -181,6 +181,7 @@ func encodePolicy(p *spd.Policy, k policyKey) *kernelPolicy {
 // templates are the SAs that an entry asks for, from the inside outwards.
 func templates(p *spd.Policy, k policyKey) []wire.Template {
 	list := append([]spd.Template{{Proto: p.Proto, Mode: p.Mode, ReqID: p.ReqID, Local: p.OuterLocal, Remote: p.OuterRemote}}, p.Bundle...)
+	list = compTemplates(p, list)
 	optional := uint8(0)
 	if p.FailOpen && (k.dir != wire.DirOut || allTransport(p)) {
 		optional = 1
@@ -197,6 +198,9 @@ func templates(p *spd.Policy, k policyKey) []wire.Template {
 		}
 		w := wire.Template{ReqID: t.ReqID, Mode: kernelMode(t.Mode), Optional: optional, AuthAlgs: ^uint32(0), EncrAlgs: ^uint32(0), CompAlgs: ^uint32(0)}
 		w.ID.Proto = t.Proto
+		if t.Proto == ipComp && k.dir != wire.DirOut {
+			w.Optional = 1 // what does not shrink comes without (RFC 3173, Section 2.2)
+		}
 		if t.Mode != spd.Transport {
 			w.Src, w.ID.Dst = wire.AddressOf(src), wire.AddressOf(dst)
 			for _, a := range []uint16{wire.FamilyOf(src), wire.FamilyOf(dst)} {

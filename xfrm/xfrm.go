@@ -290,7 +290,7 @@ func (b *Backend) removeAll() error {
 	var lines []string // of the journal; "" is none
 	remove := func(r request, line string) { reqs, lines = append(reqs, r), append(lines, line) }
 	for _, r := range b.sas {
-		if !r.dead {
+		for ; r != nil && !r.dead; r = r.comp {
 			remove(r.deletion(), saLine(r.byID()))
 		}
 	}

@@ -210,6 +210,9 @@ func showChild(w io.Writer, k childView) {
 	if k.UDPEncap {
 		encap = " in UDP"
 	}
+	if k.CPIIn != "" {
+		encap += ", compressed"
+	}
 	fmt.Fprintf(w, "  %s: #%d, reqid %d, %s, %s%s, %s:%s%s%s\n", k.Name, k.ID, k.ReqID, k.State, k.Mode, encap, k.Protocol, k.Algorithms, note(k.Algorithms.ESN, ", ESN"), bound(k.IfID, k.MarkIn, k.MarkOut))
 	mtu := ""
 	if k.MTU != nil {

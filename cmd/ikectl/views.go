@@ -62,6 +62,8 @@ type childView struct {
 	UDPEncap   bool     `json:"udp_encap"`
 	SPIIn      string   `json:"spi_in"`
 	SPIOut     string   `json:"spi_out"`
+	CPIIn      string   `json:"cpi_in,omitempty"`
+	CPIOut     string   `json:"cpi_out,omitempty"`
 	IfID       string   `json:"if_id,omitempty"`
 	MarkIn     string   `json:"mark_in,omitempty"`
 	MarkOut    string   `json:"mark_out,omitempty"`
@@ -225,6 +227,8 @@ func childOf(c wire.Message) childView {
 		UDPEncap:   yes(c, "encap"),
 		SPIIn:      text(c, "spi-in"),
 		SPIOut:     text(c, "spi-out"),
+		CPIIn:      text(c, "cpi-in"),
+		CPIOut:     text(c, "cpi-out"),
 		IfID:       text(c, "if-id-out"),
 		MarkIn:     markText(c, "in"),
 		MarkOut:    markText(c, "out"),

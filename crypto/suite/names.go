@@ -22,7 +22,7 @@ func (t TransformType) String() string {
 	return "transform type " + strconv.Itoa(int(t))
 }
 
-// String is IKE, AH, ESP or NONE.
+// String is IKE, AH, ESP, IPCOMP or NONE.
 func (p Protocol) String() string {
 	switch p {
 	case ProtoNone:
@@ -33,6 +33,8 @@ func (p Protocol) String() string {
 		return "AH"
 	case ProtoESP:
 		return "ESP"
+	case ProtoIPComp:
+		return "IPCOMP"
 	}
 	return "(" + strconv.Itoa(int(p)) + ")"
 }

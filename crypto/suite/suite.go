@@ -24,6 +24,9 @@ const (
 	ProtoIKE  Protocol = 1
 	ProtoAH   Protocol = 2
 	ProtoESP  Protocol = 3
+	// ProtoIPComp is one of IKEv1 alone (RFC 2407, Section 4.4.1): IKEv2 negotiates
+	// compression beside the proposals.
+	ProtoIPComp Protocol = 4
 )
 
 // Encryption algorithms (transform type 1).

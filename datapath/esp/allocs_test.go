@@ -106,3 +106,34 @@ func TestHostModesAllocs(t *testing.T) {
 		}
 	}
 }
+
+// No packet allocates that is compressed or restored, nor one that does not shrink.
+func TestCompressionAllocs(t *testing.T) {
+	for _, noise := range []bool{false, true} {
+		sa := gcmSA(t)
+		sa.CPI = testCPI
+		o, in := pair(t, sa)
+		w := scratch(newRoom())
+		packet := udp4(1400, 0, true)
+		if noise {
+			noisy(packet, 28)
+		}
+		buf := make([]byte, 2048)
+		var info ip.Info
+		var s Sealed
+		var out Opened
+		n := testing.AllocsPerRun(200, func() {
+			copy(buf[Headroom:], packet)
+			o.gain.skip.Store(0)
+			if ip.Parse(buf[Headroom:], &info) != ip.OK || o.Seal(w, buf, Headroom, &info, &s) != Pass {
+				t.Fatal("seal")
+			}
+			if d := in.Open(w, esp(buf, s), 0, &out); d != Pass {
+				t.Fatal(d)
+			}
+		})
+		if n != 0 {
+			t.Errorf("noise %t: %v allocations per packet, expected none", noise, n)
+		}
+	}
+}

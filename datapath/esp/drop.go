@@ -33,6 +33,9 @@ const (
 	AHTooShort       // no room for the header that the SA prescribes
 	AHBadLength      // the header is not as long as the ICV of the SA makes it
 	BadOption        // an option or extension header of which AH does not know what changes on the way
+	UnknownCPI       // compressed by an agreement that there is not (RFC 3173, Section 3.3)
+	BadCompression   // what was compressed cannot be restored
+	InflatedTooBig   // it would become longer than a packet may be
 	numDrops
 )
 
@@ -42,6 +45,7 @@ var dropNames = [numDrops]string{
 	"inner_version", "inner_ecn", "selector_mismatch", "inner_fragment", "outer_fragment",
 	"sequence_overflow", "lifetime_over", "too_big", "no_room", "outbound_invalid", "bad_pseudo_header",
 	"ah_too_short", "ah_bad_length", "bad_option",
+	"unknown_cpi", "bad_compression", "inflated_too_big",
 }
 
 // String is the counter label of the drop.

@@ -29,6 +29,7 @@ import (
 	"iked/crypto/suite"
 	"iked/datapath/ah"
 	"iked/datapath/ip"
+	"iked/datapath/ipcomp"
 	"iked/sad"
 	"iked/spd"
 )
@@ -63,8 +64,11 @@ const (
 
 // Scratch is the working memory of one goroutine. The zero value is ready.
 type Scratch struct {
-	aead   aead.Scratch
-	ah     ah.Scratch
+	aead aead.Scratch
+	ah   ah.Scratch
+	comp *ipcomp.Coder
+	// Memory has the room for payloads that are restored; nil: there is none.
+	Memory Memory
 	random [1024]byte
 	left   int // octets of random that were not used yet
 }
@@ -215,6 +219,7 @@ type Outbound struct {
 	seq  sad.Counter
 	ttl  uint8 // of the tunnel header
 	room sad.Room
+	gain gain
 }
 
 // NewOutbound prepares an outbound SA; mtu is the MTU of the path to the peer,
@@ -280,6 +285,7 @@ type Inbound struct {
 	replay sad.Replay
 	// What the window and the ICV refused.
 	refused, badICV atomic.Uint64
+	cpis            *CPIs
 }
 
 // NewInbound prepares an inbound SA.

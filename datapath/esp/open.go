@@ -7,6 +7,7 @@ import (
 	"iked/beet"
 	"iked/crypto/aead"
 	"iked/datapath/ip"
+	"iked/datapath/ipcomp"
 	"iked/sad"
 )
 
@@ -54,6 +55,8 @@ func (i *Inbound) OpenAt(w *Scratch, buf []byte, at int, outer *Outer, out *Open
 		return BadPadding
 	case next == ip.ProtoNoNext:
 		return Dummy
+	case next == ipcomp.Proto && i.sa.CPI != 0:
+		return i.restore(w, buf, at, text, outer, out)
 	}
 	return i.unwrap(buf, at, at+HeaderLen+iv, len(text), next, outer, out)
 }

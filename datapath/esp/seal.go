@@ -45,6 +45,9 @@ func (o *Outbound) SealDummy(w *Scratch, buf []byte, n int, out *Sealed) Drop {
 
 // seal is RFC 4303, Section 3.3.2 to 3.3.4: padding, number, encryption, ICV.
 func (o *Outbound) seal(w *Scratch, buf []byte, p *Path, pl payload, out *Sealed) Drop {
+	if o.sa.CPI != 0 && pl.nextHeader != ip.ProtoNoNext {
+		pl = o.compress(w, buf, pl)
+	}
 	iv, icv := o.cipher.IVLen(), o.cipher.ICVLen()
 	n := pl.n
 	if pl.most > 0 && o.sa.TFCPadding != 0 {

@@ -180,5 +180,8 @@ const (
 	EncapUDPBEET uint16 = 61452
 )
 
+// CompDeflate is the transform of IPCOMP with DEFLATE (RFC 2407, Section 4.4.5).
+const CompDeflate uint8 = 2
+
 // KeyIKE is the only transform of phase 1 (RFC 2407, Section 4.4.2).
 const KeyIKE uint8 = 1

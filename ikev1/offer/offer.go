@@ -242,6 +242,11 @@ func Read(proto message.Protocol, t *message.Transform) (p Transform, why string
 		case !aead:
 			add(suite.INTEG, p2Auth[j].id, 0)
 		}
+	case message.ProtoIPComp:
+		if t.ID != message.CompDeflate {
+			return p, fmt.Sprintf("IPCOMP transform %d is not implemented, expected DEFLATE, %d", t.ID, message.CompDeflate)
+		}
+		return p, ""
 	default:
 		return p, proto.String() + " is not spoken here"
 	}

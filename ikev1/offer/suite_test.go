@@ -44,6 +44,51 @@ func TestGoldenSuite(t *testing.T) {
 	}
 }
 
+// The octets of the proposals of ESP with compression, and of ESP alone behind them:
+// IPCOMP has a CPI of two octets and the transform DEFLATE (RFC 2407, Sections 4.4.5
+// and 4.6.1).
+func TestGoldenCompression(t *testing.T) {
+	cfg := suiteConfig(t)
+	cfg.AH = nil
+	got := (&message.SA{Proposals: Suites(cfg, SPIs{Main: 0x11223344, CPI: 0xabcd}, Want{Encap: message.EncapTransport, Seconds: 3600})}).Append(nil)
+	esp := func(next, number string) string {
+		return next + "000028" + number + "030401" + "11223344" + "0000001c" + "010c0000" + "80060080" + "80050005" + "80040002" + "80010001" + "80020e10"
+	}
+	want := "00000001" + "00000001" + esp("02", "01") +
+		"0200001e" + "01040201" + "abcd" + "00000014" + "01020000" + "80040002" + "80010001" + "80020e10" +
+		esp("00", "02")
+	if hex.EncodeToString(got) != want {
+		t.Errorf("\n%x, expected\n%s", got, want)
+	}
+}
+
+// Compression has the mode of ESP, and its group or none.
+func TestSelectComp(t *testing.T) {
+	for name, c := range map[string]struct {
+		w     Want
+		id    uint8
+		mode  spd.Mode
+		udp   bool
+		group uint16
+		why   string
+	}{
+		"tunnel":        {w: Want{Encap: 1}, id: 2},
+		"UDP":           {w: Want{Encap: message.EncapUDPTunnel}, id: 2, udp: true},
+		"no group":      {w: Want{Encap: 1}, id: 2, group: 14},
+		"its group":     {w: Want{Encap: 1, Group: 14}, id: 2, group: 14},
+		"another group": {w: Want{Encap: 1, Group: 15}, id: 2, group: 14, why: "group"},
+		"another mode":  {w: Want{Encap: 2}, id: 2, why: "encapsulation mode 2"},
+		"not in UDP":    {w: Want{Encap: 1}, id: 2, udp: true, why: "encapsulation mode 1"},
+		"LZS":           {w: Want{Encap: 1}, id: 3, why: "IPCOMP transform 3"},
+	} {
+		p := &message.Proposal{Protocol: message.ProtoIPComp, Transforms: []message.Transform{{ID: 1, Attributes: c.w.attributes(nil)}, {ID: c.id, Attributes: c.w.attributes(nil)}}}
+		at, why := SelectComp(p, c.mode, c.udp, c.group)
+		if (why == "") != (c.why == "") || !strings.Contains(why, c.why) || why == "" && at != 1 {
+			t.Errorf("%s: transform %d, %q; expected %q", name, at, why, c.why)
+		}
+	}
+}
+
 // RFC 2408, Section 4.2: proposals of one number belong together, in either order
 // and wherever they stand; those of one protocol are alternatives.
 func TestReadSuites(t *testing.T) {
@@ -66,7 +111,13 @@ func TestReadSuites(t *testing.T) {
 		"alternatives": {[]message.Proposal{ah(1), esp(2), ah(3), esp(3)}, "2 3 23", ""},
 		"one protocol": {[]message.Proposal{esp(1), esp(1)}, "3 3", ""},
 		"twice":        {[]message.Proposal{esp(1), ah(1), esp(1)}, "", "a protocol twice"},
-		"compression":  {[]message.Proposal{esp(1), comp, esp(2)}, "3", "IPCOMP"},
+		"compression":  {[]message.Proposal{esp(1), comp, esp(2)}, "34 3", ""},
+		"all three":    {[]message.Proposal{comp, ah(1), esp(1)}, "423", ""},
+		"in four":      {[]message.Proposal{esp(1), {Number: 1, Protocol: message.ProtoIPComp, SPI: []byte{0, 0, 1, 0}}}, "34", ""},
+		"nothing else": {[]message.Proposal{comp, esp(2)}, "3", "protects nothing"},
+		"low CPI":      {[]message.Proposal{esp(1), {Number: 1, Protocol: message.ProtoIPComp, SPI: []byte{0, 200}}, esp(2)}, "3", "CPI 200"},
+		"long CPI":     {[]message.Proposal{esp(1), {Number: 1, Protocol: message.ProtoIPComp, SPI: []byte{0, 1, 1, 0}}, esp(2)}, "3", "above 65535"},
+		"ISAKMP in it": {[]message.Proposal{esp(1), {Number: 1, Protocol: message.ProtoISAKMP}}, "", "ISAKMP"},
 		"low SPI":      {[]message.Proposal{low, esp(1), ah(2)}, "2", "below 256"},
 	} {
 		got, why := ReadSuites(c.list)
@@ -123,8 +174,8 @@ func TestSuitesAreBounded(t *testing.T) {
 		cfg.AH = append(cfg.AH, parse(t, suite.ProtoAH, "sha256-sha384-sha512-sha1-esn-noesn")...)
 		cfg.Proposals = append(cfg.Proposals, parse(t, suite.ProtoESP, "aes128-sha256")...)
 	}
-	list := Suites(cfg, SPIs{Main: 256, AH: 257}, Want{Encap: message.EncapTunnel})
-	if len(list) != 2*maxSuites || list[len(list)-1].Number != maxSuites {
+	list := Suites(cfg, SPIs{Main: 256, AH: 257, CPI: 258}, Want{Encap: message.EncapTunnel})
+	if len(list) != 3*maxSuites || list[len(list)-1].Number != maxSuites {
 		t.Fatalf("%d proposals", len(list))
 	}
 	if slices.ContainsFunc(list, func(p message.Proposal) bool { return len(p.Transforms) > maxPhase2 }) {
@@ -132,5 +183,25 @@ func TestSuitesAreBounded(t *testing.T) {
 	}
 	if _, why := ReadSuites(list); why != "" {
 		t.Error(why)
+	}
+}
+
+// A peer that repeats its choice without compression repeats it unchanged.
+func TestSameButComp(t *testing.T) {
+	cfg := suiteConfig(t)
+	list, _ := ReadSuites(Suites(cfg, SPIs{Main: 256, AH: 257, CPI: 258}, Want{Encap: message.EncapTunnel}))
+	if len(list) != 2 || !list[1].SameButComp(list[0]) || list[0].SameButComp(list[0]) {
+		t.Fatalf("%d suites", len(list))
+	}
+	for name, spoil := range map[string]func(Suite){
+		"another SPI":  func(s Suite) { s[1].SPI = []byte{0, 0, 9, 9} },
+		"fewer":        func(s Suite) { s[1].Transforms = nil },
+		"another life": func(s Suite) { s[1].Transforms = transforms(cfg.Proposals[0], Want{Encap: 1, Seconds: 9}, 0) },
+	} {
+		other := slices.Clone(list[1])
+		spoil(other)
+		if other.SameButComp(list[0]) {
+			t.Errorf("%s: the same", name)
+		}
 	}
 }

@@ -395,6 +395,10 @@ func (h *Host) install(w ikev2.InstallChild) ikev2.Reply {
 			h.Net.T.Errorf("%s: inbound SA %08x is installed without reservation or twice", h.Name, c.SPIIn)
 		}
 		delete(h.Reserved, c.SPIIn)
+		if c.CPIIn != 0 && !h.Reserved[uint32(c.CPIIn)] {
+			h.Net.T.Errorf("%s: CPI %04x is installed without reservation", h.Name, c.CPIIn)
+		}
+		delete(h.Reserved, uint32(c.CPIIn))
 		h.In[c.SPIIn] = c
 	}
 	if w.Out {

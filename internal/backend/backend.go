@@ -34,6 +34,7 @@ type SADB interface {
 	// AllocSPI reserves an inbound SPI of 256 or more (RFC 4303, Section 2.1);
 	// the reservation lapses when no SA follows within two minutes or FreeSPI is
 	// called.
+	// For IPCOMP it is a CPI: 256 to 61439 (RFC 3173, Section 3.3).
 	AllocSPI(proto suite.Protocol, local netip.Addr) (uint32, error)
 	FreeSPI(proto suite.Protocol, local netip.Addr, spi uint32)
 	// AddSA installs an SA. An inbound one completes the reservation of its SPI.
@@ -66,7 +67,8 @@ type Info struct {
 	// UDPEncapOnly backends cannot carry protocol 50 and 51 themselves.
 	UDPEncapOnly bool
 	// Supports tells whether an SA with these properties can be carried; reason
-	// says in words why not ("CONFIG_INET_ESP is not set").
+	// says in words why not ("CONFIG_INET_ESP is not set"). With IPCOMP and no
+	// transforms it is about compression in SAs of the mode.
 	Supports func(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, esn bool) (ok bool, reason string)
 }
 

@@ -25,7 +25,7 @@ func (s *shard) addAround(c *childSA, dir sad.Direction) error {
 	}
 	sa := s.saOf(c, dir)
 	sa.Proto, sa.Mode, sa.ReqID = suite.ProtoAH, spd.Transport, c.around.reqid
-	sa.Encr, sa.EncrKey, sa.TFCPadding = suite.Transform{}, secret.Bytes{}, 0
+	sa.Encr, sa.EncrKey, sa.TFCPadding, sa.CPI = suite.Transform{}, secret.Bytes{}, 0, 0
 	sa.Integ, sa.ESN = a.Integ, a.ESN
 	id := &c.around.outID
 	sa.SPI, sa.IntegKey = a.SPIOut, a.IntegOut

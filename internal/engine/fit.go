@@ -41,6 +41,9 @@ func Unfit(info backend.Info, can func() error, c *conf.Connection) error {
 		if len(kept) == 0 {
 			return fmt.Errorf("connection %s, child %s: the %s backend carries none of its proposals: %s", c.Name, ch.Name, info.Name, strings.Join(lost, ", "))
 		}
+		if ok, why := info.Supports(suite.ProtoIPComp, cfg.Mode, suite.Transform{}, suite.Transform{}, false); cfg.IPComp && !ok {
+			return fmt.Errorf("connection %s, child %s: the %s backend does not compress: %s; set ipcomp to no", c.Name, ch.Name, info.Name, why)
+		}
 		if around, lost := carried(info, cfg.AH, spd.Transport); len(cfg.AH) > 0 && len(around) == 0 {
 			return fmt.Errorf("connection %s, child %s: the %s backend carries none of its ah_proposals around ESP: %s", c.Name, ch.Name, info.Name, strings.Join(lost, ", "))
 		}

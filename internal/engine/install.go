@@ -118,7 +118,7 @@ func (s *shard) add(c *childSA, sa *sad.SA) error {
 
 // outsideOf is what policies say of a child's SAs.
 func outsideOf(ch *ikev2.Child) outside {
-	o := outside{mode: ch.Mode}
+	o := outside{mode: ch.Mode, compress: ch.CPIIn != 0}
 	if ch.Mode != spd.Transport {
 		o.local, o.remote = ch.LocalAddr.Addr().Unmap(), ch.RemoteAddr.Addr().Unmap()
 	}
@@ -150,8 +150,10 @@ func (s *shard) saOf(c *childSA, dir sad.Direction) *sad.SA {
 	sa.Dir, sa.Proto = dir, ch.Proto
 	src, dst := ch.LocalAddr, ch.RemoteAddr
 	sa.SPI, sa.EncrKey, sa.IntegKey = ch.SPIOut, ch.EncrOut, ch.IntegOut
+	sa.CPI = ch.CPIOut
 	if dir == sad.In {
 		src, dst = dst, src
+		sa.CPI = ch.CPIIn
 		sa.SPI, sa.EncrKey, sa.IntegKey = ch.SPIIn, ch.EncrIn, ch.IntegIn
 		sa.ReplayWindow = cfg.ReplayWindow
 	} else if !ch.NoTFC && ch.Mode == spd.Tunnel && ch.Proto == suite.ProtoESP {

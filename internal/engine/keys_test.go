@@ -66,7 +66,7 @@ func keyCases() map[string]map[string]keyCase {
 			"mode": {value: "drop", with: "start_action: trap"}, "mode_required": {value: "yes", with: "mode: beet\nlocal_ts: [dynamic]\nremote_ts: [dynamic]"},
 			"pfp": v("[remote_port]"), "pfp_limit": {value: "7", with: "pfp: [remote_port]"}, "policies": no("no"), "policies_fwd_out": no("yes"), "start_action": v("trap"),
 			"close_action": at("internal/engine/keys_act_test.go:TestActions"), "dpd_action": at("internal/engine/keys_act_test.go:TestActions"),
-			"updown": no("x"), "hostaccess": no("yes"), "ipcomp": no("yes"), "inactivity": v("5m"), "reqid": v("77"), "priority": v("77"),
+			"updown": no("x"), "hostaccess": no("yes"), "ipcomp": v("yes"), "inactivity": v("5m"), "reqid": v("77"), "priority": v("77"),
 			"interface": at("internal/engine/route_test.go:TestInterfaceOfChild"), "if_id": v("7"), "mark_in": v("1"), "mark_out": v("0x10/0xf0"),
 			"mark_in_sa": at(bound), "set_mark_in": at(bound), "set_mark_out": at(bound),
 			"if_id_in": at(confRoute), "if_id_out": at(confRoute), "label": no("x"), "label_mode": no("selinux"), "tfc_padding": v("mtu"), "replay_window": v("0"),

@@ -204,3 +204,43 @@ func TestAcquireOfWhatIsNotOnDemand(t *testing.T) {
 		}
 	})
 }
+
+// SAs and policies of a child that both sides compress say so, with the numbers of each
+// side; where one side does not want it neither does, whatever stands.
+func TestCompressionReachesTheBackend(t *testing.T) {
+	for _, c := range []struct{ moon, sun, want bool }{{true, true, true}, {true, false, false}, {false, true, false}} {
+		simulate(t, func(w *world) {
+			ipcomp := map[bool]string{true: ", ipcomp: yes", false: ""}
+			sun := w.gateway("sun", sunAddr, sunConf("", ", start: passive"+ipcomp[c.sun]))
+			moon := w.gateway("moon", moonAddr, moonConf("", ", start: always"+ipcomp[c.moon]))
+			w.after(2 * time.Second)
+			moon.want(1, 1, "after the start")
+			sun.want(1, 1, "after the start")
+			cpis := map[sad.Direction]uint16{}
+			for _, s := range moon.back.SAs() {
+				cpis[s.Dir] = s.CPI
+			}
+			for _, s := range sun.back.SAs() {
+				if other := map[sad.Direction]sad.Direction{sad.In: sad.Out, sad.Out: sad.In}[s.Dir]; (s.CPI != 0) != c.want || s.CPI != cpis[other] {
+					t.Errorf("%+v: an SA of sun has CPI %d, those of moon have %v", c, s.CPI, cpis)
+				}
+			}
+			if info := moon.sas()[0].Children[0]; info.CPIIn != cpis[sad.In] || info.CPIOut != cpis[sad.Out] {
+				t.Errorf("%+v: the CHILD_SA is shown with %d and %d", c, info.CPIIn, info.CPIOut)
+			}
+			for _, g := range []*gateway{moon, sun} {
+				if p := g.back.Policies(); len(p) != 1 || p[0].Compress != c.want {
+					t.Errorf("%+v: the policies of %s are %+v", c, g.name, p)
+				}
+				if n := g.back.Reserved(); n != 0 {
+					t.Errorf("%+v: %s has %d reserved numbers", c, g.name, n)
+				}
+			}
+			moon.e.Terminate(context.Background(), TerminateRequest{Selector: Selector{IKE: "office"}})
+			w.after(2 * time.Second)
+			if p := moon.back.Policies(); len(p) != 1 || p[0].Compress {
+				t.Errorf("%+v: with the tunnel down the policies are %+v", c, p)
+			}
+		})
+	}
+}

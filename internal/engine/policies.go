@@ -65,6 +65,7 @@ func protectedBy(ch *keyex.Child) protection {
 type outside struct {
 	mode          spd.Mode
 	local, remote netip.Addr
+	compress      bool
 }
 
 // policySet is one set of entries in the SPD under one reqid.
@@ -434,7 +435,7 @@ func expand(set *policySet) []spd.Policy {
 			out = append(out, spd.Policy{
 				Name: set.owner.String(), Action: set.action, Local: l.ts, Remote: r.ts,
 				Priority: priority(set, l.w, r.w), ReqID: set.reqid, Mode: set.now.mode, Proto: proto, Acquire: set.acquire, FailOpen: set.open,
-				OuterLocal: set.now.local, OuterRemote: set.now.remote, PFP: set.key.pfp, Bundle: bundle,
+				OuterLocal: set.now.local, OuterRemote: set.now.remote, PFP: set.key.pfp, Bundle: bundle, Compress: set.now.compress,
 				IfID: set.key.bind.ifID, Mark: set.key.bind.mark, MarkIn: set.key.bind.markIn,
 			})
 		}

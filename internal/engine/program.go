@@ -277,7 +277,7 @@ func authConfig(rounds []*conf.Auth, local bool) ikev2.AuthConfig {
 
 func childConfig(c *conf.Child) *ikev2.ChildConfig {
 	cfg := &ikev2.ChildConfig{
-		Name: c.Name, Proposals: c.Proposals, AH: c.AH, ReqID: c.ReqID,
+		Name: c.Name, Proposals: c.Proposals, AH: c.AH, IPComp: c.IPComp, ReqID: c.ReqID,
 		Local: selectors(c.Local), Remote: selectors(c.Remote),
 		Time:      ikev2.Lifetime{Rekey: c.Time.Rekey, Hard: c.Time.Life, Jitter: c.Time.Rand},
 		SoftBytes: c.Bytes.Rekey, HardBytes: c.Bytes.Life, BytesJitter: c.Bytes.Rand,

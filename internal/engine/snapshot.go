@@ -55,6 +55,7 @@ type ChildInfo struct {
 	Proto           suite.Protocol
 	Encap           bool
 	SPIIn, SPIOut   uint32
+	CPIIn, CPIOut   uint16          // of compression; 0: there is none
 	Encr, Integ, KE suite.Transform // KE.Type is 0 when no key exchange was done for it
 	ESN             bool
 	// AH is what stands around ESP; nil: nothing.
@@ -116,7 +117,7 @@ func (s *shard) childInfo(c *childSA) ChildInfo {
 	info := ChildInfo{
 		flow: ch.Flow,
 		Name: c.name(), UniqueID: ch.UniqueID, ReqID: c.reqid, State: ch.State, Mode: ch.Mode, Proto: ch.Proto,
-		Encap: ch.Encap, SPIIn: ch.SPIIn, SPIOut: ch.SPIOut, Encr: ch.Encr, Integ: ch.Integ, KE: ch.KE, ESN: ch.ESN,
+		Encap: ch.Encap, SPIIn: ch.SPIIn, SPIOut: ch.SPIOut, CPIIn: ch.CPIIn, CPIOut: ch.CPIOut, Encr: ch.Encr, Integ: ch.Integ, KE: ch.KE, ESN: ch.ESN,
 		Initiator: ch.Initiator, Installed: ch.Installed, RekeyAt: ch.RekeyAt, ExpireAt: ch.ExpireAt,
 		Local: slices.Clone(ch.Local), Remote: slices.Clone(ch.Remote),
 	}

@@ -111,6 +111,9 @@ type ChildConfig struct {
 	PFP spd.PFP
 	// Limit bounds the CHILD_SAs of this configuration in one IKE SA; 0: none.
 	Limit int
+	// IPComp wants payloads compressed before ESP protects them (RFC 3173; RFC 7296,
+	// Section 2.22), if the peer does as well.
+	IPComp bool
 	// Ref is opaque: the engine's own record.
 	Ref any
 }
@@ -352,6 +355,9 @@ type Child struct {
 	ESN             bool
 	// Keys of this direction pair, from this system's point of view.
 	EncrIn, IntegIn, EncrOut, IntegOut secret.Bytes
+	// CPIIn and CPIOut are the numbers of compression in this pair (RFC 3173, Section
+	// 3.3), the former given out here; 0: there is none.
+	CPIIn, CPIOut uint16
 	// AH is what stands around the ESP of a suite; nil: nothing.
 	AH            *Around
 	Local, Remote []spd.TS

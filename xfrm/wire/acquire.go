@@ -39,3 +39,14 @@ func (m *Acquire) parse(b []byte) error {
 	m.AuthAlgs, m.EncrAlgs, m.CompAlgs, m.Seq = r.u32(), r.u32(), r.u32(), r.u32()
 	return finish(&r, "acquire", m.Sel.check(), m.Policy.Sel.check(), m.Attrs.parse(rest))
 }
+
+// Asked is the template that no SA was found for, nil: the message has none of its
+// protocol.
+func (m *Acquire) Asked() *Template {
+	for i := range m.Templates {
+		if m.Templates[i].ID.Proto == m.ID.Proto {
+			return &m.Templates[i]
+		}
+	}
+	return nil
+}

@@ -60,7 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) backend.Backend) {
 		name string
 		f    func(*testing.T, backend.Backend)
 	}{
-		{"Describes itself", describe}, {"SPIs", spis}, {"SAs are added once and deleted once", addDelete},
+		{"Describes itself", describe}, {"SPIs", spis}, {"Compression", compression}, {"SAs are added once and deleted once", addDelete},
 		{"An unknown SA is an error", unknown}, {"A contradictory SA is refused", invalidSA},
 		{"An SA moves", move}, {"Policies are replaced by ID", policies}, {"A contradictory policy is refused", invalidPolicy},
 		{"What the caller does with its SA later does not matter", keepsNothing}, {"Close ends everything", closes},
@@ -114,6 +114,57 @@ func spis(t *testing.T, b backend.Backend) {
 	// An SPI in use is not freed.
 	b.FreeSPI(suite.ProtoESP, local4, spi)
 	want(t, "same SPI again", b.AddSA(in), backend.ErrExists)
+}
+
+// RFC 3173, Section 3.3: numbers of compression are 256 to 61439, and an inbound SA has
+// one of its own. What cannot be compressed is refused.
+func compression(t *testing.T, b backend.Backend) {
+	none := suite.Transform{}
+	if ok, why := b.Describe().Supports(suite.ProtoIPComp, spd.Tunnel, none, none, false); !ok {
+		t.Skipf("not here: %s", why)
+	}
+	if ok, _ := b.Describe().Supports(suite.ProtoIPComp, spd.BEET, none, none, false); ok {
+		t.Error("BEET mode is said to compress")
+	}
+	seen := map[uint32]bool{}
+	for range 300 {
+		cpi, err := b.AllocSPI(suite.ProtoIPComp, local4)
+		must(t, err)
+		if cpi < uint32(sad.MinCPI) || cpi > uint32(sad.MaxCPI) || seen[cpi] {
+			t.Fatalf("CPI %d: out of range, or given out before", cpi)
+		}
+		seen[cpi] = true
+	}
+	cpi, err := b.AllocSPI(suite.ProtoIPComp, local4)
+	must(t, err)
+	in, out := Pair(1, local4, remote4, 0x1000, 0x2000, netL, netR)
+	in.CPI, out.CPI = uint16(cpi), 0x1234
+	must(t, b.AddSA(in))
+	must(t, b.AddSA(out))
+	twin, _ := Pair(1, local4, remote4, 0x1001, 0x2001, netL, netR)
+	twin.CPI = in.CPI
+	want(t, "same inbound CPI", b.AddSA(twin), backend.ErrExists)
+	// One in use is not freed; one of an SA that is gone is.
+	b.FreeSPI(suite.ProtoIPComp, local4, cpi)
+	want(t, "same inbound CPI, freed", b.AddSA(twin), backend.ErrExists)
+	must(t, b.DeleteSA(in.ID))
+	must(t, b.AddSA(twin))
+	must(t, b.DeleteSA(twin.ID))
+	moved, err := b.UpdateSA(out.ID, backend.Move{Src: local4, Dst: other4})
+	must(t, err)
+	must(t, b.DeleteSA(moved))
+	for name, spoil := range map[string]func(*sad.SA){
+		"a reserved CPI":                  func(s *sad.SA) { s.CPI = 100 },
+		"a private CPI":                   func(s *sad.SA) { s.CPI = 0xffff },
+		"an inbound SA of the well known": func(s *sad.SA) { s.CPI = sad.WellKnownCPI },
+		"AH":                              func(s *sad.SA) { s.Proto, s.Encr, s.EncrKey = suite.ProtoAH, none, secret.Bytes{} },
+		"BEET mode":                       func(s *sad.SA) { s.Mode = spd.BEET },
+	} {
+		x, _ := Pair(1, local4, remote4, 0x1002, 0x2002, netL, netR)
+		x.CPI = 0x2345
+		spoil(x)
+		want(t, name, b.AddSA(x), backend.ErrInvalid)
+	}
 }
 
 func addDelete(t *testing.T, b backend.Backend) {

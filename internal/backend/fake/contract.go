@@ -33,6 +33,10 @@ func (b *Backend) call(c Call, f func(c *Call) error) error {
 func (b *Backend) AllocSPI(proto suite.Protocol, local netip.Addr) (spi uint32, err error) {
 	err = b.call(Call{Op: OpAllocSPI, ID: sad.ID{Dir: sad.In, Proto: proto, Dst: local}}, func(c *Call) error {
 		spi = b.nextSPI
+		if proto == suite.ProtoIPComp {
+			// RFC 3173, Section 3.3.
+			spi = uint32(sad.MinCPI) + b.nextSPI%uint32(sad.MaxCPI-sad.MinCPI)
+		}
 		b.nextSPI++
 		b.reserved[spiKey{proto, spi}] = true
 		c.ID.SPI = spi
@@ -56,6 +60,9 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 		if err := backend.CheckSA(sa); err != nil {
 			return err
 		}
+		if sa.Dir == sad.In && sa.CPI != 0 && b.receives(sa.CPI) {
+			return fmt.Errorf("add SA: CPI %d: %w", sa.CPI, backend.ErrExists)
+		}
 		if b.sas[sa.ID] != nil || sa.Dir == sad.In && b.inbound(sa.Proto, sa.SPI) {
 			return fmt.Errorf("add SA: SPI 0x%08x: %w", sa.SPI, backend.ErrExists)
 		}
@@ -63,6 +70,7 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 		b.order = append(b.order, sa.ID)
 		if sa.Dir == sad.In {
 			delete(b.reserved, spiKey{sa.Proto, sa.SPI})
+			delete(b.reserved, spiKey{suite.ProtoIPComp, uint32(sa.CPI)})
 		}
 		return nil
 	})
@@ -72,6 +80,16 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 func (b *Backend) inbound(proto suite.Protocol, spi uint32) bool {
 	for id := range b.sas {
 		if id.Dir == sad.In && id.Proto == proto && id.SPI == spi {
+			return true
+		}
+	}
+	return false
+}
+
+// receives tells whether an inbound SA has this CPI.
+func (b *Backend) receives(cpi uint16) bool {
+	for id, sa := range b.sas {
+		if id.Dir == sad.In && sa.CPI == cpi {
 			return true
 		}
 	}

@@ -89,7 +89,9 @@ func New() *Backend {
 		nextSPI:  0xc0000001,
 		events:   make(chan backend.Event, eventRoom),
 		info: backend.Info{Name: "userspace", Detail: "fake, in memory",
-			Supports: func(suite.Protocol, spd.Mode, suite.Transform, suite.Transform, bool) (bool, string) { return true, "" }},
+			Supports: func(p suite.Protocol, m spd.Mode, _, _ suite.Transform, _ bool) (bool, string) {
+				return p != suite.ProtoIPComp || m != spd.BEET, "compression is for tunnel and transport mode"
+			}},
 	}
 }
 
