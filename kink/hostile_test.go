@@ -43,7 +43,7 @@ func TestEveryOctetChanged(t *testing.T) {
 		total := len(p.sent)
 		for n := range total {
 			size := len(p.sent[n].data)
-			for at := 0; at < size; at += 1 + size/97 {
+			for at := 0; at < size; at += 1 + size/40 {
 				q := newPair(t)
 				if three {
 					q.cha.Proposals = p.cha.Proposals
