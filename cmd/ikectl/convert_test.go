@@ -24,7 +24,7 @@ func convertFiles(t *testing.T, files map[string]string) string {
 const (
 	convertRacoon = `path pre_shared_key "psk.txt";
 remote 192.0.2.2 { exchange_mode main; proposal { encryption_algorithm aes 256; hash_algorithm sha256; authentication_method pre_shared_key; dh_group 14; } }
-sainfo anonymous { encryption_algorithm aes 256; authentication_algorithm hmac_sha256; compression_algorithm deflate; }
+sainfo anonymous { encryption_algorithm aes 256; authentication_algorithm hmac_sha256; compression_algorithm lzs; }
 `
 	convertSetkey = `spdadd 10.1.0.0/16 10.2.0.0/16 any -P out ipsec esp/tunnel/192.0.2.1-192.0.2.2/require;
 spdadd 10.2.0.0/16 10.1.0.0/16 any -P in ipsec esp/tunnel/192.0.2.2-192.0.2.1/require;
@@ -75,14 +75,14 @@ func TestConvertSecrets(t *testing.T) {
 // a file that is not understood, with its line.
 func TestConvertExit(t *testing.T) {
 	dir := convertFiles(t, map[string]string{"racoon.conf": convertRacoon, "setkey.conf": convertSetkey, "bad.conf": "log info;\nremote {",
-		"both.conf": "spdadd 10.1.0.1 10.2.0.1 any -P out ipsec esp/transport//require ah/transport//require;\n"})
+		"both.conf": "spdadd 10.1.0.1 10.2.0.1 any -P out ipsec ah/transport//require esp/transport//require;\n"})
 	for _, c := range []struct {
 		args     []string
 		code     int
 		out, err string
 	}{
 		{[]string{"racoon.conf", "setkey.conf"}, exitDone, "connections:\n", "--secrets-dir"},
-		{[]string{"-o", "toml", "racoon.conf", "setkey.conf"}, exitDone, "[[connections.children]]", "racoon.conf:3: compression_algorithm"},
+		{[]string{"-o", "toml", "racoon.conf", "setkey.conf"}, exitDone, "[[connections.children]]", "racoon.conf:3: compression_algorithm lzs"},
 		{[]string{"racoon.conf"}, exitFailed, "connections:\n", "racoon.conf:2: remote 192.0.2.2: no policy says"},
 		{[]string{"both.conf"}, exitFailed, "", "both.conf:1: spdadd"},
 		{[]string{"bad.conf"}, exitFailed, "", "bad.conf:2: "},

@@ -60,7 +60,7 @@ func (c *converter) childOf(x *connection, s *sainfo) {
 	child.set("name", c.unique(x.scope, "net"))
 	child.set("local_ts", []string{local})
 	child.set("remote_ts", []string{remote})
-	c.phase2(&child, s, "esp")
+	c.phase2(&child, s, protection{rule: rule{proto: "esp"}})
 	if x.passive || x.generate {
 		child.set("start", "passive")
 	} else {

@@ -128,27 +128,47 @@ func (c *converter) shunt(p *policy) {
 	x.children = append(x.children, child)
 }
 
-// protection is the one rule of a policy that is converted.
-func (c *converter) protection(p *policy) (rule, bool) {
-	var r rule
+// protection is what the rules of a policy ask for, from the inside outwards: ESP or
+// AH; around is AH around ESP, comp compression inside of it.
+type protection struct {
+	rule
+	around, comp bool
+}
+
+func (c *converter) protection(p *policy) (protection, bool) {
+	var r protection
+	var packs *rule
 	n := 0
-	for _, x := range p.rules {
-		if x.proto == "ipcomp" {
-			c.note(p.stmt, false, "packets are not compressed here: remove ipcomp on the peer, too")
+	for i, x := range p.rules {
+		switch {
+		case x.proto == "ipcomp" && n == 0 && packs == nil:
+			packs = &p.rules[i]
 			continue
+		case x.proto == "ipcomp":
+			c.note(p.stmt, true, "compression is first, before what it is protected by")
+			return r, false
 		}
 		if n++; n == 1 {
-			r = x
+			r.rule = x
+			continue
 		}
+		if n > 2 || r.proto != "esp" || x.proto != "ah" || x.mode != "transport" {
+			c.note(p.stmt, true, "of several protections of one packet AH around ESP is negotiated, and the child is left out: write esp/MODE/…/require ah/transport//require, in this order, on both sides")
+			return r, false
+		}
+		r.around = true
 	}
 	switch {
 	case n == 0:
 		c.note(p.stmt, true, "compression protects nothing: name esp")
 		return r, false
-	case n > 1:
-		c.note(p.stmt, true, "AH and ESP around the same packet are not negotiated with IKEv1 here, and the child is left out: use esp with encryption and authentication on both sides, which protects all but the outer header")
+	case packs != nil && r.proto != "esp":
+		c.note(p.stmt, false, "compression is for esp: remove ipcomp on the peer, too")
+	case packs != nil && packs.mode != r.mode:
+		c.note(p.stmt, true, "ipcomp has %s mode and esp %s mode, and the child is left out: give both the same on both sides", packs.mode, r.mode)
 		return r, false
 	}
+	r.comp = packs != nil && r.proto == "esp"
 	if level, _, _ := strings.Cut(r.level, ":"); level == "use" {
 		c.note(p.stmt, false, "use lets packets pass in clear while there is no SA; here they wait or are dropped (set fail to open for what it did)")
 	} else if level == "" || level == "default" {
@@ -179,7 +199,11 @@ func (c *converter) protect(p *policy) {
 			from, to = p.src.Addr(), p.dst.Addr()
 		}
 	}
-	if c.static(p, r, from, to, local, remote) {
+	if (r.around || r.comp) && len(c.matching(p)) > 0 {
+		c.note(p.stmt, true, "SAs keyed by hand with more than one protection of a packet are not converted: use ikectl sa add, and ikectl policy add with bundle")
+		return
+	}
+	if c.static(p, r.rule, from, to, local, remote) {
 		return
 	}
 	addr := ""
@@ -202,14 +226,20 @@ func (c *converter) protect(p *policy) {
 	child.set("local_ts", []string{local})
 	child.set("remote_ts", []string{remote})
 	if info := c.sainfo(x, p); info != nil {
-		c.phase2(&child, info, r.proto)
+		c.phase2(&child, info, r)
 	} else {
 		if c.racoon {
 			c.note(p.stmt, false, "no sainfo fits this policy, without which racoon negotiates nothing; the default proposals are offered")
 		}
-		if r.proto == "ah" {
+		if r.around {
+			child.set("esp_proposals", []string{"aes256-sha256"})
+		}
+		if r.proto == "ah" || r.around {
 			child.set("ah_proposals", []string{"sha256"})
 		}
+	}
+	if r.comp {
+		child.set("ipcomp", "yes")
 	}
 	child.set("reqid", r.id())
 	if x.passive {
@@ -298,7 +328,7 @@ func anyway(s string) string {
 }
 
 // phase2 writes the proposals and lifetimes of a sainfo into a child.
-func (c *converter) phase2(child *section, s *sainfo, proto string) {
+func (c *converter) phase2(child *section, s *sainfo, r protection) {
 	first := !s.used // notes are said once
 	s.used = true
 	say := func(b stmt, format string, a ...any) {
@@ -330,7 +360,10 @@ func (c *converter) phase2(child *section, s *sainfo, proto string) {
 		case "authentication_algorithm":
 			auth = c.algorithms(b, suite.ProtoAH, first)
 		case "compression_algorithm":
-			say(b, "packets are not compressed here, and deflate was asked for only where a policy has ipcomp")
+			// racoon demands it of every sainfo; a policy says whether there is compression.
+			if !slices.Equal(lists(b), []string{"deflate"}) {
+				say(b, "compression is by deflate alone")
+			}
 		case "remoteid":
 		case "my_identifier":
 			say(b, "the identity of phase 2 is local_ts")
@@ -343,13 +376,18 @@ func (c *converter) phase2(child *section, s *sainfo, proto string) {
 	}
 	hashes := strings.Join(auth, "-")
 	var list []string
-	if proto == "ah" {
+	if r.proto == "ah" || r.around {
+		ah := hashes
 		if len(auth) == 0 {
 			say(s.stmt, "no authentication algorithm is left: sha256 is taken, set the peer to it")
-			hashes = "sha256"
+			ah = "sha256"
 		}
-		child.set("ah_proposals", []string{join(hashes, dh)})
-	} else {
+		if !r.around {
+			ah = join(ah, dh) // else forward secrecy is that of esp_proposals
+		}
+		child.set("ah_proposals", []string{ah})
+	}
+	if r.proto != "ah" {
 		var plain []string
 		for _, e := range encr {
 			switch {
