@@ -80,19 +80,24 @@ func (sa *SA) mismatch(now time.Time, stage trace.Stage, m *suite.Mismatch) *tra
 	return f
 }
 
-// refusedBy tells what an error notify of the peer means.
-func (sa *SA) refusedBy(now time.Time, n message.NotifyType, what string) *trace.Failure {
+// refusedBy tells what an error notify of the peer means, in phase 1 or in Quick Mode.
+func (sa *SA) refusedBy(now time.Time, n message.NotifyType, what string, phase1 bool) *trace.Failure {
 	advice := map[message.NotifyType]string{
-		message.NoProposalChosen:       "compare proposals, authentication and mode of both sides; the peer's log names what it has. Quick Mode is refused so for a group (PFS) that differs, too",
+		message.NoProposalChosen:       "compare esp_proposals, ah_proposals, mode and the group of perfect forward secrecy of both sides; the peer's log names what it has",
 		message.AuthenticationFailed:   "compare identities and credentials of both sides: the peer does not accept ours; its log says why",
-		message.InvalidIDInformation:   "compare identities, and local_ts and remote_ts of both sides: IKEv1 narrows nothing, the peer must have the same selectors",
+		message.InvalidIDInformation:   "compare local_ts and remote_ts of both sides: IKEv1 narrows nothing, the peer must have the same selectors, turned round",
 		message.PayloadMalformed:       "the peer cannot read our message: with a pre-shared key the secrets differ, most likely",
 		message.InvalidHashInformation: "the pre-shared keys differ, most likely",
-	}[n]
-	if advice == "" {
-		advice = "see the peer's log"
 	}
-	return sa.failure(now, trace.StageRefused, fmt.Sprintf("the peer refused %s with %s", what, n.Name()), advice)
+	if phase1 {
+		advice[message.NoProposalChosen] = "compare proposals and authentication of both sides; the peer's log names what it has"
+		advice[message.InvalidIDInformation] = "compare the identities of both sides: the peer expects another one of us; its log names it"
+	}
+	say := advice[n]
+	if say == "" {
+		say = "see the peer's log"
+	}
+	return sa.failure(now, trace.StageRefused, fmt.Sprintf("the peer refused %s with %s", what, n.Name()), say)
 }
 
 // selectors prints a list for people.

@@ -206,10 +206,11 @@ func (sa *SA) takeError(now time.Time, n *message.Notify) {
 	}
 	if found == nil {
 		sa.log(now, trace.Control, true, "the peer notifies %s", n.Kind.Name())
+		sa.lastError = n.Kind
 		return
 	}
 	q := found.quick
-	f := sa.refusedBy(now, n.Kind, "Quick Mode for "+q.cfg.Name)
+	f := sa.refusedBy(now, n.Kind, "Quick Mode for "+q.cfg.Name, false)
 	f.Evidence = append(f.Evidence, fmt.Sprintf("ours: %v === %v, mode %s", q.local, q.remote, offer.ModeName(q.cfg.Mode)))
 	for _, p := range slices.Concat(q.cfg.Proposals, q.cfg.AH) {
 		f.Evidence = append(f.Evidence, "ours: "+p.String())
@@ -252,7 +253,11 @@ func (sa *SA) peerDeleted(now time.Time) {
 		return
 	}
 	if len(sa.children) == 0 {
-		sa.close(now, keyex.Closed{Reason: keyex.ClosePeerDeleted})
+		c := keyex.Closed{Reason: keyex.ClosePeerDeleted}
+		if sa.lastError != 0 {
+			c.Failure = sa.refusedBy(now, sa.lastError, "the IKE_SA", true)
+		}
+		sa.close(now, c)
 		return
 	}
 	sa.Ask(keyex.FindOther{Config: sa.cfg, Peer: sa.remoteID, User: sa.user}, func(now time.Time, r keyex.Reply) {

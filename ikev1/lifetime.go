@@ -138,8 +138,7 @@ func (sa *SA) halfOpen(now time.Time) {
 	case sa.refusal != nil:
 		c.Reason, c.Failure = keyex.CloseFailed, sa.refusal
 	case sa.p1 != nil && sa.p1.garbled:
-		c.Failure = sa.failure(now, trace.StageAuth, "a message of the peer "+sa.remote.String()+" makes no sense after decryption: the pre-shared keys differ, most likely",
-			"configure the same secret on both sides, for the peer's address: Main Mode chooses the key before it knows identities")
+		c.Failure = sa.failure(now, trace.StageAuth, "a message of the peer "+sa.remote.String()+" makes no sense after decryption: the pre-shared keys differ, most likely", sameSecret)
 	case sa.p1 != nil && sa.p1.hinted != 0:
 		c.Failure = sa.p1.refused(now)
 	case sa.p1 == nil && sa.keys != nil:

@@ -303,18 +303,27 @@ func (p *phase1) fail(now time.Time, notify message.NotifyType, f *trace.Failure
 	sa.close(now, keyex.Closed{Reason: keyex.CloseFailed, Failure: f})
 }
 
+// garbledWait is how long a message that makes sense may come after one that does not.
+const garbledWait = 10 * time.Second
+
 // unreadable notes that a message made no sense after decryption. Anybody can
 // send one, so that it ends nothing; but with a pre-shared key it mostly means that
 // the keys differ, and an initiator that learns it need not wait.
-func (p *phase1) unreadable(now time.Time, err error) {
+func (p *phase1) unreadable(now time.Time) {
 	if !p.garbled {
 		p.garbled = true
-		p.sa.log(now, trace.Control, true, "a message of the peer %v makes no sense after decryption: %v; most likely the pre-shared keys differ", p.sa.remote, err)
+		p.sa.log(now, trace.Control, true, "a message of the peer %v makes no sense after decryption: the pre-shared keys differ, most likely", p.sa.remote)
 		if !p.sa.initiator {
 			p.sa.tellError(now, message.PayloadMalformed) // RFC 2408, Section 5.3; once, and a hint for the peer
+			if end := now.Add(garbledWait); end.Before(p.sa.timers.halfOpen) {
+				p.sa.timers.halfOpen = end
+			}
 		}
 	}
 }
+
+// sameSecret is the advice for secrets that differ.
+const sameSecret = "configure the same secret on both sides, for the peer's address: Main Mode chooses the key before it knows identities"
 
 // late: the peer does not answer.
 func (p *phase1) late(now time.Time) {
@@ -325,8 +334,7 @@ func (p *phase1) late(now time.Time) {
 	case p.hinted != 0:
 		f = p.refused(now)
 	case p.garbled || sa.keys != nil && sa.auth.psk() && sa.initiator:
-		f = sa.failure(now, trace.StageAuth, "the peer "+sa.remote.String()+" cannot read our message, or we not its: the pre-shared keys differ, most likely",
-			"configure the same secret on both sides, for the peer's address: Main Mode chooses the key before it knows identities")
+		f = sa.failure(now, trace.StageAuth, "the peer "+sa.remote.String()+" cannot read our message, or we not its: the pre-shared keys differ, most likely", sameSecret)
 	}
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
 	sa.close(now, keyex.Closed{Reason: keyex.CloseTimeout, Failure: f})
@@ -334,8 +342,14 @@ func (p *phase1) late(now time.Time) {
 
 // refused is the failure of a phase 1 that somebody says the peer refused.
 func (p *phase1) refused(now time.Time) *trace.Failure {
-	f := p.sa.refusedBy(now, p.hinted, p.x.kind.String())
-	if p.hinted == message.NoProposalChosen && p.sa.initiator {
+	if p.hinted == message.PayloadMalformed && p.sa.keys != nil && p.sa.auth.psk() {
+		return p.sa.failure(now, trace.StageAuth, "the peer "+p.sa.remote.String()+" cannot read our message (PAYLOAD-MALFORMED): the pre-shared keys differ, most likely", sameSecret)
+	}
+	f := p.sa.refusedBy(now, p.hinted, p.x.kind.String(), true)
+	switch {
+	case p.hinted == message.InvalidIDInformation || p.hinted == message.AuthenticationFailed:
+		f.Evidence = append(f.Evidence, "ours: "+p.sa.localID.String())
+	case p.hinted == message.NoProposalChosen && p.sa.initiator:
 		f.Evidence = append(f.Evidence, "ours: "+authNames(methods(p.sa.cfg, p.curve)))
 		for _, o := range p.sa.cfg.Proposals {
 			f.Evidence = append(f.Evidence, "ours: "+o.String())

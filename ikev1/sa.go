@@ -56,8 +56,9 @@ type SA struct {
 	cfgID       uint16
 	user        string // whom XAuth authenticated
 	userDone    bool
-	refusal     *trace.Failure // why the user was refused, of which the client is being told
-	later       []pending      // children that wait for the end of phase 1
+	lastError   message.NotifyType // that the peer notified and that was about no Quick Mode of ours; 0: none
+	refusal     *trace.Failure     // why the user was refused, of which the client is being told
+	later       []pending          // children that wait for the end of phase 1
 
 	// Virtual addresses that we were given, and that the peer was; see modecfg.go.
 	vipLocal, vipRemote []netip.Prefix

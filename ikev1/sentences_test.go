@@ -39,13 +39,13 @@ func TestSentences(t *testing.T) {
 		within time.Duration
 		a, b   string // must be said
 	}{
-		"secrets differ":               {func(p *pair) { p.b.key = another }, 35 * time.Second, "secrets differ", "the pre-shared keys differ"},
+		"secrets differ":               {func(p *pair) { p.b.key = another }, 15 * time.Second, "the pre-shared keys differ", "the pre-shared keys differ"},
 		"secrets differ, aggressive":   {func(p *pair) { p.b.key = another; aggressive(p, true) }, 35 * time.Second, "another shared secret", "AUTHENTICATION-FAILED"},
 		"no consent":                   {func(p *pair) { aggressive(p, false) }, 5 * time.Second, "NO-PROPOSAL-CHOSEN", "aggressive_psk: yes"},
 		"no aggressive":                {func(p *pair) { p.ca.V1.Aggressive = true }, 5 * time.Second, "NO-PROPOSAL-CHOSEN", "test does not accept"},
 		"identity, aggressive":         {func(p *pair) { aggressive(p, true); p.cb.Remote.ID = id(t, "x.example.org") }, 5 * time.Second, "NO-PROPOSAL-CHOSEN", "test expects x.example.org"},
-		"identity of the initiator":    {func(p *pair) { p.cb.Remote.ID = id(t, "x.example.org") }, 5 * time.Second, "INVALID-ID-INFORMATION", "the peer is 192.0.2.1, expected x.example.org"},
-		"identity of the responder":    {func(p *pair) { p.ca.Remote.ID = id(t, "x.example.org") }, 5 * time.Second, "the peer is 192.0.2.2, expected x.example.org", "deleted"},
+		"identity of the initiator":    {func(p *pair) { p.cb.Remote.ID = id(t, "x.example.org") }, 5 * time.Second, "expects another one of us; its log names itours: 192.0.2.1", "the peer is 192.0.2.1, expected x.example.org"},
+		"identity of the responder":    {func(p *pair) { p.ca.Remote.ID = id(t, "x.example.org") }, 5 * time.Second, "the peer is 192.0.2.2, expected x.example.org", "refused the IKE_SA with INVALID-ID-INFORMATION"},
 		"proposals":                    {func(p *pair) { p.cb.Proposals = proposals(t, suite.ProtoIKE, "aes256-sha384-modp2048") }, 5 * time.Second, "ours: IKE:AES_CBC_128", "theirs 1: IKE:AES_CBC_128"},
 		"method":                       {func(p *pair) { p.xauth("bob"); p.ca.V1.XAuth = keyex.NoXAuth }, 5 * time.Second, "ours: pre-shared key", "by pre-shared key, and this connection by pre-shared key and XAuth"},
 		"perfect forward secrecy":      {func(p *pair) { p.cha.Proposals = proposals(t, suite.ProtoESP, "aes256-sha256-ecp256") }, 5 * time.Second, "ours: ESP:AES_CBC_256/HMAC_SHA2_256_128/ECP_256", "perfect forward secrecy"},
