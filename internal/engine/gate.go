@@ -258,6 +258,9 @@ func (s *shard) accept(x *ikeSA, d ikev2.Datagram) {
 // both at a bounded rate.
 func (g *gate) stranger(d ikev2.Datagram, h isakmp.Header) {
 	g.reply(d, noProposal(h))
+	if g.otherVersion(d, 2) {
+		return
+	}
 	if !g.told.take(time.Now()) {
 		return
 	}

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,13 +11,13 @@ import (
 	"net/netip"
 	"time"
 
+	"iked/conf"
 	"iked/ikev1"
 	ikev1msg "iked/ikev1/message"
 	"iked/ikev2"
 	"iked/internal/ident"
 	"iked/internal/isakmp"
 	"iked/internal/keyex"
-	"iked/internal/secret"
 	"iked/internal/trace"
 )
 
@@ -43,6 +45,7 @@ func (g *gate) receiveV1(d keyex.Datagram, h isakmp.Header) string {
 	spoken := e.config.Load().v1
 	switch {
 	case !spoken && h.SPIr.IsZero():
+		g.otherVersion(d, 1)
 		return "version-1"
 	case h.SPIi.IsZero():
 		e.total[cInvalid].Add(1)
@@ -101,6 +104,7 @@ func (g *gate) firstV1(d keyex.Datagram, h isakmp.Header) string {
 	}
 	if len(p.candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap(), 1)) == 0 {
 		// Nothing is answered: who speaks IKEv1 to a host that does not is a scanner.
+		g.otherVersion(d, 1)
 		return "no-connection"
 	}
 	if other {
@@ -109,6 +113,23 @@ func (g *gate) firstV1(d keyex.Datagram, h isakmp.Header) string {
 		return "unsupported-exchange"
 	}
 	return g.accept(d, key)
+}
+
+// otherVersion notes, at a bounded rate, that a peer whose address a connection names
+// speaks another version than that. False: no such connection is there.
+func (g *gate) otherVersion(d keyex.Datagram, version uint8) bool {
+	e, peer := g.e, d.Remote.Addr().Unmap()
+	for _, c := range e.config.Load().exact[peer] {
+		if is := versionOrTwo(c.ike.Version); is != version && is != keyex.VersionKINK {
+			if g.told.take(time.Now()) {
+				e.fail(trace.Failure{At: time.Now(), Stage: trace.StageConfig, Conn: c.conf.Name, Local: d.Local.String(), Remote: d.Remote.String(),
+					Sentence: fmt.Sprintf("the peer at %s speaks IKEv%d, and %s is a connection of version %d", peer, version, c.conf.Name, is),
+					Advice:   fmt.Sprintf("set version: %d here, or version %d at the peer", version, is)}, 0)
+			}
+			return true
+		}
+	}
+	return false
 }
 
 // refuseExchange answers the first message of an exchange that is not spoken (RFC
@@ -187,7 +208,7 @@ func (s *shard) adoptV1(x *ikeSA, now time.Time) bool {
 		if y == x || !y.v1 || !y.up || y.heir || y.closed || y.replaced || y.conn != x.conn || old != nil && y.id < old.id {
 			continue
 		}
-		if o := y.m.Look(); o.State == keyex.Established && o.Remote.Addr() == own.Remote.Addr() && ident.Equal(o.RemoteID, own.RemoteID) && ident.Equal(o.LocalID, own.LocalID) && o.User == own.User {
+		if o := y.m.Look(); o.State == keyex.Established && sameHost(x.cfg, o.Remote, own.Remote) && ident.Equal(o.RemoteID, own.RemoteID) && ident.Equal(o.LocalID, own.LocalID) && o.User == own.User {
 			old = y
 		}
 	}
@@ -200,14 +221,26 @@ func (s *shard) adoptV1(x *ikeSA, now time.Time) bool {
 	return true
 }
 
+// sameHost tells whether two IKE SAs with one identity may be with one peer: by the
+// address, and where many peers may share an identity, by the port as well, since
+// they may also share the address of a NAT.
+func sameHost(cfg *keyex.Config, a, b netip.AddrPort) bool {
+	return a == b || !shared(cfg) && a.Addr() == b.Addr()
+}
+
+// shared tells whether many peers may have one identity.
+func shared(cfg *keyex.Config) bool {
+	c, ok := cfg.Ref.(*conf.Connection)
+	return ok && c.Unique == conf.UniqueNever
+}
+
 // checkUser checks a user of XAuth against the secrets of that type.
 func (s *credStore) checkUser(w keyex.CheckUser) error {
 	want, ok := s.now.Load().secrets.User(w.User)
-	// The comparison takes as long for a user that is not there.
-	if !ok {
-		want = secret.New(make([]byte, w.Password.Len()+1))
-	}
-	if !want.Equal(w.Password) || !ok {
+	// Digests are compared, so that it takes as long for a user that is not there and
+	// for a password of another length.
+	a, b := sha256.Sum256(want.Reveal()), sha256.Sum256(w.Password.Reveal())
+	if subtle.ConstantTimeCompare(a[:], b[:]) != 1 || !ok {
 		return errors.New("there is no such user, or the password is wrong")
 	}
 	return nil
@@ -224,11 +257,11 @@ func (s *credStore) userSecret(w keyex.UserSecret) keyex.SecretReply {
 
 // findOther answers whether there is another IKE SA with the peer.
 func (s *shard) findOther(x *ikeSA, id keyex.RequestID, w keyex.FindOther) {
-	conn, own := w.Config.Name, x.id
+	conn, own, remote := w.Config.Name, x.id, x.m.Look().Remote
 	s.e.sup.post(func() {
 		found := false
 		for _, o := range s.e.sup.sas {
-			found = found || o.info.UniqueID != own && o.info.Conn == conn && o.info.Version == 1 && !o.closing && !o.replaced &&
+			found = found || o.info.UniqueID != own && o.info.Conn == conn && (!shared(w.Config) || o.info.Remote == remote) && o.info.Version == 1 && !o.closing && !o.replaced &&
 				o.info.State == ikev2.Established && ident.Equal(o.info.RemoteID, w.Peer) && o.info.User == w.User
 		}
 		s.do(func(s *shard) {

@@ -32,6 +32,9 @@ type Server struct {
 // deadTime is how long a server that did not answer is asked last.
 const deadTime = time.Minute
 
+// fairWait is what a server must have had to count as one that does not answer.
+const fairWait = time.Second
+
 // Client asks servers. It is safe for concurrent use; the zero value is ready.
 type Client struct {
 	mu   sync.Mutex
@@ -40,19 +43,27 @@ type Client struct {
 	Ignored func(server string, err error)
 }
 
-// Ask asks one server after the other, until one answers. An error means that
-// nobody knows: it is no refusal.
+// Ask asks one server after the other, until one answers. Where ctx has a deadline,
+// each gets its share of the time, so that the last one is asked as well. An error
+// means that nobody knows: it is no refusal.
 func (c *Client) Ask(ctx context.Context, servers []Server, q Request) (Answer, error) {
 	if len(servers) == 0 {
 		return Answer{}, errors.New("no RADIUS server is configured")
 	}
 	var why []string
-	for _, s := range c.order(servers) {
+	for i, s := range c.order(servers) {
 		q.NASIdentifier = s.NASIdentifier
 		if err := q.check(); err != nil {
 			return Answer{}, err
 		}
-		a, err := c.ask(ctx, &s, &q)
+		share, cancel := ctx, context.CancelFunc(func() {})
+		if end, ok := ctx.Deadline(); ok && i < len(servers)-1 {
+			share, cancel = context.WithTimeout(ctx, time.Until(end)/time.Duration(len(servers)-i))
+		}
+		begin := time.Now()
+		a, err := c.ask(share, &s, &q)
+		short := share.Err() != nil && time.Since(begin) < fairWait
+		cancel()
 		if err == nil {
 			c.mark(s.Addr, false)
 			return a, nil
@@ -61,7 +72,9 @@ func (c *Client) Ask(ctx context.Context, servers []Server, q Request) (Answer, 
 		if ctx.Err() != nil {
 			break
 		}
-		c.mark(s.Addr, true)
+		if !short {
+			c.mark(s.Addr, true)
+		}
 	}
 	return Answer{}, fmt.Errorf("no RADIUS server answers: %s", strings.Join(why, "; "))
 }

@@ -117,6 +117,24 @@ func TestWrongSecret(t *testing.T) {
 	}
 }
 
+// Servers that do not answer leave time for the next one, however long their waits are,
+// and are asked last from then on.
+func TestShareOfPatience(t *testing.T) {
+	silent, silentCount := server(t, func(int, []byte) [][]byte { return nil })
+	silent.Timeout = time.Hour
+	other := silent
+	good, _ := server(t, func(_ int, b []byte) [][]byte { return [][]byte{accept(b)} })
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	var c Client
+	if a, err := c.Ask(ctx, []Server{silent, other, good}, Request{User: "bob", Password: key("sesame")}); err != nil || a.Verdict != Accepted {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if a, err := c.Ask(t.Context(), []Server{silent, good}, Request{User: "bob", Password: key("sesame")}); err != nil || a.Verdict != Accepted || silentCount.Load() != 2 {
+		t.Errorf("%+v, %v; the silent one was asked %d times", a, err, silentCount.Load())
+	}
+}
+
 // The caller's patience ends the wait at once, and costs the server nothing.
 func TestPatience(t *testing.T) {
 	s, _ := server(t, func(int, []byte) [][]byte { return nil })
