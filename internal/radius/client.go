@@ -142,6 +142,9 @@ func (c *Client) ask(ctx context.Context, s *Server, q *Request) (Answer, error)
 			}
 			n, err := conn.Read(in)
 			if errors.Is(err, os.ErrDeadlineExceeded) {
+				if ctx.Err() != nil {
+					return Answer{}, errors.New("the time for it is over")
+				}
 				break
 			}
 			if err != nil {
