@@ -21,6 +21,7 @@ type childBook struct {
 	announced   bool // ChildUp or ChildReplaced told of it
 	silent      bool // redundant or refused: its end is not told
 	deleteSent  bool
+	outdated    bool // another one is made in its place
 	// successor took or will take its place; rival is the lowest nonce of the
 	// exchange when the peer made it.
 	successor *Child

@@ -8,6 +8,7 @@ import (
 
 	"iked/ikev2/message"
 	"iked/internal/trace"
+	"iked/migrate"
 )
 
 // The side that decides on addresses (RFC 4555, Sections 3.5, 3.6 and 3.10).
@@ -298,4 +299,27 @@ func (sa *SA) keepOwn(now time.Time) {
 			return
 		}
 	}
+}
+
+// replaceTime is how long after a move a CHILD_SA for the address of a host is made
+// anew: the peer proves the new address first.
+const replaceTime = time.Second
+
+// replaceOutdated makes another CHILD_SA in place of one whose selectors are an address
+// that this host or the peer had, and that moved between other outer addresses: its
+// traffic has another address now. Virtual addresses stay, and so does what is for
+// networks.
+func (sa *SA) replaceOutdated(now time.Time, c *Child, before migrate.Ends) {
+	dynamic := func(list []Selector) bool {
+		return slices.ContainsFunc(list, func(s Selector) bool { return s.Dynamic })
+	}
+	own := len(sa.vipLocal) == 0 && dynamic(c.Config.Local) && before.Local != sa.local.Addr()
+	peers := len(sa.vipRemote) == 0 && dynamic(c.Config.Remote) && before.Remote != sa.remote.Addr()
+	if !sa.mobile.on || !sa.mobile.leads || !own && !peers || book(c).outdated || c.State == ChildDeleting || c.State == ChildDeleted {
+		return
+	}
+	book(c).outdated = true
+	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} is for an address that is another one now, and is made anew", c.Config.Name, c.UniqueID)
+	sa.later(now.Add(replaceTime), &createChild{sa: sa, cfg: c.Config})
+	sa.later(now.Add(replaceTime), &deleteChild{sa: sa, child: c})
 }

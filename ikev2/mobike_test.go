@@ -628,6 +628,29 @@ func TestMOBIKEVirtualAddress(t *testing.T) {
 	}
 }
 
+// A tunnel for the address of the host itself, without a virtual one, has that address
+// in its selectors: after a move it is made anew for the new one, and the old one goes.
+func TestMOBIKEHostAddress(t *testing.T) {
+	for seed := range uint64(20) {
+		p := newMobile(t, seed)
+		p.cha.Local, p.chb.Remote = []ikev2.Selector{{Dynamic: true}}, []ikev2.Selector{{Dynamic: true}}
+		p.up(t)
+		p.a.Move("198.51.100.7")
+		p.net.Run(500 * time.Millisecond)
+		p.a.Move("198.51.100.8")
+		p.net.Run(20 * time.Second)
+		p.consistent(t, 1)
+		p.at(t, "198.51.100.8", addrB.String(), false)
+		want := []spd.TS{spd.Host(netip.MustParseAddr("198.51.100.8"))}
+		if l, r := p.a.SA().Children()[0].Local, p.b.SA().Children()[0].Remote; !slices.Equal(l, want) || !slices.Equal(r, want) {
+			t.Fatalf("the tunnel is for %v and %v, expected %v%s", l, r, want, story(p.a, p.b))
+		}
+		if len(p.a.Reserved)+len(p.b.Reserved) != 0 {
+			t.Error("an SPI is still reserved")
+		}
+	}
+}
+
 // Transport mode has the addresses in its packets: its CHILD_SA is closed (RFC 4555,
 // Section 1.3 is about tunnel mode). AH does not outlive a NAT that comes.
 func TestMOBIKEClosesWhatCannotMove(t *testing.T) {

@@ -224,6 +224,7 @@ func (sa *SA) moveChildren(now time.Time) {
 			}
 			c.LocalAddr, c.RemoteAddr, c.Encap = sa.local, sa.remote, encap
 			sa.Tell(MoveChild{Child: c})
+			sa.replaceOutdated(now, c, before)
 		}
 	}
 }

@@ -183,3 +183,31 @@ func TestMigrateTellsByMOBIKE(t *testing.T) {
 		delete(w.gates, addr(movedAddr))
 	})
 }
+
+// What stands for the address of this host itself stands for the new one when it
+// changes, and for the old one no more: nothing leaves in clear from there (RFC 4301,
+// Section 4.4.1).
+func TestStandingEntriesFollowTheHost(t *testing.T) {
+	simulate(t, func(w *world) {
+		moon := w.gateway("moon", moonAddr, site("moon", "sun", sunAddr, "dynamic", "10.2.0.0/16", "", ", start: on-demand"))
+		w.after(time.Second)
+		only := func(a string) {
+			t.Helper()
+			list := moon.back.Policies()
+			if len(list) != 1 || list[0].Action != spd.Protect || !slices.Equal(list[0].Local, []spd.TS{spd.Host(addr(a))}) {
+				t.Errorf("policies %+v, expected one for %s", list, a)
+			}
+		}
+		only(moonAddr)
+		w.mu.Lock()
+		w.gates[addr(movedAddr)] = moon
+		delete(w.gates, addr(moonAddr))
+		moon.addr = addr(movedAddr)
+		w.mu.Unlock()
+		for range 3 {
+			moon.e.NetworkChanged()
+		}
+		w.after(time.Second)
+		only(movedAddr)
+	})
+}

@@ -75,9 +75,11 @@ func (v *virtual) stale() {
 	v.at = time.Time{}
 }
 
-// lookAround tells the IKE SAs that the network is another one.
+// lookAround tells the IKE SAs that the network is another one. What stands for the
+// address of this host itself stands for the new one before any of them moves.
 func (e *Engine) lookAround() {
 	e.virtual.stale()
+	e.sup.post(func() { e.sup.restand() })
 	for _, s := range e.shards {
 		s.do(func(s *shard) {
 			for _, x := range s.all() {
@@ -153,4 +155,20 @@ func allowed(c *conf.Connection, a netip.Addr) bool {
 // named tells whether the configuration has an own address by itself.
 func named(c *conf.Connection, a netip.Addr) bool {
 	return slices.ContainsFunc(c.LocalAddrs, func(h conf.Host) bool { x, one := h.Addr(); return one && x == a })
+}
+
+// restand puts the standing entries of children that are for the addresses of the hosts
+// themselves in place again: these may be others now.
+func (p *supervisor) restand() {
+	if p.stopped {
+		return
+	}
+	for _, c := range p.conns {
+		for _, k := range c.kids {
+			dynamic := func(t conf.TS) bool { return t.Dynamic }
+			if k.ike != nil && (slices.ContainsFunc(k.conf.Local, dynamic) || slices.ContainsFunc(k.conf.Remote, dynamic)) {
+				p.stand(c, k)
+			}
+		}
+	}
 }

@@ -202,7 +202,18 @@ func (p *policies) stand(w policyWant) error {
 			return err
 		}
 	}
-	return nil
+	// What stood for other selectors, those of addresses that were another host's or its
+	// own ones before, goes after it.
+	var first error
+	for other := range p.byChild[w.child] {
+		if other.standing && other.key != w.key() {
+			other.standing, other.acquire = false, false
+			if err := p.dropIfUnused(other); err != nil && first == nil {
+				first = err
+			}
+		}
+	}
+	return first
 }
 
 // lay takes away the standing policies of a child.

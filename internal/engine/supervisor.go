@@ -50,8 +50,9 @@ type connState struct {
 
 // kidState is one configured child.
 type kidState struct {
-	conf *conf.Child
-	ike  *ikev2.ChildConfig // nil for pass and drop
+	looks int // how often its standing entries were looked for; an older look is over
+	conf  *conf.Child
+	ike   *ikev2.ChildConfig // nil for pass and drop
 	// always: it must be up; tries: how many attempts are left otherwise, -1 for
 	// ever.
 	always bool

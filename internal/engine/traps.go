@@ -128,10 +128,12 @@ func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
 const trapRetry = 30 * time.Second
 
 func (p *supervisor) trapLater(c *connState, k *kidState, find func() (policyWant, error)) {
+	k.looks++
+	look := k.looks
 	go func() {
 		w, err := find()
 		p.post(func() {
-			if p.stopped || p.conns[c.name] != c || c.kids[k.conf.Name] != k {
+			if p.stopped || p.conns[c.name] != c || c.kids[k.conf.Name] != k || k.looks != look {
 				return
 			}
 			if err != nil {
@@ -139,7 +141,7 @@ func (p *supervisor) trapLater(c *connState, k *kidState, find func() (policyWan
 					Msg: "no policy for " + w.child.String() + " yet: " + err.Error()})
 				time.AfterFunc(vary(trapRetry), func() {
 					p.post(func() {
-						if !p.stopped && p.conns[c.name] == c && c.kids[k.conf.Name] == k {
+						if !p.stopped && p.conns[c.name] == c && c.kids[k.conf.Name] == k && k.looks == look {
 							p.trapLater(c, k, find)
 						}
 					})
