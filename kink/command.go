@@ -21,6 +21,7 @@ type Command struct {
 	Epoch          uint32 // of the peer
 	TGTReq         Principal
 	inner          message.Body
+	gone           []*keyex.Child // that other SAs with the peer had, of a DELETE
 	apRep          []byte
 }
 

@@ -105,7 +105,7 @@ func (sa *SA) transmitTo(c *Command, b []byte) {
 // names their other halves.
 func (a *answer) delete(now time.Time) {
 	sa := a.sa
-	var gone []*keyex.Child
+	gone := a.cmd.gone
 	var list []quick.Payload
 	for _, q := range a.cmd.inner.ISAKMP {
 		for _, p := range q.Payloads {
@@ -132,6 +132,30 @@ func (a *answer) delete(now time.Time) {
 		list = append(list, &quick.Notify{DOI: quick.DOIIPsec, Kind: quick.PayloadMalformed, Protocol: quick.ProtoESP})
 	}
 	a.respond(now, append(deletePayloads(gone), list...), false)
+}
+
+// DeleteFor carries a DELETE out that another SA with the same peer answers: a peer
+// need not know in how many SAs this host has what it deletes.
+func (sa *SA) DeleteFor(now time.Time, c *Command) {
+	if sa.closed || c.Type != message.Delete || sa.peer != c.Client || sa.own != c.Server {
+		return
+	}
+	for _, q := range c.inner.ISAKMP {
+		for _, p := range q.Payloads {
+			d, ok := p.(*quick.Delete)
+			if !ok {
+				continue
+			}
+			for _, octets := range d.SPIs {
+				spi, _ := spiOf(octets)
+				if ch := sa.childByOutbound(suite.Protocol(d.Protocol), spi); ch != nil {
+					c.gone = append(c.gone, ch)
+					sa.dropChild(now, ch, true)
+				}
+			}
+		}
+	}
+	sa.pump(now)
 }
 
 func spiOf(b []byte) (uint32, bool) {

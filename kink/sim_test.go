@@ -244,6 +244,12 @@ func (h *host) receive(p *packet) {
 		h.drain(sa)
 	}
 	to, cfg := c.Route(h, h.sas, h.configs)
+	for _, sa := range slices.Clone(h.sas) {
+		if sa != to {
+			sa.DeleteFor(h.time(), c)
+			h.drain(sa)
+		}
+	}
 	switch {
 	case to != nil:
 	case cfg != nil:

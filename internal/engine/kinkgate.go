@@ -160,6 +160,13 @@ func (s *shard) command(d keyex.Datagram, c *kink.Command) {
 		}
 	}
 	to, cfg := c.Route(e.kinkEnv(), list, e.config.Load().candidates(d.Local.Addr().Unmap(), peer, keyex.VersionKINK))
+	if c.Type == kinkmsg.Delete {
+		for _, x := range slices.Clone(s.kink[peer]) {
+			if x.m.(kinkSA).SA != to {
+				s.drive(x, func(now time.Time) { x.m.(kinkSA).DeleteFor(now, c) })
+			}
+		}
+	}
 	switch {
 	case to != nil:
 		for _, x := range s.kink[peer] {
