@@ -96,7 +96,8 @@ func (b *Backend) moveComp(c *saRecord, m backend.Move) error {
 	moved.id.Dst, moved.src, moved.msg = m.Dst, m.Src, &next
 	b.journal.addSA(&moved)
 	for _, r := range b.req.do([]request{c.deletion(), {wire.NewSA, wire.FlagCreate | wire.FlagExcl, &next}}) {
-		if r.err != nil && !gone(r.err) {
+		// It may be there already: MIGRATE of somebody else moves both states.
+		if r.err != nil && !gone(r.err) && !errors.Is(r.err, unix.EEXIST) {
 			return fmt.Errorf("compression, CPI %d: %w", c.id.SPI, r.err)
 		}
 	}

@@ -1,6 +1,8 @@
 package vm
 
 import (
+	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +67,10 @@ func TestCompressionInTheKernel(t *testing.T) {
 	if _, err := b.QuerySA(id); err != nil {
 		t.Error(err)
 	}
+	v6 := backend.Move{Src: netip.MustParseAddr("2001:db8::1"), Dst: netip.MustParseAddr("2001:db8::2")}
+	if _, err := b.UpdateSA(id, v6); !errors.Is(err, backend.ErrUnsupported) {
+		t.Errorf("a move to the other family: %v", err)
+	}
 	must(t, b.DeleteSA(id))
 	must(t, b.DeleteSA(in.ID))
 	if s := line("state"); s != "" {
@@ -127,5 +133,19 @@ func TestAskingAcrossCompression(t *testing.T) {
 		}
 		b.AcquireFailed(a.Policy, a.Flow, time.Second)
 		time.Sleep(1200 * time.Millisecond)
+	}
+}
+
+// What a crashed process left of compression goes with its SAs.
+func TestCrashWithCompression(t *testing.T) {
+	uml.Require(t)
+	ns := namespace(t)
+	state := crash(t, ns, compressEnv+"=1")
+	if s := ip(t, ns, "xfrm", "state"); strings.Count(s, "reqid 7") != 4 || strings.Count(s, "proto comp") != 2 {
+		t.Fatalf("nothing was left behind:\n%s", s)
+	}
+	open(t, ns, xfrm.Options{State: state})
+	if s := ip(t, ns, "xfrm", "state"); s != "" {
+		t.Errorf("SAs of the crashed process:\n%s", s)
 	}
 }

@@ -105,6 +105,9 @@ func TestCloseLeavesOthersAlone(t *testing.T) {
 // leaveEnv is the folder of the state of a process that ends without Close.
 const leaveEnv = "XFRM_LEAVE_BEHIND"
 
+// compressEnv has it compress.
+const compressEnv = "XFRM_LEAVE_COMPRESSION"
+
 // leaveBehind is that process: it protects, lets something pass, and is gone.
 func leaveBehind() error {
 	b, err := xfrm.New(xfrm.Options{State: os.Getenv(leaveEnv)})
@@ -112,6 +115,9 @@ func leaveBehind() error {
 		return err
 	}
 	in, out := backendtest.Pair(7, local, remote, 0x1000, 0x1001, netL, netR)
+	if os.Getenv(compressEnv) != "" {
+		in.CPI, out.CPI = 0x2345, 0x1234
+	}
 	hole := backendtest.Policy(2, 0, netL, netip.MustParsePrefix("10.3.0.0/16"))
 	hole.Action = spd.Bypass
 	return errors.Join(b.AddSA(in), b.AddSA(out), b.ApplyPolicies(nil, []spd.Policy{protection(), hole}))
@@ -124,12 +130,12 @@ func protection() spd.Policy {
 }
 
 // crash gives the folder of a process that has ended without Close.
-func crash(t *testing.T, ns *testnet.Namespace) (state string) {
+func crash(t *testing.T, ns *testnet.Namespace, env ...string) (state string) {
 	t.Helper()
 	state = t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	out, err := ns.RunCommand(ctx, testnet.Command{Args: []string{os.Args[0], "-test.run=^$"}, Env: []string{leaveEnv + "=" + state}})
+	out, err := ns.RunCommand(ctx, testnet.Command{Args: []string{os.Args[0], "-test.run=^$"}, Env: append(env, leaveEnv+"="+state)})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
