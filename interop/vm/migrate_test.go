@@ -97,9 +97,7 @@ func TestMigrate(t *testing.T) {
 	must(w.Middle.AddAddr("a1", secondRouter+"/24"))
 	var d [2]*interop.Iked
 	for i, side := range []string{"A", "B"} {
-		c := w.config(side, false)
-		conn := c.Connections[0].Value.(interop.Section)
-		conn.Set("mobike", "no")
+		c := w.config(side, false, "no")
 		d[i] = startIked(t, w.Topology, []*testnet.Namespace{w.GwA, w.GwB}[i], c.YAML(), "kernel")
 	}
 	w.a, w.b = &d[0].Control, &d[1].Control
@@ -185,5 +183,65 @@ func TestMigrate(t *testing.T) {
 		if left := append(kernelList(t, ns, "state"), kernelList(t, ns, "policy")...); len(left) != 0 {
 			t.Errorf("%s has left in the kernel: %v", ns.Name, left)
 		}
+	}
+}
+
+// The same with strongSwan on one side, which follows a MIGRATE that has KMADDRESS and
+// the request id of its CHILD_SA: as the node that moves, and as the one that stays. It
+// may make the CHILD_SA anew; the IKE SA stays, and both go on at the new address.
+func TestMigrateWithStrongSwan(t *testing.T) {
+	uml.Require(t)
+	testnet.RequireCommand(t, interop.CharonPath, "strongswan-charon")
+	for _, role := range []string{"initiator", "responder"} {
+		t.Run(role, func(t *testing.T) {
+			w := newWandering(t, "kernel", role, false, "no")
+			if err := w.a.Initiate(w.ctx, "net"); err != nil {
+				t.Fatal(err)
+			}
+			w.agree()
+			if _, err := w.HostA.WaitPing(w.HostB4, testnet.PingOptions{}, 10*time.Second); err != nil {
+				t.Fatal(err)
+			}
+			ikes := func() string {
+				sas, err := w.a.SAs(w.ctx)
+				if err != nil || len(sas) != 1 {
+					t.Fatalf("%s, %v", interop.Describe(sas), err)
+				}
+				return sas[0].InitiatorSPI
+			}
+			first, second := ikes(), netip.MustParseAddr(secondA)
+			w.move(w.HostA, netip.Addr{}, "abroad", secondA, w.WanB4, func() error {
+				if err := errors.Join(w.GwA.DelAddr("wan0", "192.0.2.1/24"), w.GwA.AddAddr("wan1", secondA+"/24"), w.GwA.AddRoute("default", secondRouter)); err != nil {
+					return err
+				}
+				for i, ns := range []*testnet.Namespace{w.GwA, w.GwB} {
+					events := tells(w.Topology, i == 0, w.WanA4, second, w.WanB4, w.WanB4)
+					for j := range events {
+						if ns != w.ikedNS {
+							events[j].Entries[0].ReqID = 1 // strongSwan looks for its CHILD_SA by it
+						}
+					}
+					if err := manager(ns, events...); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if now := ikes(); now != first {
+				t.Errorf("the IKE SA is %s, it was %s", now, first)
+			}
+			for _, by := range []*interop.Control{w.a, w.b} {
+				spi := w.agree().SPIIn
+				if _, err := by.Call(w.ctx, "rekey", map[string]any{"child": "net"}); err != nil {
+					t.Fatal(err)
+				}
+				for w.agree().SPIIn == spi {
+					time.Sleep(50 * time.Millisecond)
+				}
+				if _, err := w.HostA.WaitPing(w.HostB4, testnet.PingOptions{}, 10*time.Second); err != nil {
+					t.Errorf("after a rekeying: %v", err)
+				}
+			}
+		})
 	}
 }

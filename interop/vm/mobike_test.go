@@ -42,7 +42,7 @@ func TestMOBIKE(t *testing.T) {
 }
 
 func wander(t *testing.T, backend, role string, vip bool) {
-	w := newWandering(t, backend, role, vip)
+	w := newWandering(t, backend, role, vip, "yes")
 	if err := w.a.Initiate(w.ctx, "net"); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func wander(t *testing.T, backend, role string, vip bool) {
 	}
 }
 
-func newWandering(t *testing.T, backend, role string, vip bool) *wandering {
+func newWandering(t *testing.T, backend, role string, vip bool, mobike string) *wandering {
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Second)
 	t.Cleanup(cancel)
 	w := &wandering{T: t, Topology: testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router}), ctx: ctx}
@@ -125,9 +125,9 @@ func newWandering(t *testing.T, backend, role string, vip bool) *wandering {
 	}
 	iked, err := interop.NewIked(binaries(), w.Path("iked"))
 	must(err)
-	must(iked.Configure(w.config("A", vip).YAML()))
+	must(iked.Configure(w.config("A", vip, mobike).YAML()))
 	if role == "responder" {
-		must(iked.Configure(w.config("B", vip).YAML()))
+		must(iked.Configure(w.config("B", vip, mobike).YAML()))
 	}
 	must(iked.Start(ctx, w.ikedNS, "--backend", backend))
 	t.Cleanup(func() {
@@ -144,22 +144,22 @@ func newWandering(t *testing.T, backend, role string, vip bool) *wandering {
 	})
 	if role == "initiator" {
 		w.a, w.b = &iked.Control, &charon.Control
-		must(charon.LoadFile(ctx, w.config("B", vip).Swanctl()))
+		must(charon.LoadFile(ctx, w.config("B", vip, mobike).Swanctl()))
 	} else {
 		w.a, w.b = &charon.Control, &iked.Control
-		must(charon.LoadFile(ctx, w.config("A", vip).Swanctl()))
+		must(charon.LoadFile(ctx, w.config("A", vip, mobike).Swanctl()))
 	}
 	return w
 }
 
 // config is the configuration of one side.
-func (w *wandering) config(side string, vip bool) interop.Config {
+func (w *wandering) config(side string, vip bool, mobike string) interop.Config {
 	local, remote, ids := w.NetA4.String(), w.NetB4.String(), [2]string{"a.example", "b.example"}
 	peer, c := w.WanB4.String(), interop.Config{Secrets: []interop.Secret{{PSK: "a throw-away secret", IDs: []string{"a.example", "b.example"}}}}
 	if vip {
 		local = "dynamic"
 	}
-	conn := interop.Section{{Key: "version", Value: "2"}, {Key: "mobike", Value: "yes"}, {Key: "proposals", Value: []string{"aes128-sha256-x25519"}}}
+	conn := interop.Section{{Key: "version", Value: "2"}, {Key: "mobike", Value: mobike}, {Key: "proposals", Value: []string{"aes128-sha256-x25519"}}}
 	if side == "B" {
 		local, remote, ids, peer = remote, local, [2]string{ids[1], ids[0]}, "%any"
 		if vip {
