@@ -108,7 +108,9 @@ func (w *inWorker) process(p *batch.Packet, at int, tos uint8, udp bool) {
 	w.passOn(sa, drop, p, udp)
 }
 
-// spareSize is the memory for packets without room for a header, of one batch.
+// spareSize is the memory for packets without room for a header, and for those that
+// are restored, of one batch. It is four times what one packet may take: when it begins
+// anew, the packet that is being opened lies behind what is given out.
 const spareSize = 256 << 10
 
 // rebuild opens a packet of a mode that makes the header of the inner packet, for

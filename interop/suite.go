@@ -44,14 +44,20 @@ var suiteAcross = []suiteCase{
 // RunSuites lets two daemons negotiate AH around ESP in one suite of IKEv1, and
 // compression, carry traffic, rekey from both sides while packets flow, and end it.
 // start runs iked in a namespace with a configuration, on the backend under test of that
-// side. across adds the cases of inner packets of the other family.
+// side. across adds the cases of inner packets of the other family; then nobody but the
+// userspace datapath is there, and cases run side by side.
 func RunSuites(t *testing.T, across bool, start func(*testing.T, *testnet.Topology, *testnet.Namespace, string) *Iked) {
 	cases := suiteCases
 	if across {
 		cases = append(cases[:len(cases):len(cases)], suiteAcross...)
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) { c.run(t, start) })
+		t.Run(c.name, func(t *testing.T) {
+			if across {
+				t.Parallel()
+			}
+			c.run(t, start)
+		})
 	}
 }
 
