@@ -259,6 +259,10 @@ func (c *create) answer(now time.Time, in *message.Body, ackReq bool) {
 		if c.pair != nil {
 			c.pair.Destroy()
 		}
+		if !slices.Contains(sa.children, c.made) {
+			sa.removeChild(c.made, true, true) // deleted while it was put in force
+			return
+		}
 		sa.childUp(now, c.made, c.old, offer.LifeOf(c.cfg, ch.life.Seconds, false))
 	})
 }

@@ -288,6 +288,10 @@ func (c *createAnswer) send(now time.Time) {
 func (c *createAnswer) confirmed(now time.Time) {
 	sa := c.sa
 	c.confirm, c.due = nil, time.Time{}
+	if !slices.Contains(sa.children, c.made) {
+		c.abandon() // the peer has deleted it meanwhile
+		return
+	}
 	c.flow = keyex.Flow{Queue: &sa.Queue}
 	c.flow.Run(now, func(now time.Time) {
 		sa.installChild(&c.flow, c.made, false, true, func(now time.Time, err error) {
@@ -305,6 +309,10 @@ func (c *createAnswer) up(now time.Time) {
 	c.stopped = nil
 	if c.pair != nil {
 		c.pair.Destroy()
+	}
+	if !slices.Contains(sa.children, c.made) {
+		sa.removeChild(c.made, true, true) // deleted while it was put in force
+		return
 	}
 	old := sa.sameTraffic(c.made)
 	sa.childUp(now, c.made, old, offer.LifeOf(c.cfg, c.life.Seconds, sa.cfg.V1.LifeCheck == keyex.LifeObey))

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"iked/crypto/suite"
 	"iked/internal/keyex"
 	"iked/kink/message"
 )
@@ -29,6 +30,27 @@ func TestTwoConnectionsOfThePeer(t *testing.T) {
 	p.nothing()
 	if n := len(happened[keyex.ChildDown](p.b)); n != 2 {
 		t.Errorf("%d CHILD_SAs are down on the responder", n)
+	}
+}
+
+// A pair that is deleted before it is confirmed is not put in force by the ACK that
+// comes late.
+func TestDeleteBeforeAck(t *testing.T) {
+	p := newPair(t)
+	p.cha.Proposals = proposals(t, suite.ProtoESP, "aes128-sha1", "aes256-sha256")
+	p.filter = func(q *packet) []*packet {
+		if q.kind() == message.Ack {
+			q.extra = 1500 * time.Millisecond
+		}
+		return []*packet{q}
+	}
+	p.saA = p.a.initiate(p.ca, p.b, p.cha)
+	p.run(500 * time.Millisecond)
+	p.a.start(p.saA, keyex.DeleteChild{SPI: p.saA.children[0].SPIIn})
+	p.run(time.Minute)
+	p.nothing()
+	if len(happened[keyex.ChildUp](p.b)) != 0 {
+		t.Error("it was put in force")
 	}
 }
 
