@@ -143,6 +143,11 @@ func (sa *SA) begun(now time.Time, h isakmp.Header) *exchange {
 		// Nothing authenticates it: a hint, see informational.go.
 		return &exchange{kind: kind, id: h.MessageID, next: sa.hint}
 	}
+	if p := sa.p1; p != nil && kind == message.ExchangeInformational && sa.keys != nil && p.x.iv != nil && h.MessageID != 0 {
+		// Phase 1 is not over, and the peer says so with the keys that there are: no more
+		// than a hint, since it has not proven who it is.
+		return &exchange{kind: kind, id: h.MessageID, iv: sa.keys.ivAfter(p.x.iv, h.MessageID), next: sa.hint}
+	}
 	switch {
 	case sa.keys == nil || sa.keys.last == nil, kind == message.ExchangeQuick && (sa.state == keyex.Created || sa.state == keyex.Connecting):
 		sa.dropped(now, "wrong-state", kind.String()+" comes before the end of phase 1")

@@ -273,13 +273,20 @@ func (sa *SA) peerDeleted(now time.Time) {
 	})
 }
 
-// hint takes a message in clear: nothing authenticates it, so it changes nothing
-// but how long we wait and what we say when nothing better comes (RFC 2408,
-// Section 5.15).
+// hint takes a message in clear, or one that comes before the end of phase 1: nobody
+// who is authenticated says it, so it changes nothing but how long we wait and what
+// we say when nothing better comes (RFC 2408, Section 5.15).
 func (sa *SA) hint(now time.Time, in *incoming) {
+	if in.Header.Flags&message.FlagEncryption != 0 {
+		hash, rest, ok := in.AfterHash()
+		if !ok || !hmac.Equal(hash, sa.keys.hashOf(idOctets(in.Header.MessageID), rest)) {
+			sa.dropped(now, "hash", "the HASH of an Informational exchange is wrong or missing")
+			return
+		}
+	}
 	n, ok := one[*message.Notify](in.Message, message.TypeNotify)
 	if !ok || sa.p1 == nil || sa.state != keyex.Connecting || !n.Kind.IsError() || n.Kind == 0 {
-		sa.dropped(now, "not-encrypted", "an Informational message in clear says nothing here")
+		sa.dropped(now, "not-encrypted", "an Informational message that nobody authenticates says nothing here")
 		return
 	}
 	if sa.p1.hinted != 0 {

@@ -63,8 +63,11 @@ func (k *keys) forgetSKEYID() {
 
 // firstIV is the IV of the first message with a message ID behind phase 1 (RFC
 // 2409, Appendix B).
-func (k *keys) firstIV(id uint32) []byte {
-	return kdf.IKEv1PhaseTwoIV(k.hash(), k.last, id, k.block.BlockSize())
+func (k *keys) firstIV(id uint32) []byte { return k.ivAfter(k.last, id) }
+
+// ivAfter is the same behind another last block of phase 1.
+func (k *keys) ivAfter(last []byte, id uint32) []byte {
+	return kdf.IKEv1PhaseTwoIV(k.hash(), last, id, k.block.BlockSize())
 }
 
 // open decrypts what stands behind a header; next is the IV after it.

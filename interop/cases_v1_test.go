@@ -139,6 +139,7 @@ var v1Cases = []testCase{
 	v1(testCase{name: "IKE SA rekeyed by A", then: rekey("A", "ike")}, byAddress),
 	v1(testCase{name: "A masqueraded, PSK", between: testnet.NAT, then: natSeen}, anySecret),
 	v1(testCase{name: "A masqueraded, RSA", between: testnet.NAT, pki: certificates(RSA2048, CertOptions{}, false), then: natSeen}, byCertificate),
+	v1(testCase{name: "both behind a NAT, PSK", between: testnet.NAT, setup: doubleNAT, then: bothBehind}, anySecret, behindOutside),
 	v1(testCase{name: "dead peer detection and restart by A", between: testnet.Router, charon: fastRetransmit, then: outage}, byAddress, dpd),
 	v1(testCase{name: "large certificates in fragments", pki: certificates(RSA3072, CertOptions{Padding: 4000}, false), then: fragmented}, byCertificate),
 	v1(testCase{name: "IPv6 in IPv4", inner: []int{6}}, byAddress),
