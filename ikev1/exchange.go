@@ -218,7 +218,7 @@ func (sa *SA) read(now time.Time, x *exchange, h isakmp.Header, d keyex.Datagram
 	}
 	if err != nil {
 		sa.faulty(now, err)
-		if x == sa.first && sa.p1 != nil && iv != nil {
+		if (x == sa.first || x.kind == message.ExchangeInformational) && sa.p1 != nil && iv != nil {
 			sa.p1.unreadable(now)
 		}
 		return

@@ -281,6 +281,7 @@ func (sa *SA) hint(now time.Time, in *incoming) {
 		hash, rest, ok := in.AfterHash()
 		if !ok || !hmac.Equal(hash, sa.keys.hashOf(idOctets(in.Header.MessageID), rest)) {
 			sa.dropped(now, "hash", "the HASH of an Informational exchange is wrong or missing")
+			sa.p1.unreadable(now)
 			return
 		}
 	}

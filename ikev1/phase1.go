@@ -310,10 +310,12 @@ const garbledWait = 10 * time.Second
 // send one, so that it ends nothing; but with a pre-shared key it mostly means that
 // the keys differ, and an initiator that learns it need not wait.
 func (p *phase1) unreadable(now time.Time) {
-	if !p.garbled {
+	if !p.garbled && p.sa.auth.psk() {
 		p.garbled = true
 		p.sa.log(now, trace.Control, true, "a message of the peer %v makes no sense after decryption: the pre-shared keys differ, most likely", p.sa.remote)
-		if !p.sa.initiator {
+		if p.sa.initiator {
+			p.sa.timers.refused = now.Add(refusalWait)
+		} else {
 			p.sa.tellError(now, message.PayloadMalformed) // RFC 2408, Section 5.3; once, and a hint for the peer
 			if end := now.Add(garbledWait); end.Before(p.sa.timers.halfOpen) {
 				p.sa.timers.halfOpen = end

@@ -130,6 +130,55 @@ func TestInitialContactOnce(t *testing.T) {
 	}
 }
 
+// Some peers refuse with the keys that there are before phase 1 is over, others with
+// keys that are not ours, since their secret is another one: both are hints, and the
+// true message still gets in.
+func TestRefusalBeforeTheEnd(t *testing.T) {
+	for name, c := range map[string]struct {
+		hostile, mac bool // the last one: HASH is right
+		want         string
+	}{"refused": {mac: true, want: "refused Main Mode with AUTHENTICATION-FAILED"}, "another secret": {want: "the pre-shared keys differ"}, "somebody on the way": {hostile: true}} {
+		p := newPair(t)
+		p.filter = func(x *packet) []*packet {
+			h := headerOf(x)
+			if x.from.Addr() != p.a.addr || message.Exchange(h.Exchange) != message.ExchangeMain || h.Flags&message.FlagEncryption == 0 {
+				return []*packet{x}
+			}
+			b := p.b.sas[0]
+			if b.p1 == nil {
+				return []*packet{x}
+			}
+			h.Exchange, h.MessageID = uint8(message.ExchangeInformational), 77
+			list := []message.Payload{&message.Notify{DOI: message.DOIIPsec, Protocol: message.ProtoISAKMP, Kind: message.AuthenticationFailed}}
+			rest, err := message.AppendPayloads(nil, list)
+			if err != nil {
+				t.Fatal(err)
+			}
+			hash := make([]byte, 32)
+			if c.mac {
+				hash = b.keys.hashOf(idOctets(77), rest)
+			}
+			sealed, _, err := b.keys.seal(b.keys.ivAfter(x.data[len(x.data)-16:], 77), h, append([]message.Payload{&message.Opaque{Kind: message.TypeHash, Data: hash}}, list...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := []*packet{{from: x.to, to: x.from, data: sealed}}
+			if c.hostile {
+				late := *x
+				late.extra = time.Second
+				out = append(out, &late)
+			}
+			return out
+		}
+		p.up()
+		if c.hostile {
+			p.matched(1)
+		} else if len(p.a.sas) != 0 || !strings.Contains(why(p.a), c.want) {
+			t.Errorf("%s: %s", name, why(p.a))
+		}
+	}
+}
+
 // A message that makes no sense is answered once, whatever comes after it: a
 // stranger on the way gets no second answer, and the true peer still gets in.
 func TestGarbledOnce(t *testing.T) {
