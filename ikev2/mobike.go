@@ -31,6 +31,7 @@ type mobility struct {
 	pending  bool       // an UPDATE_SA_ADDRESSES is due
 	refused  []Path     // that the peer does not accept
 	before   *childEnds // where CHILD_SAs are while the peer's new address is not proven
+	asked    time.Time  // for the mapping, because of a change of the network
 	mapped   []byte     // by the peer's NAT_DETECTION_DESTINATION_IP: how it sees us
 }
 

@@ -80,6 +80,10 @@ func (sa *SA) on(p Path) Datagram {
 	return d
 }
 
+// askAgain is how often a change of the network that leaves the path as it is makes
+// the mapping of a NAT be asked for: wireless links tell of something all the time.
+const askAgain = 10 * time.Second
+
 // choosePath decides where the IKE SA goes on; changed: the paths are others than at
 // the last look. While there is a way between the addresses that it has it stays.
 func (sa *SA) choosePath(now time.Time, changed bool) {
@@ -103,7 +107,8 @@ func (sa *SA) choosePath(now time.Time, changed bool) {
 		}
 		if stranded {
 			sa.queueUpdate() // a NAT may have forgotten us, or be new
-		} else if sa.nat.local {
+		} else if sa.nat.local && now.Sub(m.asked) >= askAgain {
+			m.asked = now
 			sa.queueLiveness(now) // it asks for the mapping
 		}
 	case len(usable) == 1 && usable[0].Remote == sa.remote.Addr():

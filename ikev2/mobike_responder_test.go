@@ -74,6 +74,23 @@ func TestMOBIKEResponderMoves(t *testing.T) {
 	p.consistent(t, 1)
 }
 
+// A network that tells of something all the time, behind a NAT, makes one question in
+// ten seconds and no more.
+func TestMOBIKERestlessNetwork(t *testing.T) {
+	p := newMobile(t, 1)
+	p.net.AddNAT(addrA, netip.MustParseAddr("198.51.100.1"))
+	p.ca.DPDDelay = 0
+	p.up(t)
+	said := p.listen(t)
+	for range 600 {
+		p.a.NetworkChanged()
+		p.net.Run(100 * time.Millisecond)
+	}
+	if n := len(*said); n < 10 || n > 14 {
+		t.Errorf("%d messages in a minute, expected six questions and their answers", n)
+	}
+}
+
 // RFC 4555, Section 3.8: with MOBIKE a message of IKE moves nothing, wherever it comes
 // from, so that paths can be tried; its answer goes to where it came from.
 func TestMOBIKEOnlyUpdateMoves(t *testing.T) {
