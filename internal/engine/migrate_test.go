@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,50 +61,63 @@ func (g *gateway) tunnelBetween(local, remote, when string) {
 // 6275, Section 6.1.7), and what comes after is done there. So with the events of the
 // return, and with both ways of the kernel.
 func TestMigrate(t *testing.T) {
-	simulate(t, func(w *world) {
-		sun := w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    mobike: no\n", ", start: passive"))
-		moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: always"))
-		w.after(2 * time.Second)
-		moon.tunnelBetween(moonAddr, sunAddr, "before")
-		w.mu.Lock()
-		w.gates[addr(movedAddr)] = moon
-		messages := len(w.sent)
-		w.mu.Unlock()
-		all := []migrate.Dir{migrate.Out, migrate.In, migrate.Fwd}
-		hear := func(from, to string) {
-			for _, src := range []migrate.Source{migrate.Netlink, migrate.PFKey} {
-				for _, ev := range told(true, from, to, all...) {
-					ev.Source = src
-					moon.back.Emit(backend.Migrate{Event: ev})
-				}
-				for _, ev := range slices.Backward(told(false, from, to, all...)) {
-					ev.Source = src
-					sun.back.Emit(backend.Migrate{Event: ev})
-				}
-			}
-			w.after(2 * restTime)
-		}
-		hear(moonAddr, movedAddr)
-		moon.tunnelBetween(movedAddr, sunAddr, "after the move")
-		sun.tunnelBetween(sunAddr, movedAddr, "after the move")
-		w.mu.Lock()
-		if n := len(w.sent) - messages; n != 0 {
-			t.Errorf("%d messages of IKE were exchanged", n)
-		}
-		w.mu.Unlock()
-		for _, g := range []*gateway{moon, sun} {
-			if _, err := g.e.Rekey(context.Background(), Selector{Child: "net"}, false); err != nil {
-				t.Fatal(err)
-			}
-			w.after(10 * time.Second)
-			moon.tunnelBetween(movedAddr, sunAddr, "after a rekeying by "+g.name)
-			sun.tunnelBetween(sunAddr, movedAddr, "after a rekeying by "+g.name)
-		}
-		hear(movedAddr, moonAddr)
-		moon.tunnelBetween(moonAddr, sunAddr, "back")
-		sun.tunnelBetween(sunAddr, moonAddr, "back")
-		delete(w.gates, addr(movedAddr))
+	migrates := func(t *testing.T, conf func(string) string) {
+		simulate(t, func(w *world) { migratesThereAndBack(t, w, conf) })
+	}
+	t.Run("IKEv2", func(t *testing.T) {
+		migrates(t, func(s string) string { return strings.ReplaceAll(s, "VERSION", "mobike: no") })
 	})
+	t.Run("IKEv1", func(t *testing.T) {
+		migrates(t, func(s string) string {
+			return strings.NewReplacer("VERSION", "version: 1", "aes128gcm16-prfsha256-x25519", "aes128-sha256-modp2048", "esp_proposals: [aes128gcm16-x25519]", "esp_proposals: [aes128-sha256]",
+				"{id: sun, auth: psk}", "{auth: psk}", "{id: moon, auth: psk}", "{auth: psk}").Replace(s)
+		})
+	})
+}
+
+func migratesThereAndBack(t *testing.T, w *world, conf func(string) string) {
+	sun := w.gateway("sun", sunAddr, conf(site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    VERSION\n", ", start: passive")))
+	moon := w.gateway("moon", moonAddr, conf(moonConf("    VERSION\n", ", start: always")))
+	w.after(2 * time.Second)
+	moon.tunnelBetween(moonAddr, sunAddr, "before")
+	w.mu.Lock()
+	w.gates[addr(movedAddr)] = moon
+	messages := len(w.sent)
+	w.mu.Unlock()
+	all := []migrate.Dir{migrate.Out, migrate.In, migrate.Fwd}
+	hear := func(from, to string) {
+		for _, src := range []migrate.Source{migrate.Netlink, migrate.PFKey} {
+			for _, ev := range told(true, from, to, all...) {
+				ev.Source = src
+				moon.back.Emit(backend.Migrate{Event: ev})
+			}
+			for _, ev := range slices.Backward(told(false, from, to, all...)) {
+				ev.Source = src
+				sun.back.Emit(backend.Migrate{Event: ev})
+			}
+		}
+		w.after(2 * restTime)
+	}
+	hear(moonAddr, movedAddr)
+	moon.tunnelBetween(movedAddr, sunAddr, "after the move")
+	sun.tunnelBetween(sunAddr, movedAddr, "after the move")
+	w.mu.Lock()
+	if n := len(w.sent) - messages; n != 0 {
+		t.Errorf("%d messages of IKE were exchanged", n)
+	}
+	w.mu.Unlock()
+	for _, g := range []*gateway{moon, sun} {
+		if _, err := g.e.Rekey(context.Background(), Selector{Child: "net"}, false); err != nil {
+			t.Fatal(err)
+		}
+		w.after(2 * time.Minute) // IKEv1 keeps what is replaced for a while
+		moon.tunnelBetween(movedAddr, sunAddr, "after a rekeying by "+g.name)
+		sun.tunnelBetween(sunAddr, movedAddr, "after a rekeying by "+g.name)
+	}
+	hear(movedAddr, moonAddr)
+	moon.tunnelBetween(moonAddr, sunAddr, "back")
+	sun.tunnelBetween(sunAddr, moonAddr, "back")
+	delete(w.gates, addr(movedAddr))
 }
 
 // When only one direction is told of, the other one follows it after a moment. Nothing
