@@ -37,6 +37,8 @@ func connectionFields() []field[Connection] {
 		{key: "dscp", typ: "six binary digits", def: "000000", doc: "DSCP of IKE packets.", set: value(parseDSCP, func(c *Connection) *uint8 { return &c.DSCP })},
 		{key: "encap", typ: "yes/no", def: "no", doc: "Force UDP encapsulation, NAT or not.", set: boolean(func(c *Connection) *bool { return &c.Encap })},
 		{key: "mobike", typ: "yes/no", def: "yes", doc: "Offer and take MOBIKE (RFC 4555): the IKE SA and its CHILD_SAs move when an address of either side changes, a route, or a NAT. IKEv2 only.", set: boolean(func(c *Connection) *bool { return &c.Mobike })},
+		{key: "mobility", typ: "mobike, kbit, reauth", def: "mobike", doc: "How the peer hears of it when a mobility manager moves this side (MIGRATE): mobike: by MOBIKE where that was agreed, else by its own manager; kbit: by its own manager alone; reauth: by a new IKE SA from the new address.", fileOnly: true,
+			set: choice(func(c *Connection) *Mobility { return &c.Mobility }, []string{"mobike", "kbit", "reauth"}, MobilityMOBIKE, MobilityKBit, MobilityReauth)},
 		{key: "dpd_delay", typ: "time", def: "0", doc: "Check that the peer lives after that much silence; 0: never, but every 30s when a child has start: always, or packets make its SAs.", set: duration(func(c *Connection) *timeDuration { return &c.DPDDelay })},
 		{key: "dpd_timeout", typ: "time", def: "0", doc: "About IKEv1 only; IKEv2 uses the retransmission schedule.", set: checkOnly[Connection](ParseTime)},
 		{key: "fragmentation", typ: "yes, accept, force, no", def: "yes", doc: "IKE fragmentation (RFC 7383). accept: announce it, but never send fragments. force means yes.",

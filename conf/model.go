@@ -167,6 +167,7 @@ type Connection struct {
 	DSCP        uint8        // of IKE packets
 	Encap       bool         // force UDP encapsulation
 	Mobike      bool
+	Mobility    Mobility
 	DPDDelay    time.Duration // 0: off
 	// IfIDIn and IfIDOut are those of children that give none.
 	IfIDIn, IfIDOut uint32
@@ -244,6 +245,17 @@ const (
 	FragAccept
 	FragForce
 	FragNo
+)
+
+// Mobility is the key of that name: how a peer hears that a mobility manager moved
+// this side.
+type Mobility uint8
+
+// Mobility choices.
+const (
+	MobilityMOBIKE Mobility = iota // by MOBIKE, where it was agreed
+	MobilityKBit                   // by its own mobility manager
+	MobilityReauth                 // by a new IKE SA
 )
 
 // LifeCheck is the key proposal_check.

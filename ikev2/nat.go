@@ -170,7 +170,7 @@ func (sa *SA) relocate(now time.Time, local, remote netip.AddrPort, natt bool) {
 }
 
 // relocated goes on between addresses that a mobility manager told. The peer hears of
-// them from its own one; with MOBIKE it is told all the same.
+// them from its own one, or by MOBIKE.
 func (sa *SA) relocated(now time.Time, t Relocated) {
 	if sa.keys == nil || sa.hs != nil || !t.Local.IsValid() || t.Local.Is4() != t.Remote.Is4() {
 		return
@@ -180,7 +180,7 @@ func (sa *SA) relocated(now time.Time, t Relocated) {
 	if o := sa.window.out; o != nil {
 		sa.resend(now, o)
 	}
-	if sa.mobile.on && sa.mobile.leads {
+	if t.Tell && sa.mobile.on && sa.mobile.leads {
 		sa.queueUpdate()
 	}
 }

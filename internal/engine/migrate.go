@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"iked/conf"
 	"iked/crypto/suite"
 	"iked/ikev2"
 	"iked/internal/trace"
@@ -83,7 +84,7 @@ func (s *shard) migrate(ev *migrate.Event) (children, ikes int) {
 		Msg: fmt.Sprintf("MIGRATE of direction %v by %v: %d CHILD_SAs and %d IKE SAs go on at other addresses", ev.Dir, ev.Source, len(plan.Children), len(plan.IKE))})
 	for _, m := range plan.IKE {
 		if x := s.sas[uint32(m.ID)]; x != nil {
-			s.start(x, ikev2.Relocated{Local: m.To.Local, Remote: m.To.Remote})
+			s.moveIKE(x, m.To)
 		}
 	}
 	for _, m := range plan.Children {
@@ -108,6 +109,25 @@ func (s *shard) migrate(ev *migrate.Event) (children, ikes int) {
 		}
 	}
 	return len(plan.Children), len(plan.IKE)
+}
+
+// moveIKE lets an IKE SA go on between other addresses, and the peer know of it as the
+// connection has it.
+func (s *shard) moveIKE(x *ikeSA, to migrate.Ends) {
+	how := conf.MobilityMOBIKE
+	if x.cfg != nil {
+		if c, ok := x.cfg.Ref.(*conf.Connection); ok {
+			how = c.Mobility
+		}
+	}
+	s.start(x, ikev2.Relocated{Local: to.Local, Remote: to.Remote, Tell: how == conf.MobilityMOBIKE})
+	if id := x.id; how == conf.MobilityReauth {
+		s.e.sup.post(func() {
+			if known := s.e.sup.sas[id]; known != nil {
+				s.e.sup.reauthDue(known.info)
+			}
+		})
+	}
 }
 
 // plan is a child as the plan sees it: where it was told to be, or was put.

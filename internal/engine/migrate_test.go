@@ -198,6 +198,42 @@ func TestMigrateTellsByMOBIKE(t *testing.T) {
 	})
 }
 
+// mobility says how the peer hears of a move: by its own manager alone, though MOBIKE
+// was agreed, or by a new IKE SA from the new address.
+func TestMobilityKey(t *testing.T) {
+	for _, how := range []string{"kbit", "reauth"} {
+		simulate(t, func(w *world) {
+			sun := w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "", ", start: passive"))
+			moon := w.gateway("moon", moonAddr, moonConf("    mobility: "+how+"\n", ", start: always"))
+			w.after(2 * time.Second)
+			first := moon.sas()[0].SPIi
+			w.mu.Lock()
+			w.gates[addr(movedAddr)] = moon
+			delete(w.gates, addr(moonAddr))
+			moon.addr = addr(movedAddr)
+			messages := len(w.sent)
+			w.mu.Unlock()
+			for _, ev := range told(true, moonAddr, movedAddr, migrate.Out, migrate.In) {
+				moon.e.Migrate(context.Background(), ev)
+			}
+			w.after(20 * time.Second)
+			moon.tunnelBetween(movedAddr, sunAddr, how)
+			w.mu.Lock()
+			messages = len(w.sent) - messages
+			w.mu.Unlock()
+			same := moon.sas()[0].SPIi == first
+			switch {
+			case how == "kbit" && (messages != 0 || !same):
+				t.Errorf("kbit: %d messages, the same IKE SA: %t", messages, same)
+			case how == "reauth" && same:
+				t.Error("reauth: the IKE SA is the old one")
+			case how == "reauth":
+				sun.tunnelBetween(sunAddr, movedAddr, how)
+			}
+		})
+	}
+}
+
 // What stands for the address of this host itself stands for the new one when it
 // changes, and for the old one no more: nothing leaves in clear from there (RFC 4301,
 // Section 4.4.1).

@@ -318,9 +318,13 @@ type PeerMoved struct{ Remote netip.AddrPort }
 // can move looks for its way again (RFC 4555, Section 3.5).
 type NetworkChanged struct{}
 
-// Relocated: the IKE SA goes on between other addresses, without a word to the peer,
-// which knows it by itself (MIGRATE with KMADDRESS). The ports stay.
-type Relocated struct{ Local, Remote netip.Addr }
+// Relocated: a mobility manager moved the IKE SA to other addresses (MIGRATE with
+// KMADDRESS). The ports stay. With Tell the peer hears of it where there is a way; else
+// it knows by itself.
+type Relocated struct {
+	Local, Remote netip.Addr
+	Tell          bool
+}
 
 // ChildRelocated: the SAs of a CHILD_SA, named by its inbound SPI, have other outer
 // addresses.
