@@ -43,7 +43,7 @@ func (p *phase1) aggressive2(now time.Time, in *incoming) {
 		return
 	}
 	public, nonce, ok := p.takeKE(now, in.Message)
-	if !ok {
+	if !ok || !p.hasProof(now, in.Message) {
 		return
 	}
 	sa.ckyR = in.Header.SPIr
@@ -67,6 +67,25 @@ func (p *phase1) aggressive2(now time.Time, in *incoming) {
 			})
 		})
 	})
+}
+
+// hasProof tells whether there is an identity and a proof to be checked, before the
+// message is accepted: what is accepted is waited for no more.
+func (p *phase1) hasProof(now time.Time, m *message.Message) bool {
+	kind := message.TypeHash
+	if p.sa.auth.signs(!p.sa.initiator) {
+		kind = message.TypeSignature
+	}
+	idp, okID := one[*message.ID](m, message.TypeID)
+	if _, ok := one[*message.Opaque](m, kind); !ok || !okID {
+		p.sa.dropped(now, "missing-payload", fmt.Sprintf("ID and %v are expected once each", kind))
+		return false
+	}
+	if _, err := identity(idp); err != nil {
+		p.sa.dropped(now, "identity", err.Error())
+		return false
+	}
+	return true
 }
 
 // aggressive1 answers as responder, with our proof in clear.
