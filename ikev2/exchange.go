@@ -361,8 +361,9 @@ func (sa *SA) schedule(now time.Time, o *outgoing) {
 // retransmit sends the request again or gives the peer up.
 func (sa *SA) retransmit(now time.Time) {
 	o := sa.window.out
-	if sa.mobile.stranded {
-		// There is no way to send it. It goes on when there is one again.
+	if sa.mobile.stranded && !sa.deleting() && sa.closing() == nil {
+		// There is no way to send it. It goes on when there is one again. What shall end
+		// ends by itself.
 		o.due = now.Add(sa.cfg.Retransmit.Wait(sa.env, 0))
 		return
 	}

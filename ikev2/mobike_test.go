@@ -212,6 +212,19 @@ func TestMOBIKEAway(t *testing.T) {
 	}
 }
 
+// An IKE SA that shall end does not wait for a way: it is given up like any other.
+func TestMOBIKEAwayAndDeleted(t *testing.T) {
+	p := newMobile(t, 1)
+	p.up(t)
+	p.a.Move()
+	p.net.Run(time.Minute)
+	p.a.Start(p.a.SA(), ikev2.Delete{})
+	p.net.Run(5 * time.Minute)
+	if len(p.a.SAs) != 0 || len(p.a.In)+len(p.a.Out) != 0 {
+		t.Errorf("it is still there%s", story(p.a))
+	}
+}
+
 // RFC 4555, Section 3.10: when its address is gone and there are several ways, all
 // are tried at once, and the first that answers is taken. A family may change.
 func TestMOBIKEPaths(t *testing.T) {
