@@ -220,11 +220,11 @@ func (q *quickResponder) readable(suites []offer.Suite) (list []suite.Proposal, 
 			case mode == spd.BEET && !(q.local.IsHost() && q.remote.IsHost()):
 				why = "BEET mode is between two single addresses"
 			case !ok || mode != q.cfg.Mode && (mode != spd.Tunnel || q.cfg.ModeRequired):
-				why = fmt.Sprintf("the peer offers encapsulation mode %d, and %s has mode %s", t.Encap, q.cfg.Name, offer.ModeName(q.cfg.Mode))
+				why = fmt.Sprintf("the peer offers %s, and %s has mode %s", offer.EncapWords(t.Encap), q.cfg.Name, offer.ModeName(q.cfg.Mode))
 			case udp != sa.nat.any():
-				why = fmt.Sprintf("the peer offers encapsulation mode %d, and NAT detection found otherwise", t.Encap)
+				why = fmt.Sprintf("the peer offers %s, and NAT detection found otherwise", offer.EncapWords(t.Encap))
 			case sa.translates(q.cfg.Mode) && (mode == spd.Transport) != q.mapped:
-				why = fmt.Sprintf("the peer offers encapsulation mode %d, and its selectors do not go with it through a NAT: transport mode has one address on each side", t.Encap)
+				why = fmt.Sprintf("the peer offers %s, and its selectors do not go with it through a NAT: transport mode has one address on each side", offer.EncapWords(t.Encap))
 			case !lives:
 				own, kbytes := offer.LifeWords(q.cfg)
 				why = offer.RefusedLife(level, offer.Span{Seconds: own, KBytes: kbytes}, offer.Span{Seconds: t.Seconds, KBytes: t.KBytes})

@@ -10,6 +10,7 @@ import (
 	"iked/ikev1/message"
 	"iked/internal/ident"
 	"iked/internal/keyex"
+	"iked/spd"
 )
 
 // text is all that a host says of failures: sentences, advice and evidence.
@@ -51,6 +52,7 @@ func TestSentences(t *testing.T) {
 		"perfect forward secrecy":      {func(p *pair) { p.cha.Proposals = proposals(t, suite.ProtoESP, "aes256-sha256-ecp256") }, 5 * time.Second, "ours: ESP:AES_CBC_256/HMAC_SHA2_256_128/ECP_256", "perfect forward secrecy"},
 		"selectors":                    {func(p *pair) { p.chb.Remote = []keyex.Selector{net("10.7.0.0/16")} }, 5 * time.Second, "ours: 10.1.0.0/16 === 10.2.0.0/16", "net has 10.2.0.0/16 === 10.7.0.0/16"},
 		"password":                     {func(p *pair) { p.xauth("bob"); p.a.password = "guess" }, 5 * time.Second, "refused the user bob", "the user \"bob\" of the peer 192.0.2.1 is refused"},
+		"mode":                         {func(p *pair) { p.chb.Mode, p.chb.ModeRequired = spd.Transport, true }, 5 * time.Second, "mode tunnel", "the peer offers mode tunnel, and net has mode transport"},
 		"the server waits to be asked": {func(p *pair) { vips(p); p.ca.V1.Push = true }, 35 * time.Second, "pushed no virtual address", "deleted"},
 	} {
 		p := newPair(t)

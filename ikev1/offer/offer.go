@@ -282,6 +282,18 @@ func ModeOf(encap uint16) (m spd.Mode, udp, ok bool) {
 	return 0, false, false
 }
 
+// EncapWords is an encapsulation mode for people.
+func EncapWords(encap uint16) string {
+	m, udp, ok := ModeOf(encap)
+	switch {
+	case !ok:
+		return fmt.Sprintf("encapsulation mode %d, which is not known", encap)
+	case udp:
+		return "mode " + ModeName(m) + " in UDP"
+	}
+	return "mode " + ModeName(m)
+}
+
 // GroupOfIKEv1 tells whether a key exchange method is a group of IKEv1: MODP and
 // ECP groups have the same numbers. X25519 has none by any RFC; strongSwan uses
 // that of IKEv2, 31, and so does this.
