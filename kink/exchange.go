@@ -1,6 +1,7 @@
 package kink
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -91,7 +92,8 @@ func (x *exchange) authenticate(now time.Time, refresh bool) {
 		x.transmit(now)
 		return
 	}
-	x.flow.Ask(GetTicket{Client: sa.own, Server: sa.peer, TGT: sa.tgt, Refresh: refresh}, func(now time.Time, r keyex.Reply) {
+	tgt := sa.tgt
+	x.flow.Ask(GetTicket{Client: sa.own, Server: sa.peer, TGT: tgt, Refresh: refresh}, func(now time.Time, r keyex.Reply) {
 		t, ok := r.(TicketReply)
 		var k *KerberosError
 		switch {
@@ -101,10 +103,31 @@ func (x *exchange) authenticate(now time.Time, refresh bool) {
 		case errors.As(t.Err, &k) && k.Code == ErrUserToUserOnly && sa.tgt == nil:
 			// RFC 4430, Section 3.1: the KDC knows that the peer has no key of its own.
 			sa.getTGT(now, x)
+		case tgt != nil && errors.As(t.Err, &k) && (k.Code != 0 || !k.Temporary):
+			x.refusedTGT(now, tgt, k)
 		default:
 			x.fail(now, sa.noTicket(now, t.Err))
 		}
 	})
+}
+
+// refusedTGT: the KDC gives no ticket for the peer's ticket-granting ticket. It has
+// expired, or somebody made it up: it is asked for once more, and never used again.
+func (x *exchange) refusedTGT(now time.Time, tgt []byte, k *KerberosError) {
+	sa := x.sa
+	if bytes.Equal(sa.tgt, tgt) {
+		sa.tgt = nil
+	}
+	switch {
+	case x.renewed["kdc"]:
+		x.fail(now, sa.noTicket(now, k))
+	case sa.tgt != nil:
+		x.renewed["kdc"] = true
+		x.authenticate(now, false) // another transaction has got a new one
+	default:
+		x.renewed["kdc"] = true
+		sa.getTGT(now, x)
+	}
 }
 
 // noTicket is the failure of Kerberos.

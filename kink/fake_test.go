@@ -26,6 +26,8 @@ type realm struct {
 	salt    string
 	// fixed, when set, is the only ticket.
 	fixed TicketReply
+	// worn is the session key of a ticket-granting ticket that has expired.
+	worn []byte
 	// dropped counts the tickets to which a peer did not answer.
 	dropped int
 }
@@ -157,6 +159,9 @@ func (r *realm) ticket(now time.Time, w GetTicket) TicketReply {
 		var tgt sealedTicket
 		if json.Unmarshal(w.TGT, &tgt) != nil || !hmac.Equal(tgt.MAC, tgt.mac([]byte("krbtgt"))) {
 			return TicketReply{Err: &KerberosError{Code: ErrModified, Sentence: "the KDC does not know the ticket of the peer"}}
+		}
+		if bytes.Equal(tgt.Key, r.worn) {
+			return TicketReply{Err: &KerberosError{Code: ErrTicketExpired, Sentence: "the ticket of the peer has expired"}}
 		}
 		key = tgt.Key
 	case key == nil && r.tgts[w.Server] != nil:

@@ -155,3 +155,51 @@ func TestLyingTGT(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 }
+
+// A peer's ticket-granting ticket that the KDC does not take any more is asked for anew,
+// with the SAs in force: it lives for some hours, and they for days. One that somebody
+// made up is not kept either.
+func TestWornTGT(t *testing.T) {
+	p := newPair(t)
+	delete(p.realm.keys, p.b.acc.own)
+	p.up()
+	p.matched(1)
+	p.realm.worn = p.realm.tgts[p.b.acc.own]
+	p.realm.tgts[p.b.acc.own] = []byte("the next ticket-granting ticket")
+	lies := 2
+	p.filter = func(q *packet) []*packet {
+		if m, err := message.Parse(q.data); err == nil && m.TGTRep != nil && lies > 0 {
+			lies--
+			b, err := message.Append(nil, message.Header{Type: message.Reply, XID: m.XID}, message.Body{TGTRep: []byte("made up")}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return []*packet{{from: q.from, to: q.to, data: b}}
+		}
+		return []*packet{q}
+	}
+	child := *p.cha
+	p.a.start(p.saA, keyex.CreateChild{Child: &child})
+	p.run(time.Second)
+	if f := lastFailure(p.a); f == nil || !strings.Contains(f.Sentence, "does not know the ticket of the peer") && !strings.Contains(f.Sentence, "has expired") {
+		t.Errorf("%+v", f)
+	}
+	p.run(time.Minute)
+	lies = 0
+	n, asked := p.count(message.Status), p.count(message.GetTGT)
+	p.a.start(p.saA, keyex.Liveness{})
+	p.run(time.Second)
+	if p.count(message.Status) != n+1 || p.count(message.GetTGT) != asked+1 {
+		t.Errorf("%d STATUS with a ticket of the next ticket-granting ticket, %d GETTGTs", p.count(message.Status)-n, p.count(message.GetTGT)-asked)
+	}
+	// And without anybody that lies, an expired one holds nothing up.
+	p.realm.worn = p.realm.tgts[p.b.acc.own]
+	p.realm.tgts[p.b.acc.own] = []byte("the one after it")
+	failed := len(happened[keyex.Failed](p.a))
+	p.a.start(p.saA, keyex.RekeyIKE{})
+	p.run(5 * time.Minute)
+	p.matched(1)
+	if len(happened[keyex.Failed](p.a)) != failed {
+		t.Errorf("%+v", lastFailure(p.a))
+	}
+}
