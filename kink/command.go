@@ -26,8 +26,8 @@ type Command struct {
 }
 
 // Refusal is why a datagram is no command. Reason labels a counter. Answer is what may
-// be sent for it, nil: nothing; it is at a bounded rate when the peer is not
-// Authentic. Err is for people, nil: a datagram that says nothing of a peer.
+// be sent for it, nil: nothing; it is at a bounded rate when the message is not
+// Authentic: not the client's, or one that somebody may have recorded. Err is for people, nil: a datagram that says nothing of a peer.
 type Refusal struct {
 	Reason    string
 	Answer    []byte
@@ -150,7 +150,9 @@ func (o *Opener) problem(c *Command, p *KRBError) *Refusal {
 	if p.Code == ErrTicketExpired {
 		reason, what = "ticket-expired", "its ticket has expired"
 	}
-	return o.authentic(c, reason, message.Body{KRBError: der}, fmt.Errorf("a %v of %s is refused: %s", c.Type, c.Client, what))
+	r := o.authentic(c, reason, message.Body{KRBError: der}, fmt.Errorf("a %v of %s is refused: %s", c.Type, c.Client, what))
+	r.Authentic = p.Code != ErrSkew // what is too old is remembered no more
+	return r
 }
 
 func (o *Opener) authentic(c *Command, reason string, inner message.Body, why error) *Refusal {

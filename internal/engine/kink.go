@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"iked/conf"
@@ -51,6 +52,8 @@ type KerberosIdentity struct {
 type kinkState struct {
 	epoch  uint32
 	opened bool // under loading
+	// given counts the workers that get the own ticket-granting ticket for strangers.
+	given atomic.Int32
 }
 
 // kerberosState is Kerberos as the configuration has it.
@@ -68,6 +71,9 @@ const kdcTime = 30 * time.Second
 
 // kdcWorkers is how many tickets are asked for at once.
 const kdcWorkers = 16
+
+// tgtWorkers is how many of them may be busy for strangers who sent GETTGT.
+const tgtWorkers = 2
 
 // epochFile keeps the epoch of the last run.
 const epochFile = "kink-epoch"

@@ -31,6 +31,9 @@ type realm struct {
 	setups []KerberosSetup
 	ports  []uint16
 	fail   error // of making Kerberos
+	busy   error // of opening the port
+	// wrap changes the Kerberos of a gateway.
+	wrap func(Kerberos) Kerberos
 }
 
 // kerberos is kink/krb as the daemon has it, with the KDC in this process.
@@ -49,7 +52,13 @@ type kinkWire struct {
 	r *realm
 }
 
-func (k kinkWire) Open(port uint16) error { k.r.ports = append(k.r.ports, port); return nil }
+func (k kinkWire) Open(port uint16) error {
+	if k.r.busy != nil {
+		return k.r.busy
+	}
+	k.r.ports = append(k.r.ports, port)
+	return nil
+}
 
 // newRealm gives the gateways of a world Kerberos; hosts are their names.
 func newRealm(w *world, hosts ...string) *realm {
@@ -92,6 +101,9 @@ func newRealm(w *world, hosts ...string) *realm {
 			k.Client = krb.NewClient(krb.Options{Conf: conf, KDC: r.kdc, Identities: ids, ETypes: etypes})
 			replay, err := krb.OpenReplay("", time.Now(), conf.ClockSkew)
 			k.Acceptor = krb.NewAcceptor(krb.AcceptorOptions{Identities: ids, Client: k.Client, Replay: replay, Conf: conf, ETypes: etypes})
+			if r.wrap != nil {
+				return r.wrap(k), err
+			}
 			return k, err
 		}
 	}

@@ -125,11 +125,17 @@ func (s *shard) answerGetTGT(d keyex.Datagram, c *kink.Command, k *kerberosState
 	for _, cfg := range e.config.Load().candidates(d.Local.Addr().Unmap(), d.Remote.Addr().Unmap(), keyex.VersionKINK) {
 		allowed = allowed || cfg.KINK.UserToUser && cfg.Local.ID.Data == c.TGTReq.String()
 	}
-	if !allowed || !e.gate.replies.take(time.Now()) || e.kdc.overloaded() {
+	if !allowed || e.kdc.overloaded() || !e.gate.replies.take(time.Now()) {
+		e.drops.add("gettgt")
+		return
+	}
+	if e.kink.given.Add(1) > tgtWorkers {
+		e.kink.given.Add(-1)
 		e.drops.add("gettgt")
 		return
 	}
 	e.kdc.submit(func() {
+		defer e.kink.given.Add(-1)
 		defer func() {
 			if r := recover(); r != nil {
 				e.panicked("", 0, r)

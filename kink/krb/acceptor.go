@@ -204,8 +204,14 @@ func checkPlace(part krb5.TicketPart, client kink.Principal, from netip.Addr) *k
 // checkTimes returns the code of a problem that is answered with authentication, or
 // refuses.
 func (a *Acceptor) checkTimes(now time.Time, client, server kink.Principal, part krb5.TicketPart, auth krb5.Authenticator) (int32, *kink.KerberosError) {
-	if now.Sub(auth.CTime).Abs() > a.skew {
-		// It cannot be a replay that counts: nothing is done for it.
+	if early := auth.CTime.Sub(now); early.Abs() > a.skew {
+		// Nothing is done for it. One from the future is remembered all the same: its time
+		// comes, and whoever recorded it must not be the first to bring it then.
+		if early > 0 && !auth.CTime.Add(-a.skew).After(part.EndTime.Add(a.skew)) {
+			if fail := a.replay.check(now, client, server, auth.CTime, a.skew); fail != nil {
+				return 0, fail
+			}
+		}
 		return kink.ErrSkew, nil
 	}
 	if fail := a.replay.check(now, client, server, auth.CTime, a.skew); fail != nil {

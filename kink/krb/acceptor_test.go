@@ -107,6 +107,36 @@ func TestSkewIsAProblem(t *testing.T) {
 	}
 }
 
+// A message of a clock that is fast is refused, and is not taken either when its time has
+// come: the peer has begun anew, and it would be somebody else who sends it.
+func TestEarlyAuthenticatorLater(t *testing.T) {
+	s := newSite(t)
+	tk, _ := s.pair()
+	r, err := krb.OpenReplay("", s.now, 5*time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acc := krb.NewAcceptor(krb.AcceptorOptions{Identities: []krb.Identity{s.keytab(s.b)}, Replay: r, Conf: s.conf})
+	b, _ := request(t, tk, s.now.Add(7*time.Minute))
+	got, err := acc.Accept(s.now, b, here)
+	if err != nil || got.Problem == nil || got.Problem.Code != kink.ErrSkew {
+		t.Fatalf("accepted %+v: %v", got, err)
+	}
+	for _, d := range []time.Duration{3 * time.Minute, 7 * time.Minute, 11 * time.Minute} {
+		if got, err := acc.Accept(s.now.Add(d), b, here); err == nil && got.Problem == nil {
+			t.Errorf("%v later it is accepted", d)
+		} else if err != nil {
+			wants(t, err, kink.ErrRepeat, "came again")
+		}
+	}
+	// A time that the ticket does not live to see fills no record.
+	n := r.Len()
+	b, _ = request(t, tk, s.now.Add(1000*time.Hour))
+	if got, err := acc.Accept(s.now, b, here); err != nil || got.Problem == nil || n != 1 || r.Len() != n {
+		t.Errorf("accepted %+v: %v, %d records, %d before", got, err, r.Len(), n)
+	}
+}
+
 // An expired ticket is a problem with a valid key: the peer gets a new one and comes
 // again.
 func TestExpiredTicketIsAProblem(t *testing.T) {
