@@ -104,7 +104,7 @@ func (g *Guard) changeGroups(x *groupSet, build func() error, list []netip.Prefi
 			return err
 		}
 	}
-	if err := g.conn.Flush(); err != nil {
+	if err := flush(g.conn); err != nil {
 		return fmt.Errorf("netfilter table %s: %w", g.table.Name, err)
 	}
 	return nil
@@ -160,7 +160,7 @@ func (g *Guard) buildSent() error {
 	for i := range x.sets {
 		rule(g.toGroup(&x, i, expr.MetaKeyOIFNAME), expr.VerdictDrop)
 	}
-	if err := g.conn.Flush(); err != nil {
+	if err := flush(g.conn); err != nil {
 		return err
 	}
 	g.groups.sent, g.groups.chain = x, chain
@@ -175,7 +175,7 @@ func (g *Guard) buildDelivered() error {
 	for i := range x.sets {
 		g.rule(g.heard, g.toGroup(&x, i, expr.MetaKeyIIFNAME), goTo(g.refuse))
 	}
-	if err := g.conn.Flush(); err != nil {
+	if err := flush(g.conn); err != nil {
 		return err
 	}
 	g.groups.delivered = x

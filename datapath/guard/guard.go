@@ -133,7 +133,7 @@ func (g *Guard) build(ports []uint16) error {
 	}
 	g.rule(g.chain, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: g.heard.Name}})
 	g.rule(g.chain, accept)
-	return g.conn.Flush()
+	return flush(g.conn)
 }
 
 // neighbours marks the ARP requests that arrive, for strict rp_filter holds their
@@ -148,7 +148,7 @@ func (g *Guard) neighbours() error {
 	c := g.conn.AddChain(&nftables.Chain{Name: "input", Table: t, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookRef(in), Priority: nftables.ChainPriorityFilter, Policy: &policy})
 	g.conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: setMark(g.mark)})
-	if err := g.conn.Flush(); err != nil {
+	if err := flush(g.conn); err != nil {
 		return err
 	}
 	g.arp = t
@@ -318,7 +318,7 @@ func (g *Guard) write(changed [2]bool) error {
 			return err
 		}
 	}
-	if err := g.conn.Flush(); err != nil {
+	if err := flush(g.conn); err != nil {
 		return fmt.Errorf("netfilter table %s: %w", g.table.Name, err)
 	}
 	return nil
@@ -376,5 +376,5 @@ func (g *Guard) Close() error {
 	if g.arp != nil {
 		g.conn.DelTable(g.arp)
 	}
-	return errors.Join(g.conn.Flush(), g.conn.CloseLasting())
+	return errors.Join(flush(g.conn), g.conn.CloseLasting())
 }

@@ -46,7 +46,7 @@ func (l *Left) Remove() error {
 	var stay []*nftables.Table
 	for _, t := range l.tables {
 		l.conn.DelTable(t)
-		if err := l.conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := flush(l.conn); err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove the netfilter table %s: %w", t.Name, err))
 			stay = append(stay, t)
 		}

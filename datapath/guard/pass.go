@@ -44,7 +44,7 @@ func (g *Guard) SetPasses(list []Pass) error {
 			g.rule(g.pass, e, []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: "accepted"}})
 		}
 	}
-	if err := g.conn.Flush(); err != nil {
+	if err := flush(g.conn); err != nil {
 		return fmt.Errorf("netfilter table %s: %w", g.table.Name, err)
 	}
 	g.passes = slices.Clone(list)
