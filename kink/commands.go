@@ -260,7 +260,7 @@ func (sa *SA) seeEpoch(now time.Time, epoch uint32) {
 	if n := len(sa.children); n > 0 {
 		sa.log(now, trace.Control, true, "%s was started again and has lost its SAs: %d CHILD_SAs go", sa.peer, n)
 	}
-	sa.count("kink-epoch", "")
+	sa.count("kink-epoch", "peer-restarted")
 	for _, a := range sa.answers {
 		a.drop(now)
 	}

@@ -23,6 +23,9 @@ type kerberos struct {
 // RealmOf implements engine.Kerberos.
 func (k *kerberos) RealmOf(host string) string { return k.conf.RealmOf(host) }
 
+// Panics counts the faults of the Kerberos library that were contained.
+func (k *kerberos) Panics() uint64 { return krb.Panics() }
+
 // Close implements engine.Kerberos.
 func (k *kerberos) Close() {}
 

@@ -109,6 +109,11 @@ func (e *Engine) Drops() map[string]uint64 {
 	for k, n := range e.opt.Backend.Counters() {
 		out["backend."+k] = n
 	}
+	if k := e.kerberos.Load(); k != nil {
+		if c, ok := k.use.(interface{ Panics() uint64 }); ok && c.Panics() > 0 {
+			out["kerberos-panic"] = c.Panics()
+		}
+	}
 	return out
 }
 

@@ -212,8 +212,8 @@ func TestKINKRestart(t *testing.T) {
 		if slices.ContainsFunc(sun.back.SAs(), func(s sad.SA) bool { return s.EncrKey.Equal(before) }) {
 			t.Error("the SA that the peer has lost is still there")
 		}
-		if !sun.logged("was started again") {
-			t.Error(sun.dump())
+		if !sun.logged("was started again") || sun.e.Drops()["peer-restarted"] != 1 {
+			t.Error(sun.e.Drops(), sun.dump())
 		}
 		// The clock went back over the restart: the epoch grows all the same.
 		if last := moon.e.kink.epoch; nextEpoch(moon, time.Unix(1000, 0), func(string, ...any) {}) != last+1 {

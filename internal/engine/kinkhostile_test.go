@@ -194,3 +194,24 @@ func TestKINKTwoPrincipalsAtOneAddress(t *testing.T) {
 		}
 	})
 }
+
+// faulty is Kerberos whose library panicked.
+type faulty struct{ Kerberos }
+
+func (faulty) Panics() uint64 { return 3 }
+
+// The faults of the Kerberos library that were contained can be seen.
+func TestKerberosFaultsAreCounted(t *testing.T) {
+	simulate(t, func(w *world) {
+		r := newRealm(w, "moon", "sun")
+		moon := w.gateway("moon", moonAddr, r.moon("", ""))
+		if n, ok := moon.e.Drops()["kerberos-panic"]; ok {
+			t.Errorf("%d faults, and none happened", n)
+		}
+		r.wrap = func(k Kerberos) Kerberos { return faulty{k} }
+		sun := w.gateway("sun", sunAddr, r.sun("", ""))
+		if n := sun.e.Drops()["kerberos-panic"]; n != 3 {
+			t.Errorf("%d faults are counted", n)
+		}
+	})
+}
