@@ -306,25 +306,51 @@ func TestAnswersToTheUnreadable(t *testing.T) {
 // Quick Mode in clear is refused on both sides, though the checksum covers it (RFC 4430,
 // Section 6).
 func TestQuickModeInClear(t *testing.T) {
-	p := newPair(t)
-	p.up()
-	for _, h := range []*host{p.b} {
-		tk := p.realm.ticket(p.now, GetTicket{Client: p.a.acc.own, Server: p.b.acc.own}).Ticket
-		req, _, err := tk.Request(p.now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := message.Append(nil, message.Header{Type: message.Create, XID: 5}, message.Body{APReq: &message.AP{Epoch: p.a.epoch, Data: req}, ISAKMP: []*message.ISAKMP{{}}},
-			func(b []byte) ([]byte, error) { return tk.Key().Checksum(UsageChecksum, b) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.deliver(h, "a", b)
-		if !slices.Contains(h.refusals, "not-encrypted") {
-			t.Errorf("%v", h.refusals)
-		}
+	p := newPair(t).up()
+	tk := p.realm.ticket(p.now, GetTicket{Client: p.a.acc.own, Server: p.b.acc.own}).Ticket
+	req, _, err := tk.Request(p.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := message.Append(nil, message.Header{Type: message.Create, XID: 5}, message.Body{APReq: &message.AP{Epoch: p.a.epoch, Data: req}, ISAKMP: []*message.ISAKMP{{}}},
+		func(b []byte) ([]byte, error) { return tk.Key().Checksum(UsageChecksum, b) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.deliver(p.b, "a", b)
+	if !slices.Contains(p.b.refusals, "not-encrypted") {
+		t.Errorf("%v", p.b.refusals)
 	}
 	p.matched(1)
+	// The responder's choice, which is the right one, out of KINK_ENCRYPT.
+	p = newPair(t)
+	p.filter = func(q *packet) []*packet {
+		m, err := message.Parse(q.data)
+		if err != nil || m.Type != message.Reply || m.APRep == nil || m.Encrypt == nil {
+			return []*packet{q}
+		}
+		x := p.saA.exchanges[m.XID]
+		if x == nil {
+			return nil
+		}
+		in, err := open(x.ticket.Key(), m)
+		if err != nil || len(in.ISAKMP) != 1 {
+			t.Fatalf("%+v %v", in, err)
+		}
+		b, err := message.Append(nil, message.Header{Type: message.Reply, XID: m.XID}, message.Body{APRep: m.APRep, ISAKMP: in.ISAKMP},
+			func(b []byte) ([]byte, error) { return x.ticket.Key().Checksum(UsageChecksum, b) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []*packet{{from: q.from, to: q.to, data: b}}
+	}
+	p.up()
+	if f := lastFailure(p.a); f == nil || !strings.Contains(f.Sentence, "KINK_ISAKMP in clear") {
+		t.Errorf("%+v", f)
+	}
+	if len(p.a.in)+len(p.a.out) != 0 {
+		t.Errorf("%d inbound and %d outbound SAs of a choice in clear", len(p.a.in), len(p.a.out))
+	}
 }
 
 // What a peer that is authentic may still say wrong is refused, and leaves nothing.
