@@ -68,7 +68,7 @@ func Diff(old, new *Config) Changes {
 	var c Changes
 	c.Global = changedKeys(&old.Global, &new.Global)
 	for _, k := range c.Global {
-		if slices.Contains([]string{"port", "port_nat_t", "backend", "control", "datapath", "log"}, k) {
+		if slices.Contains([]string{"port", "port_nat_t", "port_kink", "backend", "control", "datapath", "log"}, k) {
 			c.Restart = append(c.Restart, k)
 		}
 	}

@@ -75,3 +75,19 @@ func TestKINKFaults(t *testing.T) {
 		}
 	}
 }
+
+// The port is opened once, and the userspace datapath lets that one pass: another one is
+// for the next start, and the plan says so.
+func TestKINKPortWantsARestart(t *testing.T) {
+	parse := func(text string) *Config {
+		c, faults := Parse("/etc/iked/iked.yaml", []byte(text), time.Now())
+		if len(faults) > 0 {
+			t.Fatal(faults)
+		}
+		return c
+	}
+	d := Diff(parse(kinkConf("", "")), parse("port_kink: 911\n"+kinkConf("", "")))
+	if !strings.Contains(d.String(), "~ port_kink: takes effect when the daemon is restarted") {
+		t.Errorf("the plan is\n%s", d.String())
+	}
+}

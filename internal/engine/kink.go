@@ -138,7 +138,7 @@ func (e *Engine) setupKINK(p *program) {
 	if !e.kink.opened {
 		if err := e.openKINK(p.global.PortKINK); err != nil {
 			e.fail(trace.Failure{At: time.Now(), Stage: trace.StageConfig, Sentence: fmt.Sprintf("KINK cannot be spoken: %v", err),
-				Advice: "stop what holds the port, or set port_kink; then `ikectl reload`"}, 0)
+				Advice: "stop what holds the port, then `ikectl reload`; or set port_kink here and remote_port at the peers, and restart the daemon"}, 0)
 		}
 	}
 	if old != nil && old.err == nil && old.setup.Conf == setup.Conf && old.setup.ETypes == setup.ETypes && slices.Equal(old.setup.Identities, setup.Identities) {
