@@ -18,12 +18,11 @@ import (
 
 // childBook is what the state machine keeps of a pair of SAs for itself.
 type childBook struct {
-	reserved    bool      // the inbound SPI is reserved and no SA uses it
-	inUp, outUp bool      // asked to be in the backend
-	announced   bool      // ChildUp or ChildReplaced told of it
-	said        [2]spd.TS // the selectors of Quick Mode, this side's and the peer's
-	successor   *keyex.Child
-	rekeying    bool // a Quick Mode of ours is to replace it
+	keyex.Halves
+	announced bool      // ChildUp or ChildReplaced told of it
+	said      [2]spd.TS // the selectors of Quick Mode, this side's and the peer's
+	successor *keyex.Child
+	rekeying  bool // a Quick Mode of ours is to replace it
 
 	// switchAt is when the outbound half of a successor is put in force.
 	switchAt, deleteAt, inactiveAt, fadeAt time.Time
@@ -142,39 +141,11 @@ func (sa *SA) childKeys(c *keyex.Child, gqm secret.Bytes, ni, nr []byte) error {
 
 // installChild asks the backend for directions of a pair.
 func (sa *SA) installChild(f *keyex.Flow, c *keyex.Child, in, out bool, then func(now time.Time, err error)) {
-	b := book(c)
-	b.inUp, b.outUp = b.inUp || in, b.outUp || out
-	if in {
-		b.reserved = false
-	}
-	f.Ask(keyex.InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r keyex.Reply) {
-		d, _ := r.(keyex.DoneReply)
-		if d.Err != nil {
-			// The backend left nothing of it; the reservation of the SPI stands.
-			b.inUp, b.outUp, b.reserved = false, false, in
-		}
-		then(now, d.Err)
-	})
+	book(c).Install(f, c, in, out, then)
 }
 
 // removeChild takes directions out of the backend, as far as they are there.
-func (sa *SA) removeChild(c *keyex.Child, in, out bool) {
-	b := book(c)
-	if b.reserved && in {
-		b.reserved = false
-		for _, p := range c.Protocols() {
-			sa.Tell(keyex.FreeSPI{Proto: p.Proto, Local: c.LocalAddr.Addr(), SPI: p.SPIIn})
-		}
-		if c.CPIIn != 0 {
-			sa.Tell(keyex.FreeSPI{Proto: suite.ProtoIPComp, Local: c.LocalAddr.Addr(), SPI: uint32(c.CPIIn)})
-		}
-	}
-	in, out = in && b.inUp, out && b.outUp
-	if in || out {
-		b.inUp, b.outUp = b.inUp && !in, b.outUp && !out
-		sa.Tell(keyex.RemoveChild{Child: c, In: in, Out: out})
-	}
-}
+func (sa *SA) removeChild(c *keyex.Child, in, out bool) { book(c).Remove(&sa.Queue, c, in, out) }
 
 // childUp starts the life of a pair and tells of it: a new one, or the successor
 // of old.
@@ -221,7 +192,7 @@ func (sa *SA) dropChild(now time.Time, c *keyex.Child, peer bool) {
 	if s := b.successor; s != nil {
 		sa.switchOver(now, s)
 	}
-	if b.successor != nil && b.inUp {
+	if b.successor != nil && b.InUp {
 		sa.removeChild(c, false, true)
 		b.fadeAt = now.Add(fadeTime)
 		sa.fading = append(sa.fading, c)

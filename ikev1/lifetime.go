@@ -242,20 +242,10 @@ func (sa *SA) expireChildren(now time.Time) {
 
 // checkActivity closes a pair that carried nothing for too long.
 func (sa *SA) checkActivity(now time.Time, c *keyex.Child) {
-	limit := c.Config.Inactivity
 	book(c).inactiveAt = time.Time{}
-	sa.Ask(keyex.LastInbound{Children: []*keyex.Child{c}, Outbound: true}, func(now time.Time, r keyex.Reply) {
-		t, _ := r.(keyex.TimeReply)
-		last := t.At
-		if last.Before(c.Installed) {
-			last = c.Installed
-		}
-		switch {
-		case c.State != keyex.ChildInstalled:
-		case now.Sub(last) < limit:
-			book(c).inactiveAt = last.Add(limit)
-		default:
-			sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} carried nothing for %v", c.Config.Name, c.UniqueID, limit)
+	sa.AskIdle(c, func(now, until time.Time) {
+		if book(c).inactiveAt = until; until.IsZero() {
+			sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} carried nothing for %v", c.Config.Name, c.UniqueID, c.Config.Inactivity)
 			sa.deleteChild(now, c, false)
 		}
 	})

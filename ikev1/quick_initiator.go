@@ -219,7 +219,7 @@ func (q *quick) answer(now time.Time, in *incoming) {
 		sa.logChild(now, q.cfg, true, "CHILD_SA %s is not compressed: the peer does not do it", q.cfg.Name)
 	}
 	c := sa.made(q.cfg, got, q.local, q.remote, q.spis)
-	c.Initiator, book(c).reserved = true, true
+	c.Initiator, book(c).Reserved = true, true
 	sa.tellChecksums(c, in.Message, false)
 	offer.LimitBytes(c, life.KBytes, false)
 	q.made = c
@@ -247,7 +247,7 @@ func (q *quick) answer(now time.Time, in *incoming) {
 		}
 		gqm.Destroy()
 		sa.children = append(sa.children, c)
-		later := q.old != nil && book(q.old).outUp
+		later := q.old != nil && book(q.old).OutUp
 		if later {
 			book(c).switchAt = now.Add(switchAfter)
 		}

@@ -275,7 +275,7 @@ func (q *quickResponder) agree(now time.Time) {
 	q.nr = sa.nonce()
 	derive := func(now time.Time, gqm secret.Bytes) {
 		c := sa.made(q.cfg, q.chosen, q.local, q.remote, q.spis)
-		book(c).reserved = true
+		book(c).Reserved = true
 		sa.tellChecksums(c, q.first, true)
 		offer.LimitBytes(c, q.life.KBytes, sa.cfg.V1.LifeCheck == keyex.LifeObey)
 		q.first = nil

@@ -16,12 +16,11 @@ import (
 
 // childBook is what the state machine keeps of a CHILD_SA for itself.
 type childBook struct {
-	reserved    bool // the inbound SPI is reserved and no SA uses it
-	inUp, outUp bool // asked to be in the backend
-	announced   bool // ChildUp or ChildReplaced told of it
-	silent      bool // redundant or refused: its end is not told
-	deleteSent  bool
-	outdated    bool // another one is made in its place
+	keyex.Halves
+	announced  bool // ChildUp or ChildReplaced told of it
+	silent     bool // redundant or refused: its end is not told
+	deleteSent bool
+	outdated   bool // another one is made in its place
 	// successor took or will take its place; rival is the lowest nonce of the
 	// exchange when the peer made it.
 	successor *Child
@@ -167,35 +166,11 @@ func (sa *SA) newChild(c *Child, chosen suite.Proposal, gir secret.Bytes, ni, nr
 
 // installChild asks the backend for directions of a child.
 func (sa *SA) installChild(x *flow, c *Child, in, out bool, then func(time.Time, error)) {
-	book(c).inUp, book(c).outUp = book(c).inUp || in, book(c).outUp || out
-	if in {
-		book(c).reserved = false
-	}
-	x.Ask(InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r Reply) {
-		d, _ := r.(DoneReply)
-		if d.Err != nil {
-			// The backend left nothing of it; the reservation of the SPI stands.
-			book(c).inUp, book(c).outUp, book(c).reserved = false, false, in
-		}
-		then(now, d.Err)
-	})
+	book(c).Install(&x.Flow, c, in, out, then)
 }
 
 // removeChild takes directions out of the backend, as far as they are there.
-func (sa *SA) removeChild(c *Child, in, out bool) {
-	if book(c).reserved && in {
-		book(c).reserved = false
-		sa.Tell(FreeSPI{Proto: c.Proto, Local: c.LocalAddr.Addr(), SPI: c.SPIIn})
-		if c.CPIIn != 0 {
-			sa.Tell(FreeSPI{Proto: suite.ProtoIPComp, Local: c.LocalAddr.Addr(), SPI: uint32(c.CPIIn)})
-		}
-	}
-	in, out = in && book(c).inUp, out && book(c).outUp
-	if in || out {
-		book(c).inUp, book(c).outUp = book(c).inUp && !in, book(c).outUp && !out
-		sa.Tell(RemoveChild{Child: c, In: in, Out: out})
-	}
-}
+func (sa *SA) removeChild(c *Child, in, out bool) { book(c).Remove(&sa.Queue, c, in, out) }
 
 // unlist takes a child off the list.
 func (sa *SA) unlist(c *Child) {
@@ -253,7 +228,7 @@ func (sa *SA) childReplaced(now time.Time, old, new *Child) {
 // sendOn installs the outbound half of a child that waited for the end of the
 // one it replaces (RFC 7296, Section 2.8).
 func (sa *SA) sendOn(now time.Time, c *Child) {
-	if book(c).outUp || c.State == ChildDeleted {
+	if book(c).OutUp || c.State == ChildDeleted {
 		return
 	}
 	x := newFlow(sa)
@@ -298,7 +273,7 @@ func (sa *SA) childDown(c *Child, peer bool) {
 // fade keeps the inbound half for what is still on the way.
 func (sa *SA) fade(now time.Time, c *Child) {
 	sa.removeChild(c, false, true)
-	if !book(c).inUp {
+	if !book(c).InUp {
 		sa.removeChild(c, true, false)
 		return
 	}

@@ -283,7 +283,7 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 		Local: local, Remote: remote, NATLocal: natLocal, NATRemote: natRemote, Flow: o.flow,
 		NoTFC: a.notifies.Has(message.ESPTFCPaddingNotSupported), Initiator: true,
 	}
-	book(c).reserved = true
+	book(c).Reserved = true
 	if o.old != nil {
 		c.Replaces, c.Flow = o.old.UniqueID, o.old.Flow
 	}
@@ -336,7 +336,7 @@ func (sa *SA) refuseGiven(now time.Time, o *childOffer, p *message.Proposal) {
 	spi, _ := p.ChildSPI()
 	c := &Child{UniqueID: sa.env.NextChildID(), Config: o.cfg, Proto: o.proto, SPIIn: o.spi, SPIOut: spi, CPIIn: o.cpi,
 		LocalAddr: sa.local, RemoteAddr: sa.remote, Initiator: true, State: ChildDeleting}
-	book(c).silent, book(c).reserved = true, true
+	book(c).silent, book(c).Reserved = true, true
 	o.spi, o.cpi = 0, 0
 	sa.children = append(sa.children, c)
 	sa.enqueueFirst(&deleteChild{sa: sa, child: c})

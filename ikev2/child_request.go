@@ -341,7 +341,7 @@ func (q *childRequest) install(now time.Time, out bool) {
 		UniqueID: sa.env.NextChildID(), Config: ch.cfg, Mode: ch.mode, SPIIn: q.spi, SPIOut: ch.spiOut, CPIIn: q.cpi, CPIOut: q.cpiOut,
 		Local: ch.local, Remote: ch.remote, NATLocal: ch.natLocal, NATRemote: ch.natRemote, NoTFC: q.notifies.Has(message.ESPTFCPaddingNotSupported),
 	}
-	book(c).reserved = true
+	book(c).Reserved = true
 	if q.old != nil {
 		c.Replaces, c.Flow = q.old.UniqueID, q.old.Flow
 	}

@@ -190,23 +190,12 @@ func (sa *SA) expireChildren(now time.Time) {
 
 // checkActivity closes a CHILD_SA that carried nothing for too long.
 func (sa *SA) checkActivity(now time.Time, c *Child) {
-	limit := c.Config.Inactivity
 	book(c).inactiveAt = time.Time{}
-	sa.Ask(LastInbound{Children: []*Child{c}, Outbound: true}, func(now time.Time, r Reply) {
-		t, _ := r.(TimeReply)
-		last := t.At
-		if last.Before(c.Installed) {
-			last = c.Installed
+	sa.AskIdle(c, func(now, until time.Time) {
+		if book(c).inactiveAt = until; until.IsZero() {
+			sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} carried nothing for %v", c.Config.Name, c.UniqueID, c.Config.Inactivity)
+			sa.queueDeleteChild(now, c, false)
 		}
-		if c.State != ChildInstalled {
-			return
-		}
-		if now.Sub(last) < limit {
-			book(c).inactiveAt = last.Add(limit)
-			return
-		}
-		sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} carried nothing for %v", c.Config.Name, c.UniqueID, limit)
-		sa.queueDeleteChild(now, c, false)
 	})
 }
 

@@ -14,11 +14,10 @@ import (
 
 // childBook is what the state machine keeps of a pair of SAs for itself.
 type childBook struct {
-	reserved    bool // the inbound SPI is reserved and no SA uses it
-	inUp, outUp bool // asked to be in the backend
-	announced   bool // ChildUp or ChildReplaced told of it
-	successor   *keyex.Child
-	rekeying    bool // a CREATE of ours is to replace it
+	keyex.Halves
+	announced bool // ChildUp or ChildReplaced told of it
+	successor *keyex.Child
+	rekeying  bool // a CREATE of ours is to replace it
 
 	deleteAt, inactiveAt, fadeAt time.Time
 }
@@ -98,36 +97,11 @@ func (sa *SA) newChild(cfg *keyex.ChildConfig, g agreed, local, remote []spd.TS,
 
 // installChild asks the backend for directions of a pair.
 func (sa *SA) installChild(f *keyex.Flow, c *keyex.Child, in, out bool, then func(now time.Time, err error)) {
-	b := book(c)
-	b.inUp, b.outUp = b.inUp || in, b.outUp || out
-	if in {
-		b.reserved = false
-	}
-	f.Ask(keyex.InstallChild{Child: c, In: in, Out: out}, func(now time.Time, r keyex.Reply) {
-		d, _ := r.(keyex.DoneReply)
-		if d.Err != nil {
-			// The backend left nothing of it; the reservation of the SPI stands.
-			b.inUp, b.outUp, b.reserved = false, false, in
-		}
-		then(now, d.Err)
-	})
+	book(c).Install(f, c, in, out, then)
 }
 
 // removeChild takes directions out of the backend, as far as they are there.
-func (sa *SA) removeChild(c *keyex.Child, in, out bool) {
-	b := book(c)
-	if b.reserved && in {
-		b.reserved = false
-		for _, p := range c.Protocols() {
-			sa.Tell(keyex.FreeSPI{Proto: p.Proto, Local: c.LocalAddr.Addr(), SPI: p.SPIIn})
-		}
-	}
-	in, out = in && b.inUp, out && b.outUp
-	if in || out {
-		b.inUp, b.outUp = b.inUp && !in, b.outUp && !out
-		sa.Tell(keyex.RemoveChild{Child: c, In: in, Out: out})
-	}
-}
+func (sa *SA) removeChild(c *keyex.Child, in, out bool) { book(c).Remove(&sa.Queue, c, in, out) }
 
 // childUp starts the life of a pair and tells of it: a new one, or the successor
 // of old.
@@ -195,7 +169,7 @@ func (sa *SA) dropChild(now time.Time, c *keyex.Child, peer bool) {
 		sa.Event(keyex.ChildDown{Child: c, Peer: peer})
 	}
 	sa.removeChild(c, false, true)
-	if !b.inUp {
+	if !b.InUp {
 		sa.removeChild(c, true, false)
 		return
 	}
@@ -221,20 +195,10 @@ func (sa *SA) rekeyLater(now time.Time, c *keyex.Child) {
 
 // checkActivity closes a pair that carried nothing for too long.
 func (sa *SA) checkActivity(now time.Time, c *keyex.Child) {
-	limit := c.Config.Inactivity
 	book(c).inactiveAt = time.Time{}
-	sa.Ask(keyex.LastInbound{Children: []*keyex.Child{c}, Outbound: true}, func(now time.Time, r keyex.Reply) {
-		t, _ := r.(keyex.TimeReply)
-		last := t.At
-		if last.Before(c.Installed) {
-			last = c.Installed
-		}
-		switch {
-		case c.State != keyex.ChildInstalled:
-		case now.Sub(last) < limit:
-			book(c).inactiveAt = last.Add(limit)
-		default:
-			sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} carried nothing for %v", c.Config.Name, c.UniqueID, limit)
+	sa.AskIdle(c, func(now, until time.Time) {
+		if book(c).inactiveAt = until; until.IsZero() {
+			sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} carried nothing for %v", c.Config.Name, c.UniqueID, c.Config.Inactivity)
 			sa.deleteChildren(now, c)
 		}
 	})

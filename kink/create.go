@@ -157,7 +157,7 @@ func (c *create) keyed(now time.Time) {
 	}
 	o := sa.newChild(c.cfg, c.first, c.local, c.remote, c.spis.SPIs)
 	o.Flow, o.Initiator = c.packet, true
-	c.optimistic, c.spis.held, book(o).reserved = o, false, true
+	c.optimistic, c.spis.held, book(o).Reserved = o, false, true
 	if err := sa.childKeys(o, keying{key: c.x.ticket.Key(), ni: c.ni}); err != nil {
 		c.fail(now, sa.failure(now, trace.StageInstall, err.Error(), ""))
 		return
@@ -180,12 +180,12 @@ func (c *create) forget() {
 	}
 	c.optimistic = nil
 	b := book(o)
-	if b.reserved {
-		b.reserved, c.spis.held = false, true
+	if b.Reserved {
+		b.Reserved, c.spis.held = false, true
 		return
 	}
-	if b.inUp {
-		b.inUp = false
+	if b.InUp {
+		b.InUp = false
 		c.sa.Tell(keyex.RemoveChild{Child: o, In: true})
 	}
 }
@@ -237,7 +237,7 @@ func (c *create) answer(now time.Time, in *message.Body, ackReq bool) {
 			}
 		} else {
 			m = sa.newChild(c.cfg, ch.agreed, c.local, c.remote, c.spis.SPIs)
-			m.Flow, m.Initiator, book(m).reserved = c.packet, true, c.spis.held
+			m.Flow, m.Initiator, book(m).Reserved = c.packet, true, c.spis.held
 		}
 		c.optimistic, c.made, c.spis.held = nil, m, false
 		offer.LimitBytes(m, ch.life.KBytes, false)

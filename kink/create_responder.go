@@ -212,7 +212,7 @@ func (c *createAnswer) agree(now time.Time) {
 	}
 	derive := func(now time.Time, gqm secret.Bytes) {
 		m := sa.newChild(c.cfg, c.chosen, c.local, c.remote, c.spis.SPIs)
-		c.made, c.spis.held, book(m).reserved = m, false, true
+		c.made, c.spis.held, book(m).Reserved = m, false, true
 		offer.LimitBytes(m, c.life.KBytes, sa.cfg.V1.LifeCheck == keyex.LifeObey)
 		err := sa.childKeys(m, keying{key: c.cmd.Key, gqm: gqm, ni: c.ni, nr: c.nr})
 		gqm.Destroy()
