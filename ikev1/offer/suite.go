@@ -231,7 +231,7 @@ func SelectComp(p *message.Proposal, mode spd.Mode, udp bool, group uint16) (at 
 		case no != "":
 			why = no
 		case !ok || m != mode || u != udp:
-			why = fmt.Sprintf("the peer offers compression with encapsulation mode %d inside of ESP in %s mode", t.Encap, ModeName(mode))
+			why = fmt.Sprintf("the peer offers compression with %s inside of ESP in mode %s", EncapWords(t.Encap), ModeName(mode))
 		case t.Group != 0 && t.Group != group:
 			why = "the peer offers compression with another group than ESP in one suite"
 		default:
@@ -255,7 +255,7 @@ func SelectAround(cfg *keyex.ChildConfig, level keyex.LifeCheck, p *message.Prop
 		case no != "":
 			why = no
 		case !ok || udp || m != mode && m != spd.Transport:
-			why = fmt.Sprintf("the peer offers AH with encapsulation mode %d around ESP in %s mode", t.Encap, ModeName(mode))
+			why = fmt.Sprintf("the peer offers AH with %s around ESP in mode %s", EncapWords(t.Encap), ModeName(mode))
 		case t.Group != group:
 			// RFC 2409, Section 5.5.
 			why = "the peer offers AH with another group than ESP in one suite"
