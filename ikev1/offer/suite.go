@@ -231,7 +231,11 @@ func SelectComp(p *message.Proposal, mode spd.Mode, udp bool, group uint16) (at 
 		case no != "":
 			why = no
 		case !ok || m != mode || u != udp:
-			why = fmt.Sprintf("the peer offers compression with %s inside of ESP in mode %s", EncapWords(t.Encap), ModeName(mode))
+			esp := "mode " + ModeName(mode)
+			if udp {
+				esp += " in UDP"
+			}
+			why = fmt.Sprintf("the peer offers compression with %s inside of ESP in %s", EncapWords(t.Encap), esp)
 		case t.Group != 0 && t.Group != group:
 			why = "the peer offers compression with another group than ESP in one suite"
 		default:

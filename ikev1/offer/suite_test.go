@@ -77,8 +77,8 @@ func TestSelectComp(t *testing.T) {
 		"no group":      {w: Want{Encap: 1}, id: 2, group: 14},
 		"its group":     {w: Want{Encap: 1, Group: 14}, id: 2, group: 14},
 		"another group": {w: Want{Encap: 1, Group: 15}, id: 2, group: 14, why: "group"},
-		"another mode":  {w: Want{Encap: 2}, id: 2, why: "encapsulation mode 2"},
-		"not in UDP":    {w: Want{Encap: 1}, id: 2, udp: true, why: "encapsulation mode 1"},
+		"another mode":  {w: Want{Encap: 2}, id: 2, why: "with mode transport inside of ESP in mode tunnel"},
+		"not in UDP":    {w: Want{Encap: 1}, id: 2, udp: true, why: "with mode tunnel inside of ESP in mode tunnel in UDP"},
 		"LZS":           {w: Want{Encap: 1}, id: 3, why: "IPCOMP transform 3"},
 	} {
 		p := &message.Proposal{Protocol: message.ProtoIPComp, Transforms: []message.Transform{{ID: 1, Attributes: c.w.attributes(nil)}, {ID: c.id, Attributes: c.w.attributes(nil)}}}
@@ -151,9 +151,9 @@ func TestSelectAround(t *testing.T) {
 		"tunnel in tunnel":       {w: tunnel, mode: spd.Tunnel},
 		"transport in tunnel":    {w: transport, mode: spd.Tunnel},
 		"transport in transport": {w: transport, mode: spd.Transport},
-		"tunnel in transport":    {w: tunnel, mode: spd.Transport, why: "encapsulation mode 1"},
-		"UDP":                    {w: Want{Encap: message.EncapUDPTunnel}, mode: spd.Tunnel, why: "encapsulation mode 3"},
-		"BEET":                   {w: Want{Encap: message.EncapBEET}, mode: spd.Tunnel, why: "encapsulation mode"},
+		"tunnel in transport":    {w: tunnel, mode: spd.Transport, why: "AH with mode tunnel around ESP in mode transport"},
+		"UDP":                    {w: Want{Encap: message.EncapUDPTunnel}, mode: spd.Tunnel, why: "AH with mode tunnel in UDP around"},
+		"BEET":                   {w: Want{Encap: message.EncapBEET}, mode: spd.Tunnel, why: "AH with mode beet around"},
 		"the same group":         {w: Want{Encap: 1, Group: 14}, group: 14},
 		"another group":          {w: Want{Encap: 1, Group: 15}, group: 14, why: "group"},
 		"no group":               {w: tunnel, group: 14, why: "group"},
