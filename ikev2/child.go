@@ -190,15 +190,7 @@ func (sa *SA) childUp(now time.Time, c *Child) {
 
 // childInstalled starts its life.
 func (sa *SA) childInstalled(now time.Time, c *Child) {
-	c.State = ChildInstalled
-	c.Installed = now
-	t := c.Config.Time
-	if t.Rekey > 0 {
-		c.RekeyAt = now.Add(max(t.Rekey-keyex.Jitter(sa.env, t.Jitter), time.Second))
-	}
-	if t.Hard > 0 {
-		c.ExpireAt = now.Add(t.Hard)
-	}
+	c.Begin(sa.env, now, c.Config.Time.Rekey, c.Config.Time.Hard)
 	if c.Config.Inactivity > 0 {
 		book(c).inactiveAt = now.Add(c.Config.Inactivity)
 	}

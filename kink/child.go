@@ -106,13 +106,7 @@ func (sa *SA) removeChild(c *keyex.Child, in, out bool) { book(c).Remove(&sa.Que
 // childUp starts the life of a pair and tells of it: a new one, or the successor
 // of old.
 func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
-	c.State, c.Installed = keyex.ChildInstalled, now
-	if life.Soft > 0 {
-		c.RekeyAt = now.Add(max(life.Soft-keyex.Jitter(sa.env, c.Config.Time.Jitter), time.Second))
-	}
-	if life.Hard > 0 {
-		c.ExpireAt = now.Add(life.Hard)
-	}
+	c.Begin(sa.env, now, life.Soft, life.Hard)
 	b := book(c)
 	if c.Config.Inactivity > 0 {
 		b.inactiveAt = now.Add(c.Config.Inactivity)

@@ -44,6 +44,18 @@ func (h *Halves) Remove(q *Queue, c *Child, in, out bool) {
 	}
 }
 
+// Begin starts the life of a CHILD_SA: it is replaced a bit before soft, and ends at
+// hard; 0: never.
+func (c *Child) Begin(env Env, now time.Time, soft, hard time.Duration) {
+	c.State, c.Installed = ChildInstalled, now
+	if soft > 0 {
+		c.RekeyAt = now.Add(max(soft-Jitter(env, c.Config.Time.Jitter), time.Second))
+	}
+	if hard > 0 {
+		c.ExpireAt = now.Add(hard)
+	}
+}
+
 // AskIdle asks when a CHILD_SA carried something last, unless it is in force no more
 // when the answer comes. until is when it has to be asked again; zero: it carried
 // nothing for as long as its configuration lets it.
