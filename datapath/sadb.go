@@ -147,6 +147,7 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", err, backend.ErrInvalid)
 		}
+		in.SetCPIs(&d.cpis) // before a worker can see it
 		x := &inSA{Inbound: in, name: c.Name, owner: c.Owner}
 		x.id.Store(&id)
 		space := d.space(c.Proto)
@@ -165,7 +166,6 @@ func (d *Datapath) addSA(sa *sad.SA, mtu int) error {
 			d.leaveGroup(c.Dst)
 			return err
 		}
-		in.SetCPIs(&d.cpis)
 		d.sas[id] = x
 		d.take(x, id)
 		return nil

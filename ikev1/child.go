@@ -151,6 +151,7 @@ func (sa *SA) removeChild(c *keyex.Child, in, out bool) { book(c).Remove(&sa.Que
 // of old.
 func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
 	c.Begin(sa.env, now, life.Soft, life.Hard)
+	sa.lastError = 0 // who makes CHILD_SAs with this side does not refuse it
 	b := book(c)
 	if c.Config.Inactivity > 0 {
 		b.inactiveAt = now.Add(c.Config.Inactivity)

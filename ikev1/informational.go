@@ -206,7 +206,9 @@ func (sa *SA) takeError(now time.Time, n *message.Notify) {
 	}
 	if found == nil {
 		sa.log(now, trace.Control, true, "the peer notifies %s", n.Kind.Name())
-		sa.lastError = n.Kind
+		if !named && n.Protocol == message.ProtoISAKMP {
+			sa.lastError = n.Kind
+		}
 		return
 	}
 	q := found.quick

@@ -143,14 +143,7 @@ func (sa *SA) relocated(now time.Time, t keyex.Relocated) {
 
 // childRelocated gives SAs of Quick Mode the outer addresses that they have.
 func (sa *SA) childRelocated(t keyex.ChildRelocated) {
-	for _, list := range [][]*keyex.Child{sa.children, sa.fading} {
-		for _, c := range list {
-			if c.SPIIn == t.SPI && t.Local.IsValid() && t.Local.Is4() == t.Remote.Is4() {
-				c.LocalAddr, c.RemoteAddr = netip.AddrPortFrom(t.Local, c.LocalAddr.Port()), netip.AddrPortFrom(t.Remote, c.RemoteAddr.Port())
-				sa.Tell(keyex.MoveChild{Child: c})
-			}
-		}
-	}
+	sa.RelocateChild(t, sa.children, sa.fading)
 }
 
 // keepAliveDue is when the next keepalive must be sent; zero: never.

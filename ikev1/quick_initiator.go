@@ -297,7 +297,7 @@ func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (got agre
 			return got, life, bad("the peer's choice cannot be read: %s", why)
 		}
 		// Two lifetimes must not have changed places, which the attributes alone do not show.
-		if !offered(q.offered, p) || t.Seconds != seconds || t.KBytes != kbytes {
+		if !offer.Offered(q.offered, p) || t.Seconds != seconds || t.KBytes != kbytes {
 			return got, life, bad("the peer chose a transform that was not offered")
 		}
 		got.take(list[0], p, t)

@@ -38,14 +38,6 @@ func (g *agreed) take(s offer.Suite, p *message.Proposal, t offer.Transform) {
 	}
 }
 
-// offered tells whether the one transform of p is one of ours, unchanged. All
-// combinations of what ours have were offered.
-func offered(ours []message.Proposal, p *message.Proposal) bool {
-	return slices.ContainsFunc(ours, func(o message.Proposal) bool {
-		return o.Protocol == p.Protocol && slices.ContainsFunc(o.Transforms, func(t message.Transform) bool { return offer.SameTransform(&t, &p.Transforms[0]) })
-	})
-}
-
 // reserve asks for an inbound SPI.
 func (sa *SA) reserve(f *keyex.Flow, proto suite.Protocol, at *uint32, fail func(time.Time, *trace.Failure)) {
 	f.Ask(keyex.AllocSPI{Proto: proto, Local: sa.local.Addr()}, func(now time.Time, r keyex.Reply) {

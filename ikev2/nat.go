@@ -187,14 +187,7 @@ func (sa *SA) relocated(now time.Time, t Relocated) {
 
 // childRelocated gives a CHILD_SA the outer addresses that its SAs have.
 func (sa *SA) childRelocated(t ChildRelocated) {
-	for _, list := range [][]*Child{sa.children, sa.fading} {
-		for _, c := range list {
-			if c.SPIIn == t.SPI && t.Local.IsValid() && t.Local.Is4() == t.Remote.Is4() {
-				c.LocalAddr, c.RemoteAddr = netip.AddrPortFrom(t.Local, c.LocalAddr.Port()), netip.AddrPortFrom(t.Remote, c.RemoteAddr.Port())
-				sa.Tell(MoveChild{Child: c})
-			}
-		}
-	}
+	sa.RelocateChild(t, sa.children, sa.fading)
 }
 
 // moveChildren lets the CHILD_SAs follow the IKE SA, with UDP encapsulation where

@@ -308,7 +308,7 @@ func (c *create) take(now time.Time, in *message.Body) (ch choice, f *trace.Fail
 			return ch, bad("the peer's choice cannot be read: %s", why)
 		}
 		// Two lifetimes must not have changed places, which the attributes alone do not show.
-		if !offered(c.offered, p) || t.Seconds != seconds || t.KBytes != kbytes {
+		if !offer.Offered(c.offered, p) || t.Seconds != seconds || t.KBytes != kbytes {
 			return ch, bad("the peer chose a transform that was not offered")
 		}
 		spi, _ := p.SPI32()

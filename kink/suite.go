@@ -2,7 +2,6 @@ package kink
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"iked/crypto/suite"
@@ -54,14 +53,6 @@ func firstOf(list []quick.Proposal) (g agreed, why string) {
 		g.take(suites[0].Main() == p, t, 0)
 	}
 	return g, ""
-}
-
-// offered tells whether the one transform of p is one of ours, unchanged. All
-// combinations of what ours have were offered.
-func offered(ours []quick.Proposal, p *quick.Proposal) bool {
-	return slices.ContainsFunc(ours, func(o quick.Proposal) bool {
-		return o.Protocol == p.Protocol && slices.ContainsFunc(o.Transforms, func(t quick.Transform) bool { return offer.SameTransform(&t, &p.Transforms[0]) })
-	})
 }
 
 // spis are inbound SPIs that are reserved, as long as no SA uses them.

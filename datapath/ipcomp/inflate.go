@@ -161,13 +161,12 @@ func (f *inflater) inflate(dst, src []byte) (int, error) {
 		case 0:
 			err = f.stored()
 		case 1:
-			f.fixed()
-			err = f.block()
+			err = f.block(fixedLit, fixedDist)
 		case 2:
 			if !f.dynamic() {
 				return 0, ErrCorrupt
 			}
-			err = f.block()
+			err = f.block(&f.lit, &f.dist)
 		default:
 			err = ErrCorrupt
 		}
@@ -203,8 +202,11 @@ func (f *inflater) stored() error {
 	return nil
 }
 
-// fixed is Section 3.2.6.
-func (f *inflater) fixed() {
+// fixedLit and fixedDist are the codes of Section 3.2.6. A stream may have a block of
+// them in every ten bits.
+var fixedLit, fixedDist = fixed()
+
+func fixed() (lit, dist *prefix) {
 	var sizes [288]uint8
 	for i := range sizes {
 		switch {
@@ -218,11 +220,13 @@ func (f *inflater) fixed() {
 			sizes[i] = 8
 		}
 	}
-	f.lit.build(sizes[:])
+	lit, dist = new(prefix), new(prefix)
+	lit.build(sizes[:])
 	for i := range 32 {
 		sizes[i] = 5
 	}
-	f.dist.build(sizes[:32])
+	dist.build(sizes[:32])
+	return lit, dist
 }
 
 // dynamic reads the codes of a block (Section 3.2.7).
@@ -283,9 +287,9 @@ func (f *inflater) dynamic() bool {
 }
 
 // block is Section 3.2.5.
-func (f *inflater) block() error {
+func (f *inflater) block(lit, dist *prefix) error {
 	for {
-		sym, ok := f.next(&f.lit)
+		sym, ok := f.next(lit)
 		switch {
 		case !ok || sym >= maxLit:
 			return ErrCorrupt
@@ -304,7 +308,7 @@ func (f *inflater) block() error {
 			return ErrCorrupt
 		}
 		length := int(lengthBase[sym-257]) + int(extra)
-		sym, ok = f.next(&f.dist)
+		sym, ok = f.next(dist)
 		if !ok || sym >= maxDist {
 			return ErrCorrupt
 		}

@@ -75,7 +75,7 @@ func (f *full) Write(p []byte) (int, error) {
 }
 
 // Compress puts what src becomes, without a header, at the start of dst; false: that
-// is not shorter than dst, whose content is then undefined. dst may be a part of src.
+// is not shorter than dst, which is then untouched. dst may be a part of src.
 func (c *Coder) Compress(dst, src []byte) (n int, ok bool) {
 	if c.w == nil {
 		// A level that the package has: no error.
@@ -97,7 +97,10 @@ func (c *Coder) Compress(dst, src []byte) (n int, ok bool) {
 			return 0, false
 		}
 	}
-	return copy(dst, c.out.b[:c.out.n]), c.out.n > 0 && c.out.n < len(dst)
+	if c.out.n == 0 || c.out.n >= len(dst) {
+		return 0, false // dst may be part of src, which is sent as it is
+	}
+	return copy(dst, c.out.b[:c.out.n]), true
 }
 
 // Errors of Restore.

@@ -287,3 +287,31 @@ func BenchmarkRestore(b *testing.B) {
 		}
 	}
 }
+
+// A packet that compression does not make shorter is sent as it is: where what comes out
+// has just the length of the room for it, the packet must not be overwritten.
+func TestNoGainLeavesThePacketAlone(t *testing.T) {
+	var c Coder
+	equal := 0
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		src := make([]byte, 300+r.IntN(900))
+		for i := range src {
+			src[i] = byte(r.IntN(16))
+		}
+		before := bytes.Clone(src)
+		big := make([]byte, 2*len(src))
+		n, ok := c.Compress(big, src)
+		if !ok || n < 50 || n >= len(src) {
+			continue
+		}
+		equal++
+		room := src[len(src)-n:] // exactly as long as what comes out
+		if got, ok := c.Compress(room, src); ok || got != 0 || !bytes.Equal(src, before) {
+			t.Fatalf("%d octets into %d: %d, %t, changed %t", len(src), n, got, ok, !bytes.Equal(src, before))
+		}
+	}
+	if equal == 0 {
+		t.Error("no packet came out shorter")
+	}
+}

@@ -286,3 +286,11 @@ func (t Transform) Shorter(o Transform) Transform {
 	t.Seconds, t.KBytes = Shorten(t.Seconds, o.Seconds), Shorten(t.KBytes, o.KBytes)
 	return t
 }
+
+// Offered tells whether the one transform of p is one of ours, unchanged. All
+// combinations of what ours have were offered.
+func Offered(ours []message.Proposal, p *message.Proposal) bool {
+	return slices.ContainsFunc(ours, func(o message.Proposal) bool {
+		return o.Protocol == p.Protocol && slices.ContainsFunc(o.Transforms, func(t message.Transform) bool { return SameTransform(&t, &p.Transforms[0]) })
+	})
+}

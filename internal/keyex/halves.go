@@ -1,6 +1,7 @@
 package keyex
 
 import (
+	"net/netip"
 	"time"
 
 	"iked/crypto/suite"
@@ -74,4 +75,19 @@ func (q *Queue) AskIdle(c *Child, then func(now, until time.Time)) {
 			then(now, time.Time{})
 		}
 	})
+}
+
+// RelocateChild gives a CHILD_SA of the lists the outer addresses that its SAs have.
+func (q *Queue) RelocateChild(t ChildRelocated, lists ...[]*Child) {
+	if !t.Local.IsValid() || t.Local.Is4() != t.Remote.Is4() {
+		return
+	}
+	for _, list := range lists {
+		for _, c := range list {
+			if c.SPIIn == t.SPI {
+				c.LocalAddr, c.RemoteAddr = netip.AddrPortFrom(t.Local, c.LocalAddr.Port()), netip.AddrPortFrom(t.Remote, c.RemoteAddr.Port())
+				q.Tell(MoveChild{Child: c})
+			}
+		}
+	}
 }

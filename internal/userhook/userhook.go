@@ -68,7 +68,7 @@ func (r *Runner) Check(ctx context.Context, path string, q Query) (bool, error) 
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
 	cmd.Stdin = bytes.NewReader(in)
-	// What it starts ends with it. Its output goes nowhere.
+	// When the time is over, what it started ends with it. Its output goes nowhere.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
