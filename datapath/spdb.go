@@ -108,10 +108,9 @@ func (d *Datapath) addRoutes(p *spd.Policy) error {
 			return err
 		}
 	}
-	if err := d.border(p, true); err != nil {
-		return err
-	}
-	return d.router(p).Add(spd.Prefixes(p.Remote), p.Local, p.FailOpen)
+	// Both count what they were told also where the kernel refused some of it, and
+	// removeRoutes takes both back.
+	return errors.Join(d.border(p, true), d.router(p).Add(spd.Prefixes(p.Remote), p.Local, p.FailOpen))
 }
 
 // border tells on which side of the boundary the selectors of a policy are.

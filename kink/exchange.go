@@ -97,6 +97,12 @@ func (x *exchange) authenticate(now time.Time, refresh bool) {
 		t, ok := r.(TicketReply)
 		var k *KerberosError
 		switch {
+		case ok && t.Err == nil && t.Ticket != nil && t.Ticket.Server() != sa.peer:
+			// RFC 6806, Section 8: KDCs may refer to another realm. Who is allowed there is
+			// for the configuration to say, not for them.
+			s := t.Ticket.Server().String()
+			x.fail(now, sa.failure(now, trace.StageIdentity, fmt.Sprintf("the KDCs refer to the principal %s in place of %s", s, sa.peer),
+				"if that is the peer, name it so in remote.id: "+s))
 		case ok && t.Err == nil && t.Ticket != nil:
 			x.ticket = t.Ticket
 			x.send(now)

@@ -26,6 +26,8 @@ type realm struct {
 	salt    string
 	// fixed, when set, is the only ticket.
 	fixed TicketReply
+	// referral, when set, is the server that every ticket is for.
+	referral string
 	// worn is the session key of a ticket-granting ticket that has expired.
 	worn []byte
 	// dropped counts the tickets to which a peer did not answer.
@@ -153,6 +155,8 @@ func (r *realm) ticket(now time.Time, w GetTicket) TicketReply {
 	switch {
 	case r.fixed.Ticket != nil:
 		return r.fixed
+	case r.referral != "":
+		return TicketReply{Ticket: &fakeTicket{r: r, sealed: sealedTicket{Client: w.Client.String(), Server: r.referral, Key: []byte("session"), End: now.Add(r.life)}}}
 	case r.fail != nil:
 		return TicketReply{Err: r.fail}
 	case w.TGT != nil:

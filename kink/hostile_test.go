@@ -9,6 +9,7 @@ import (
 	"iked/crypto/suite"
 	"iked/internal/ident"
 	"iked/internal/keyex"
+	"iked/internal/trace"
 	"iked/kink/message"
 )
 
@@ -404,4 +405,19 @@ func FuzzReceive(f *testing.F) {
 			t.Fatalf("%d outbound SAs on the initiator, %d inbound on the responder", len(p.a.out), len(p.b.in))
 		}
 	})
+}
+
+// A KDC may refer to the same name in another realm, whose KDC could then be anybody: the
+// SA is for the principal that the configuration names, and for no other one.
+func TestReferredElsewhere(t *testing.T) {
+	p := newPair(t)
+	p.realm.referral = "kink/b.example.org@OTHER.ORG"
+	p.saA = p.a.initiate(p.ca, p.b, p.cha)
+	p.run(time.Minute)
+	if p.count(message.Create) != 0 || len(p.a.sas)+len(p.a.in)+len(p.a.out)+len(p.a.reserved) != 0 {
+		t.Errorf("%d CREATEs were sent under a ticket for another principal; %d SAs are left", p.count(message.Create), len(p.a.sas))
+	}
+	if f := lastFailure(p.a); f == nil || f.Stage != trace.StageIdentity || !strings.Contains(f.Sentence, "@OTHER.ORG") {
+		t.Errorf("the failure is %+v", f)
+	}
 }

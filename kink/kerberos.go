@@ -112,16 +112,8 @@ type TicketReply struct {
 	Err    error
 }
 
-// GetTGT asks for the own ticket-granting ticket, to be handed to a peer that asked
-// with GETTGT (RFC 4430, Section 3.2). Reply: TGTReply.
-type GetTGT struct {
-	keyex.OwnWork
-	Client Principal
-}
-
-// TGTReply answers GetTGT: a DER Ticket. Err is a *KerberosError.
+// TGTReply is what a GETTGT is answered with: a DER Ticket. Err is a *KerberosError.
 type TGTReply struct {
-	keyex.OwnReply
 	TGT []byte
 	Err error
 }

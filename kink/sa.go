@@ -35,7 +35,6 @@ type SA struct {
 	epoch      uint32 // of the peer
 	epochKnown bool
 	tgt        []byte // the peer's, for user-to-user; nil: none was asked for
-	asking     bool   // GETTGT is going on
 	exchanges  map[uint32]*exchange
 	answers    map[uint32]*answer
 	waiting    []*create // whose turn has not come
@@ -303,9 +302,3 @@ func (sa *SA) State() keyex.SAState { return sa.state }
 
 // Config is the configuration.
 func (sa *SA) Config() *keyex.Config { return sa.cfg }
-
-// Peer is the principal at the other end.
-func (sa *SA) Peer() Principal { return sa.peer }
-
-// Own is the principal at this end.
-func (sa *SA) Own() Principal { return sa.own }

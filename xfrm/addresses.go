@@ -199,7 +199,7 @@ func (a *addresses) settle(out, in []*policyRecord) error {
 		delete(a.policies, r.ID)
 	}
 	for _, r := range in {
-		if needsSelectors(&r.Policy) {
+		if tunnels(&r.Policy) {
 			a.policies[r.ID] = r
 		}
 	}

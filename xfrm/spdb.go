@@ -236,7 +236,7 @@ func (b *Backend) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 		}
 		r := &policyRecord{Policy: add[i], keys: keys}
 		r.Local, r.Remote, r.Bundle = nil, nil, slices.Clone(add[i].Bundle)
-		if needsSelectors(&add[i]) {
+		if tunnels(&add[i]) {
 			r.Local, r.Remote = slices.Clone(add[i].Local), slices.Clone(add[i].Remote)
 		}
 		recs = append(recs, r)
@@ -290,9 +290,10 @@ func (b *Backend) ApplyPolicies(remove []uint64, add []spd.Policy) error {
 	return b.addrs.settle(old, recs)
 }
 
-// needsSelectors tells whether the selectors are looked at after the installation:
-// for the routes of virtual addresses.
-func needsSelectors(p *spd.Policy) bool { return p.Action == spd.Protect && p.Mode == spd.Tunnel }
+// tunnels tells whether an entry protects in tunnel mode. Its selectors are looked at
+// after the installation, for the routes of virtual addresses, and it has ways beside
+// entries that discard.
+func tunnels(p *spd.Policy) bool { return p.Action == spd.Protect && p.Mode == spd.Tunnel }
 
 // exchange takes entries out of the lists of their keys and puts others in.
 func (b *Backend) exchange(out, in []*policyRecord) {

@@ -20,9 +20,6 @@ import (
 // before those of what is discarded begin, unless the configuration has its own.
 const behind = 60000
 
-// needsWays tells whether an entry has ways beside entries that discard.
-func needsWays(p *spd.Policy) bool { return p.Action == spd.Protect && p.Mode == spd.Tunnel }
-
 func (r *policyRecord) way(k policyKey) bool {
 	return len(r.ways) > 0 && slices.Contains(r.ways, k)
 }
@@ -82,7 +79,7 @@ func (b *Backend) layWays(old, recs []*policyRecord) (allOld, allRecs []*policyR
 	fresh := map[*policyRecord]bool{}
 	for _, r := range recs {
 		fresh[r] = true
-		if needsWays(&r.Policy) {
+		if tunnels(&r.Policy) {
 			r.lay(b.discarded)
 		}
 	}
@@ -90,7 +87,7 @@ func (b *Backend) layWays(old, recs []*policyRecord) (allOld, allRecs []*policyR
 		return old, recs
 	}
 	for id, r := range b.policies {
-		if fresh[r] || !needsWays(&r.Policy) {
+		if fresh[r] || !tunnels(&r.Policy) {
 			continue
 		}
 		again := *r
