@@ -248,3 +248,19 @@ func TestManyQuickModesAtOnce(t *testing.T) {
 		t.Errorf("%d Quick Modes went on at once, at most %d", most, maxParallel)
 	}
 }
+
+// A notify about an SA that is over is no refusal of the ISAKMP SA: when the peer ends
+// that later, it ends it, and nothing failed.
+func TestLateNotifyIsNoRefusal(t *testing.T) {
+	p := newPair(t).up()
+	sa := p.a.sas[0]
+	sa.takeError(p.now, &message.Notify{DOI: message.DOIIPsec, Protocol: message.ProtoESP, Kind: message.InvalidSPI, SPI: []byte{1, 2, 3, 4}})
+	sa.takeError(p.now, &message.Notify{DOI: message.DOIIPsec, Protocol: message.ProtoESP, Kind: message.NoProposalChosen})
+	if sa.lastError != 0 {
+		t.Errorf("a notify about an SA counts as a refusal: %s", sa.lastError.Name())
+	}
+	sa.takeError(p.now, &message.Notify{DOI: message.DOIIPsec, Protocol: message.ProtoISAKMP, Kind: message.AuthenticationFailed})
+	if sa.lastError != message.AuthenticationFailed {
+		t.Error("a notify about the ISAKMP SA is forgotten")
+	}
+}
