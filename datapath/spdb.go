@@ -48,7 +48,7 @@ func (d *Datapath) applyPolicies(remove []uint64, add []spd.Policy) error {
 	for i := range add {
 		if err := d.addRoutes(&add[i]); err != nil {
 			var undo error
-			for j := range i + 1 {
+			for j := range i {
 				undo = errors.Join(undo, d.removeRoutes(&add[j]))
 			}
 			return fmt.Errorf("policy %s: %w", add[i].Name, errors.Join(err, undo))
@@ -98,19 +98,25 @@ func (d *Datapath) applyPolicies(remove []uint64, add []spd.Policy) error {
 	return nil
 }
 
+// addRoutes adds all of a policy's or nothing.
 func (d *Datapath) addRoutes(p *spd.Policy) error {
 	if p.Action == spd.Bypass || d.io.Router == nil {
 		return nil
 	}
 	// The address first: a route prefers it as the source.
-	for _, a := range ownInner(p) {
+	own := ownInner(p)
+	for i, a := range own {
 		if err := d.io.Router.AddHost(a); err != nil {
-			return err
+			// Others may need the addresses that were not reached.
+			return errors.Join(err, d.removeHosts(own[:i]))
 		}
 	}
-	// Both count what they were told also where the kernel refused some of it, and
-	// removeRoutes takes both back.
-	return errors.Join(d.border(p, true), d.router(p).Add(spd.Prefixes(p.Remote), p.Local, p.FailOpen))
+	err := errors.Join(d.border(p, true), d.router(p).Add(spd.Prefixes(p.Remote), p.Local, p.FailOpen))
+	if err != nil {
+		// Both count what they were told also where the kernel refused some of it.
+		err = errors.Join(err, d.removeRoutes(p))
+	}
+	return err
 }
 
 // border tells on which side of the boundary the selectors of a policy are.
@@ -126,7 +132,11 @@ func (d *Datapath) removeRoutes(p *spd.Policy) error {
 		return nil
 	}
 	err := errors.Join(d.router(p).Remove(spd.Prefixes(p.Remote), p.Local, p.FailOpen), d.border(p, false))
-	for _, a := range ownInner(p) {
+	return errors.Join(err, d.removeHosts(ownInner(p)))
+}
+
+func (d *Datapath) removeHosts(list []netip.Addr) (err error) {
+	for _, a := range list {
 		err = errors.Join(err, d.io.Router.RemoveHost(a))
 	}
 	return err

@@ -97,7 +97,7 @@ func TestIPCompOffers(t *testing.T) {
 		want uint16
 	}{
 		"DEFLATE":           {[][]byte{{0x12, 0x34, 2}}, 0x1234},
-		"the well known":    {[][]byte{{0, 2, 2}}, 2},
+		"the well known":    {[][]byte{{0, 2, 2}}, 0},
 		"behind LZS":        {[][]byte{{0x12, 0x34, 3}, {0x23, 0x45, 2}}, 0x2345},
 		"LZS alone":         {[][]byte{{0x12, 0x34, 3}}, 0},
 		"reserved":          {[][]byte{{0, 200, 2}}, 0},

@@ -45,6 +45,10 @@ func (sa *SA) Room() (r Room, err error) {
 	return r, err
 }
 
+// BEET is an address of the packets of BEET mode, which are all of one family;
+// invalid in other modes.
+func (r *Room) BEET() netip.Addr { return r.inner }
+
 // Inner is the largest packet without options or extension headers that fits a
 // path of mtu octets to dst, in UDP or not: what is left after the headers,
 // rounded down to the padding, without the trailer.

@@ -65,14 +65,6 @@ func (a *asking) full(p *spd.Policy) bool {
 	return n >= maxFlows || len(a.open) >= maxQuestions
 }
 
-// seq is the number of the question that an SA answers, 0: none.
-func (a *asking) seq(reqID uint32, dst wire.Address) uint32 {
-	if q := a.of(reqID, dst); q != nil {
-		return q.acq.Seq
-	}
-	return 0
-}
-
 // of is the open question that an SA answers, nil: none.
 func (a *asking) of(reqID uint32, dst wire.Address) *question {
 	for _, q := range a.open {

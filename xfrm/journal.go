@@ -275,10 +275,14 @@ func (j *journal) removeSA(r *saRecord) { j.drop(saLine(r.byID())) }
 func (j *journal) addPolicy(k policyKey)    { j.add(leftover{policy: k.byID()}.line()) }
 func (j *journal) removePolicy(k policyKey) { j.drop(leftover{policy: k.byID()}.line()) }
 
-// keep says that these lines name all that is still there.
-func (j *journal) keep(lines map[string]bool) {
-	if j != nil {
-		j.live = lines
+// forget says that what these lines name is gone. What follows is remove, which
+// writes what is left.
+func (j *journal) forget(lines []string) {
+	if j == nil {
+		return
+	}
+	for _, l := range lines {
+		delete(j.live, l)
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"iked/crypto/suite"
+	"iked/sad"
 	"iked/xfrm/wire"
 )
 
@@ -160,5 +162,33 @@ func TestJournalNotWritable(t *testing.T) {
 	}
 	if err := j.remove(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A state of compression that the kernel refused to delete is named by the journal when
+// the backend ends, though its SA is gone.
+func TestJournalKeepsWhatWasRefused(t *testing.T) {
+	b := newBackend(Options{State: t.TempDir()})
+	b.req = &socket{fd: -1} // refuses everything
+	var err error
+	if b.journal, err = openJournal(b.opt.State); err != nil {
+		t.Fatal(err)
+	}
+	defer b.journal.close()
+	main := &saRecord{id: sad.ID{Dir: sad.Out, Proto: suite.ProtoESP, SPI: 0x1000, Dst: netip.MustParseAddr("192.0.2.2")}}
+	comp := &saRecord{id: sad.ID{Dir: sad.Out, Proto: suite.ProtoIPComp, SPI: 0x1234, Dst: main.id.Dst}, main: main}
+	main.comp = comp
+	b.journal.addSA(main)
+	b.journal.addSA(comp)
+	b.put(main)
+	b.serving[0]++
+	b.drop(main)
+	b.ended(main) // its own deletion succeeded
+	if err := errors.Join(b.removeAll(), b.journal.remove()); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(journalPath(b.opt.State))
+	if err != nil || !strings.Contains(string(text), "+"+saLine(comp.byID())+"\n") || strings.Contains(string(text), saLine(main.byID())) {
+		t.Errorf("journal: %v\n%s", err, text)
 	}
 }

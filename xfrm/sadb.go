@@ -29,9 +29,7 @@ type saRecord struct {
 	ifID  uint32
 	encap bool
 	room  sad.Room
-	// inner6: its first remote selector is of IPv6.
-	inner6 bool
-	added  time.Time
+	added time.Time
 	// dead: the kernel has it no more; last is what was known of it then.
 	dead bool
 	last sad.Usage
@@ -168,20 +166,20 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 		return exists()
 	}
 	r := &saRecord{id: sa.ID, src: sa.Src, name: sa.Name, owner: sa.Owner, reqID: sa.ReqID, mode: sa.Mode, limit: sa.Limits,
-		mark: sa.Mark, ifID: sa.IfID, encap: sa.Encap != nil, room: room, inner6: len(sa.Remote) > 0 && sa.Remote[0].From.Is6(), added: time.Now()}
+		mark: sa.Mark, ifID: sa.IfID, encap: sa.Encap != nil, room: room, added: time.Now()}
 	if b.bySAID[r.said()] != nil {
 		return exists() // both directions between one address and itself
 	}
 	if sa.Dir == sad.Out {
-		m.Seq = b.asking.seq(sa.ReqID, m.ID.Dst)
-	}
-	if sa.CPI != 0 {
-		if q := b.asking.of(sa.ReqID, m.ID.Dst); q != nil && sa.Dir == sad.Out {
+		if q := b.asking.of(sa.ReqID, m.ID.Dst); q != nil && sa.CPI != 0 {
 			// It was about ESP in the mode of the tunnel, and would stay beside an SA of
 			// another mode.
 			b.takeBack(q.acq)
-			m.Seq = 0
+		} else if q != nil {
+			m.Seq = q.acq.Seq
 		}
+	}
+	if sa.CPI != 0 {
 		r.comp = compRecord(r, compressed(sa, m))
 		if err := b.addComp(r.comp); err != nil {
 			return fmt.Errorf("SA %s, SPI 0x%08x: %w", sa.Name, sa.SPI, refused(err))

@@ -84,10 +84,10 @@ func (b *Backend) innerMTU(r *saRecord) int {
 	// header to be of the size of the outer one; to a longer packet it says no.
 	const pseudo, longer = 8, 20 // IPv6's header is that much longer than IPv4's
 	outer6 := r.id.Dst.Is6()
-	switch {
-	case r.inner6 && !outer6:
+	switch inner6 := r.room.BEET().Is6(); {
+	case inner6 && !outer6:
 		return n - longer
-	case r.inner6:
+	case inner6:
 		return n
 	case outer6:
 		return min(n, r.room.Inner(mtu-pseudo-longer, r.id.Dst, r.encap)+longer)

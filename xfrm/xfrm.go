@@ -310,19 +310,16 @@ func (b *Backend) removeAll() error {
 		}
 	}
 	var first error
-	stay := map[string]bool{}
+	var done []string
 	for i, r := range b.req.do(reqs) {
-		if r.err == nil || gone(r.err) {
-			continue
-		}
-		if first == nil {
+		switch {
+		case r.err == nil || gone(r.err):
+			done = append(done, lines[i])
+		case first == nil:
 			first = r.err
 		}
-		if lines[i] != "" {
-			stay[lines[i]] = true
-		}
 	}
-	b.journal.keep(stay)
+	b.journal.forget(done)
 	return first
 }
 

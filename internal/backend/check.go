@@ -40,8 +40,6 @@ func CheckSA(sa *sad.SA) error {
 		return bad("compression is for ESP in tunnel and transport mode between two hosts")
 	case sa.CPI != 0 && sad.CheckCPI(sa.CPI) != nil:
 		return bad("%v", sad.CheckCPI(sa.CPI))
-	case sa.CPI == sad.WellKnownCPI && sa.Dir == sad.In:
-		return bad("its CPI is %d, which no host gives out", sa.CPI)
 	case sa.Encap != nil && (sa.Encap.SrcPort == 0 || sa.Encap.DstPort == 0):
 		return bad("UDP encapsulation with ports %d and %d", sa.Encap.SrcPort, sa.Encap.DstPort)
 	}

@@ -155,11 +155,11 @@ func compression(t *testing.T, b backend.Backend) {
 	must(t, err)
 	must(t, b.DeleteSA(moved))
 	for name, spoil := range map[string]func(*sad.SA){
-		"a reserved CPI":                  func(s *sad.SA) { s.CPI = 100 },
-		"a private CPI":                   func(s *sad.SA) { s.CPI = 0xffff },
-		"an inbound SA of the well known": func(s *sad.SA) { s.CPI = sad.WellKnownCPI },
-		"AH":                              func(s *sad.SA) { s.Proto, s.Encr, s.EncrKey = suite.ProtoAH, none, secret.Bytes{} },
-		"BEET mode":                       func(s *sad.SA) { s.Mode = spd.BEET },
+		"a reserved CPI": func(s *sad.SA) { s.CPI = 100 },
+		"a private CPI":  func(s *sad.SA) { s.CPI = 0xffff },
+		"the well known": func(s *sad.SA) { s.CPI = 2 },
+		"AH":             func(s *sad.SA) { s.Proto, s.Encr, s.EncrKey = suite.ProtoAH, none, secret.Bytes{} },
+		"BEET mode":      func(s *sad.SA) { s.Mode = spd.BEET },
 	} {
 		x, _ := Pair(1, local4, remote4, 0x1002, 0x2002, netL, netR)
 		x.CPI = 0x2345
