@@ -6,6 +6,7 @@ import (
 
 	"iked/internal/ident"
 	"iked/internal/pki"
+	"iked/spd"
 )
 
 // Users is who knows the users of XAuth.
@@ -44,6 +45,7 @@ func authFields() []field[Auth] {
 		{key: "groups", typ: "list of names", list: true, doc: "Group memberships: not supported by this version.", set: unsupported[Auth]()},
 		{key: "eap_id", typ: "identity", doc: "EAP: not supported by this version.", set: unsupported[Auth]("")},
 		{key: "aaa_id", typ: "identity", doc: "EAP: not supported by this version.", set: unsupported[Auth]("")},
+		{key: "home_addresses", typ: "list of addresses, subnets or ranges", list: true, doc: "Remote, with mobility_role agent or correspondent: the home addresses that the peer may have (RFC 4877, Section 6.1). Where id stands for many peers, each may have any of them; home_addresses at the top of the file gives each its own.", set: homes(func(a *Auth) *[]spd.TS { return &a.HomeAddresses })},
 		{key: "xauth_id", typ: "text", doc: "IKEv1: the own user name for XAuth, with auth: xauth in a local section.", set: text(func(a *Auth) *string { return &a.User })},
 	}
 }

@@ -2,6 +2,7 @@ package conf
 
 import (
 	"iked/crypto/suite"
+	"iked/internal/keyex"
 )
 
 func connectionFields() []field[Connection] {
@@ -39,6 +40,8 @@ func connectionFields() []field[Connection] {
 		{key: "mobike", typ: "yes/no", def: "yes", doc: "Offer and take MOBIKE (RFC 4555): the IKE SA and its CHILD_SAs move when an address of either side changes, a route, or a NAT. IKEv2 only.", set: boolean(func(c *Connection) *bool { return &c.Mobike })},
 		{key: "mobility", typ: "mobike, kbit, reauth", def: "mobike", doc: "How the peer hears of it when a mobility manager moves this side (MIGRATE): mobike: by MOBIKE where that was agreed, else by its own manager; kbit: by its own manager alone; reauth: by a new IKE SA from the new address.", fileOnly: true,
 			set: choice(func(c *Connection) *Mobility { return &c.Mobility }, []string{"mobike", "kbit", "reauth"}, MobilityMOBIKE, MobilityKBit, MobilityReauth)},
+		{key: "mobility_role", typ: "none, mobile, agent, correspondent", def: "none", doc: "This side's part in Mobile IPv6 (RFC 4877, with version 1 RFC 3776). With one, the SAs of children in transport mode are between the addresses of local_ts and remote_ts, the home address and the home agent or correspondent node, and not between those of IKE; they stay when IKE moves. mobile: this side has a home address, in local_ts or vips. agent and correspondent: the peer may only have the home addresses that are permitted to its identity (home_addresses), or that a pool gave it.",
+			set: choice(func(c *Connection) *keyex.MobilityRole { return &c.MobilityRole }, []string{"none", "mobile", "agent", "correspondent"}, keyex.RoleNone, keyex.RoleMobile, keyex.RoleAgent, keyex.RoleCorrespondent)},
 		{key: "dpd_delay", typ: "time", def: "0", doc: "Check that the peer lives after that much silence; 0: never, but every 30s when a child has start: always, or packets make its SAs.", set: duration(func(c *Connection) *timeDuration { return &c.DPDDelay })},
 		{key: "dpd_timeout", typ: "time", def: "0", doc: "About IKEv1 only; IKEv2 uses the retransmission schedule.", set: checkOnly[Connection](ParseTime)},
 		{key: "fragmentation", typ: "yes, accept, force, no", def: "yes", doc: "IKE fragmentation (RFC 7383). accept: announce it, but never send fragments. force means yes.",

@@ -60,6 +60,7 @@ func Parse(file string, data []byte, now time.Time) (*Config, Faults) {
 	}
 	l.psks = NewPSKs(c.Secrets)
 	l.impliedAuth(c)
+	l.takeHomes(c)
 	l.validate(c)
 	l.permissions(file)
 	slices.SortStableFunc(l.faults, func(a, b *Fault) int {
@@ -110,6 +111,7 @@ type document struct {
 	Pools       []map[string]any `mapstructure:"pools"`
 	Authorities []map[string]any `mapstructure:"authorities"`
 	Radius      []map[string]any `mapstructure:"radius"`
+	Homes       []map[string]any `mapstructure:"home_addresses"`
 	Log         map[string]any   `mapstructure:"log"`
 	Control     map[string]any   `mapstructure:"control"`
 	Datapath    map[string]any   `mapstructure:"datapath"`
@@ -170,6 +172,8 @@ func (l *loader) document(c *Config, root *node, file string) {
 			})
 		case "secrets":
 			secrets = l.secrets(e.val, p)
+		case "home_addresses":
+			c.Homes = l.homeList(e.val, p)
 		case "log":
 			sections(e.val, p, e.key, func(t *Tree) { fill(l, logFields(), &c.Log, t, nil) })
 		case "control":
@@ -185,7 +189,7 @@ func (l *loader) document(c *Config, root *node, file string) {
 		}
 	}
 	fill(l, globalFields(), &c.Global, l.tree("", rest, top, ""), nil,
-		"connections", "secrets", "pools", "authorities", "radius", "log", "control", "datapath", "limits", "retransmit")
+		"connections", "secrets", "pools", "authorities", "radius", "home_addresses", "log", "control", "datapath", "limits", "retransmit")
 	for _, s := range secrets {
 		l.secret(c, s)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"iked/crypto/suite"
 	"iked/internal/ident"
+	"iked/internal/keyex"
 	"iked/internal/pki"
 	"iked/internal/secret"
 	"iked/spd"
@@ -29,6 +30,8 @@ type Config struct {
 	Authorities []*Authority
 	// Radius are the servers that know users of XAuth, in the order of preference.
 	Radius []*Radius
+	// Homes binds home addresses to identities: the list home_addresses.
+	Homes []Home
 	// File is the file that this was read from, "" for none.
 	File string
 }
@@ -168,7 +171,11 @@ type Connection struct {
 	Encap       bool         // force UDP encapsulation
 	Mobike      bool
 	Mobility    Mobility
-	DPDDelay    time.Duration // 0: off
+	// MobilityRole is this side's part in Mobile IPv6.
+	MobilityRole keyex.MobilityRole
+	// Homes is the list home_addresses of the file, for a role that needs it.
+	Homes    []Home
+	DPDDelay time.Duration // 0: off
 	// IfIDIn and IfIDOut are those of children that give none.
 	IfIDIn, IfIDOut uint32
 	// Fragmentation of IKE messages (RFC 7383).
@@ -328,7 +335,9 @@ type Auth struct {
 	Keytab, CCache string
 	text           string // of the key id
 	Users          Users  // who knows the peer's user
-	pos            Pos
+	// HomeAddresses are those that the peer may have, with any protocol and port.
+	HomeAddresses []spd.TS
+	pos           Pos
 }
 
 // Mode is the mode of a child.

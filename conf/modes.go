@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"iked/crypto/suite"
+	"iked/internal/keyex"
 )
 
 // checkShunt refuses the keys of SAs for a child that is a policy alone.
@@ -121,6 +122,10 @@ func (l *loader) checkMode(c *Connection, ch *Child) {
 				l.fault(ch.pos.sub(side.key, 0), "write one address, or dynamic; ports and protocols may differ; or use mode: tunnel", "mode beet has one pair of inner addresses, and %s has more than one", side.key)
 			}
 		}
+		return
+	}
+	if c.MobilityRole != keyex.RoleNone {
+		l.checkHomeTS(c, ch)
 		return
 	}
 	// RFC 4301, Section 4.1: transport mode is for the traffic of the hosts.

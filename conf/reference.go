@@ -28,6 +28,8 @@ func WriteReference(w io.Writer) error {
 	r.text("A secret without `id` is anybody's. One with `id` is used when one of the identities is the peer's, or all of them are this side's; the best match of the peer wins.\n")
 	r.text("## pools\n\nA list; each has a `name`. Beside the keys here, a number is a key: the attribute of that type, its values addresses, subnets or text.\n")
 	table(r, poolFields())
+	r.text("## home_addresses\n\nA list: which home addresses of Mobile IPv6 peers may have, for all connections of the file with `mobility_role` agent or correspondent, beside `home_addresses` of their remote sections.\n")
+	table(r, homeFields())
 	r.text("## authorities\n\nA list; each has a `name`.\n")
 	table(r, authorityFields())
 	r.text("## radius\n\nA list; each has a `name`. RADIUS servers (RFC 2865) that know the users of connections with `auth: xauth-radius`; the first one that answers decides.\n")

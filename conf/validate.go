@@ -74,6 +74,7 @@ func (l *loader) checkConnection(c *Connection) {
 		}
 	}
 	l.checkVersion(c)
+	l.checkMobility(c)
 	for _, ch := range c.Children {
 		l.checkChild(c, ch)
 	}
@@ -157,7 +158,7 @@ func (l *loader) checkPools(c *Config, known map[string]bool, conn *Connection) 
 
 // checkAddresses warns when who gets a virtual address may use others as well.
 func (l *loader) checkAddresses(conn *Connection) {
-	if len(conn.Pools) == 0 {
+	if len(conn.Pools) == 0 || conn.needsHomes() {
 		return
 	}
 	for _, ch := range conn.Children {

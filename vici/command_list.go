@@ -10,6 +10,7 @@ import (
 	"iked/conf"
 	"iked/internal/engine"
 	"iked/internal/ident"
+	"iked/internal/keyex"
 	"iked/internal/pki"
 	"iked/spd"
 	"iked/vici/wire"
@@ -71,6 +72,9 @@ func connSection(cn *conf.Connection) wire.Message {
 	if cn.DPDDelay != 0 {
 		m.SetInt("dpd_delay", seconds(cn.DPDDelay))
 	}
+	if cn.MobilityRole != keyex.RoleNone {
+		m.Set("mobility_role", cn.MobilityRole.String())
+	}
 	rounds(&m, "local", cn.Local)
 	rounds(&m, "remote", cn.Remote)
 	for _, k := range cn.Children {
@@ -129,6 +133,9 @@ func rounds(m *wire.Message, side string, list []*conf.Auth) {
 			r.Set("ca_id", printable(a.CAID.String()))
 		}
 		r.SetList("groups")
+		if len(a.HomeAddresses) > 0 {
+			selectors(&r, "home_addresses", a.HomeAddresses)
+		}
 		r.SetList("cert_policy", a.CertPolicy...)
 		r.SetList("certs", subjects(a.Certs)...)
 		r.SetList("cacerts", subjects(a.CACerts)...)

@@ -347,6 +347,9 @@ func (a *app) connectionsCommand() *cobra.Command {
 					fmt.Fprintf(w, "%s: %s, %s\n", v.Name, v.Version, upDown(v.Up))
 					fmt.Fprintf(w, "  local:  %s, %s, id %s\n", strings.Join(v.LocalAddrs, " "), orUnset(v.LocalAuth), orUnset(v.LocalID))
 					fmt.Fprintf(w, "  remote: %s, %s, id %s\n", strings.Join(v.RemoteAddrs, " "), orUnset(v.RemoteAuth), orUnset(v.RemoteID))
+					if v.Role != "" {
+						fmt.Fprintf(w, "  Mobile IPv6: %s\n", strings.Join(append([]string{v.Role}, v.HomeAddresses...), " "))
+					}
 					for _, k := range v.Children {
 						fmt.Fprintf(w, "  %s: %s, %s, %s === %s\n", k.Name, upDown(k.Up), k.Mode, strings.Join(k.LocalTS, " "), strings.Join(k.RemoteTS, " "))
 					}

@@ -99,16 +99,19 @@ type trafView struct {
 }
 
 type connView struct {
-	Name        string          `json:"name"`
-	Version     string          `json:"version"`
-	LocalAddrs  []string        `json:"local_addrs"`
-	RemoteAddrs []string        `json:"remote_addrs"`
-	LocalID     string          `json:"local_id"`
-	RemoteID    string          `json:"remote_id"`
-	LocalAuth   string          `json:"local_auth"`
-	RemoteAuth  string          `json:"remote_auth"`
-	Up          bool            `json:"up"`
-	Children    []connChildView `json:"children"`
+	Name        string   `json:"name"`
+	Version     string   `json:"version"`
+	LocalAddrs  []string `json:"local_addrs"`
+	RemoteAddrs []string `json:"remote_addrs"`
+	LocalID     string   `json:"local_id"`
+	RemoteID    string   `json:"remote_id"`
+	LocalAuth   string   `json:"local_auth"`
+	RemoteAuth  string   `json:"remote_auth"`
+	// Role is this side's part in Mobile IPv6, HomeAddresses what the peer may have.
+	Role          string          `json:"mobility_role,omitempty"`
+	HomeAddresses []string        `json:"home_addresses,omitempty"`
+	Up            bool            `json:"up"`
+	Children      []connChildView `json:"children"`
 }
 
 type connChildView struct {
@@ -268,7 +271,8 @@ func connViews(m wire.Message) []connView {
 			RemoteID:    text(remote, "id"),
 			LocalAuth:   text(local, "class"),
 			RemoteAuth:  text(remote, "class"),
-			Children:    []connChildView{},
+			Role:        text(s, "mobility_role"), HomeAddresses: list(remote, "home_addresses"),
+			Children: []connChildView{},
 		}
 		kids := section(s, "children")
 		for _, k := range kids {

@@ -194,7 +194,7 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 		InitialContact: c.Unique != conf.UniqueNever, HalfOpen: g.Limits.HalfOpenTimeout,
 		Retransmit: ikev2.Retransmit{Timeout: g.Retransmit.Timeout, Base: g.Retransmit.Base,
 			Tries: g.Retransmit.Tries, Max: g.Retransmit.Max, Jitter: g.Retransmit.Jitter},
-		Ref: c,
+		Role: c.MobilityRole, Homes: homesOf(c), Ref: c,
 	}
 	if c.RekeyTime > 0 {
 		cfg.Rekey = ikev2.Lifetime{Rekey: c.RekeyTime, Hard: c.RekeyTime + c.OverTime, Jitter: c.RandTime}
@@ -218,12 +218,29 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 		if ch.Mode == conf.ModePass || ch.Mode == conf.ModeDrop {
 			continue // policies without SAs
 		}
-		cfg.Children = append(cfg.Children, childConfig(ch))
+		child := childConfig(ch)
+		// A tunnel between the addresses of IKE is none for what is between a home address
+		// and its peer.
+		child.ModeRequired = child.ModeRequired || cfg.OwnEnds(child.Mode)
+		cfg.Children = append(cfg.Children, child)
 		if (ch.Start == conf.StartAlways || c.PerPacket(ch)) && cfg.DPDDelay == 0 {
 			cfg.DPDDelay = dpdAlways
 		}
 	}
 	return cfg
+}
+
+// homesOf are the home addresses that the peers of a connection may have: those of the
+// remote section whoever of it the peer is, and those of the list by identity.
+func homesOf(c *conf.Connection) []keyex.Home {
+	var out []keyex.Home
+	if list := c.HomeTS(); len(list) > 0 {
+		out = append(out, keyex.Home{ID: c.Remote[0].ID, Addrs: list})
+	}
+	for _, h := range c.Homes {
+		out = append(out, keyex.Home{ID: h.ID, Addrs: h.Addrs})
+	}
+	return out
 }
 
 // v1Config is what only IKEv1 knows: a second round of authentication, or an only

@@ -143,7 +143,11 @@ type Config struct {
 	FragmentSize  int // largest IKE datagram including IP and UDP headers; 0: 1280 (v6) and 576… as RFC 7383, Section 2.5.1 says
 	ForceEncap    bool
 	// Mobike offers and takes MOBIKE (RFC 4555).
-	Mobike      bool
+	Mobike bool
+	// Role is this side's part in Mobile IPv6, Homes the home addresses that peers may
+	// have.
+	Role        MobilityRole
+	Homes       []Home
 	SendCertReq bool
 	SendCert    SendCert
 	// VIPs asks for virtual addresses as initiator: an unspecified address of a
@@ -378,6 +382,9 @@ type Child struct {
 	// encapsulation is used.
 	LocalAddr, RemoteAddr netip.AddrPort
 	Encap                 bool
+	// OwnEnds: the outer addresses are those of the selectors, without ports, and stay
+	// when the IKE SA moves (RFC 4877, Section 3).
+	OwnEnds bool
 	// NoTFC: the peer sent ESP_TFC_PADDING_NOT_SUPPORTED.
 	NoTFC     bool
 	Initiator bool // of the exchange that made it

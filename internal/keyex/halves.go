@@ -77,14 +77,15 @@ func (q *Queue) AskIdle(c *Child, then func(now, until time.Time)) {
 	})
 }
 
-// RelocateChild gives a CHILD_SA of the lists the outer addresses that its SAs have.
+// RelocateChild gives a CHILD_SA of the lists the outer addresses that its SAs have,
+// unless they are its own.
 func (q *Queue) RelocateChild(t ChildRelocated, lists ...[]*Child) {
 	if !t.Local.IsValid() || t.Local.Is4() != t.Remote.Is4() {
 		return
 	}
 	for _, list := range lists {
 		for _, c := range list {
-			if c.SPIIn == t.SPI {
+			if c.SPIIn == t.SPI && !c.OwnEnds {
 				c.LocalAddr, c.RemoteAddr = netip.AddrPortFrom(t.Local, c.LocalAddr.Port()), netip.AddrPortFrom(t.Remote, c.RemoteAddr.Port())
 				q.Tell(MoveChild{Child: c})
 			}

@@ -1,0 +1,80 @@
+package conf
+
+import (
+	"slices"
+
+	"iked/internal/keyex"
+	"iked/spd"
+)
+
+// needsHomes tells whether peers may only have home addresses that are permitted.
+func (c *Connection) needsHomes() bool {
+	return c.MobilityRole == keyex.RoleAgent || c.MobilityRole == keyex.RoleCorrespondent
+}
+
+// takeHomes gives the connections that need it the list home_addresses.
+func (l *loader) takeHomes(c *Config) {
+	used := false
+	for _, conn := range c.Connections {
+		if conn.needsHomes() {
+			conn.Homes, used = c.Homes, true
+		}
+	}
+	if len(c.Homes) > 0 && !used {
+		l.warn(c.Homes[0].pos, "set mobility_role: agent or correspondent in a connection", "home_addresses are for peers of a home agent or correspondent node, and no connection has that role")
+	}
+}
+
+// checkMobility holds the role in Mobile IPv6 against the other keys.
+func (l *loader) checkMobility(c *Connection) {
+	role := c.pos.sub("mobility_role", 0)
+	for i, side := range [][]*Auth{c.Local, c.Remote} {
+		for _, a := range side {
+			if len(a.HomeAddresses) > 0 && (i == 0 || !c.needsHomes()) {
+				l.fault(a.pos.sub("home_addresses", 0), "move it to remote, with mobility_role: agent or correspondent", "home_addresses are what a home agent or correspondent node permits its peer")
+			}
+		}
+	}
+	if c.MobilityRole == keyex.RoleNone {
+		return
+	}
+	if c.Version == VersionKINK {
+		l.fault(role, "remove it, or set version to 2 or 1", "mobility_role is about IKE: KINK has no peer but the one at the address of its principal")
+		return
+	}
+	if c.needsHomes() && len(c.Homes) == 0 && len(c.Pools) == 0 && !slices.ContainsFunc(c.Remote, func(a *Auth) bool { return len(a.HomeAddresses) > 0 }) {
+		l.fault(role, "add home_addresses to the remote section or at the top of the file, or pools", "no home address is permitted to any peer, and the %v refuses every other one", c.MobilityRole)
+	}
+	for _, ch := range c.Children {
+		if ch.Mode != ModeTransport {
+			continue
+		}
+		if c.Encap {
+			l.fault(c.pos.sub("encap", 0), "remove encap", "encap puts ESP into UDP between the addresses of IKE, and %s in transport mode is between a home address and its peer", ch.Name)
+		}
+		dynamic := func(t TS) bool { return t.Dynamic }
+		if c.MobilityRole == keyex.RoleMobile && len(c.VIPs) == 0 && slices.ContainsFunc(ch.Local, dynamic) {
+			l.fault(ch.pos.sub("local_ts", 0), "write the home address, or add vips for one that the home agent gives", "the role mobile needs a home address, and dynamic stands for the care-of address here")
+		}
+	}
+}
+
+// checkHomeTS holds the selectors of transport mode against the role: on each side
+// they come down to one address, the peer's by what is negotiated.
+func (l *loader) checkHomeTS(c *Connection, ch *Child) {
+	wide := func(t TS) bool { return !t.Dynamic && !t.IsHost() }
+	if slices.ContainsFunc(ch.Local, wide) {
+		l.fault(ch.pos.sub("local_ts", 0), "write one address, or use mode: tunnel", "mode transport is between two addresses, and local_ts has a subnet")
+	}
+	if c.MobilityRole == keyex.RoleMobile && slices.ContainsFunc(ch.Remote, wide) {
+		l.fault(ch.pos.sub("remote_ts", 0), "write dynamic or the address of the home agent, or use mode: tunnel", "mode transport is between two addresses, and remote_ts has a subnet")
+	}
+}
+
+// HomeTS are the home addresses of the remote sections, any protocol and port.
+func (c *Connection) HomeTS() (out []spd.TS) {
+	for _, a := range c.Remote {
+		out = append(out, a.HomeAddresses...)
+	}
+	return out
+}

@@ -1,0 +1,105 @@
+package conf
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"iked/internal/keyex"
+	"iked/spd"
+)
+
+// roleConf is a connection with a role and one child.
+func roleConf(conn, remote, child, top string) string {
+	return `
+connections:
+  - name: c
+    remote_addrs: ['2001:db8::1']
+    ` + conn + `
+    local: {id: a, auth: psk}
+    remote: {id: b, auth: psk` + remote + `}
+    children: [{name: n, mode: transport, ` + child + `}]
+secrets: [{psk: "a-long-secret"}]
+` + top
+}
+
+// Keys of Mobile IPv6 that contradict others are faults, at the key that is to blame.
+func TestContradictionsOfMobility(t *testing.T) {
+	const permits = ", home_addresses: ['2001:db8:1::5']"
+	for _, x := range []struct{ conn, remote, child, top, key, want string }{
+		{"mobility_role: router", "", "", "", "mobility_role", "expected one of none, mobile, agent, correspondent"},
+		{"version: kink\n    mobility_role: mobile", "", "local_ts: ['2001:db8:1::5']", "", "mobility_role", "KINK has no peer but the one"},
+		{"mobility_role: agent", "", "", "", "mobility_role", "no home address is permitted to any peer"},
+		{"mobility_role: correspondent", "", "", "", "mobility_role", "no home address is permitted to any peer"},
+		{"mobility_role: mobile", permits, "local_ts: ['2001:db8:1::5']", "", "home_addresses", "what a home agent or correspondent node permits its peer"},
+		{"", permits, "", "", "home_addresses", "what a home agent or correspondent node permits its peer"},
+		{"mobility_role: agent", ", home_addresses: [home.example.org]", "", "", "home_addresses[0]", "expected an address, a subnet or a range"},
+		{"mobility_role: agent", ", home_addresses: ['%any']", "", "", "home_addresses[0]", "expected an address, a subnet or a range"},
+		{"mobility_role: mobile", "", "local_ts: [dynamic]", "", "local_ts", "dynamic stands for the care-of address"},
+		{"mobility_role: mobile", "", "local_ts: ['2001:db8:1::/64']", "", "local_ts", "local_ts has a subnet"},
+		{"mobility_role: mobile", "", "local_ts: ['2001:db8:1::5'], remote_ts: ['2001:db8::/64']", "", "remote_ts", "remote_ts has a subnet"},
+		{"mobility_role: agent", permits, "local_ts: ['2001:db8::/64']", "", "local_ts", "local_ts has a subnet"},
+		{"mobility_role: agent\n    encap: yes", permits, "", "", "encap", "between a home address and its peer"},
+		{"mobility_role: agent", "", "", "home_addresses: [{id: b}]", "home_addresses[0]", "expected both id and addrs"},
+		{"mobility_role: agent", "", "", "home_addresses: [{addrs: ['2001:db8:1::5']}]", "home_addresses[0]", "expected both id and addrs"},
+		{"mobility_role: agent", "", "", "home_addresses: [b]", "home_addresses[0]", "expected an identity with its home addresses"},
+		{"mobility_role: agent", "", "", "home_addresses: {b: x}", "home_addresses", "expected a list"},
+	} {
+		_, faults := Parse("/nowhere/iked.yaml", []byte(roleConf(x.conn, x.remote, x.child, x.top)), testNow)
+		if !slices.ContainsFunc(faults, func(f *Fault) bool {
+			return !f.Warning && (f.Key == x.key || strings.HasSuffix(f.Key, "."+x.key)) && strings.Contains(f.Message, x.want)
+		}) {
+			t.Errorf("%s / %s / %s / %s: expected a fault at %s with %q, found\n%v", x.conn, x.remote, x.child, x.top, x.key, x.want, faults)
+		}
+	}
+}
+
+// What a home agent permits comes from the remote section and from the list at the top,
+// and a change of either replaces the connection; a role lets transport mode have a
+// prefix of home addresses, or one that a pool gives.
+func TestHomeAddresses(t *testing.T) {
+	load := func(text string) *Config {
+		t.Helper()
+		c, faults := Parse("/nowhere/iked.yaml", []byte(text), testNow)
+		if faults.Failed() {
+			t.Fatal(faults)
+		}
+		return c
+	}
+	agent := func(top string) string {
+		return roleConf("mobility_role: agent", ", home_addresses: ['2001:db8:1::5', '2001:db8:2::/64']", "remote_ts: ['2001:db8:1::/64[135/5]', dynamic]", top)
+	}
+	c := load(agent("home_addresses: [{id: '*.example.org', addrs: ['2001:db8:1::10-2001:db8:1::1f']}]"))
+	conn := c.Connections[0]
+	if conn.MobilityRole != keyex.RoleAgent || len(conn.HomeTS()) != 2 || !conn.HomeTS()[0].IsHost() || len(conn.Homes) != 1 || conn.Homes[0].Addrs[0].String() != "2001:db8:1::10/124" {
+		t.Errorf("%+v", conn)
+	}
+	if ts := conn.Children[0].Remote[0]; ts.Proto != 135 || ts.PortFrom != 5<<8 || ts.PortTo != 5<<8 {
+		t.Errorf("the selector is %v", ts)
+	}
+	d := Diff(c, load(agent("")))
+	if len(d.Changed) != 1 || !slices.Equal(d.Changed[0].Keys, []string{"home_addresses"}) {
+		t.Errorf("the plan of a reload is %v", d.Lines())
+	}
+	_, faults := Parse("/nowhere/iked.yaml", []byte(roleConf("", "", "", "home_addresses: [{id: b, addrs: ['2001:db8:1::5']}]")), testNow)
+	if len(faults) != 1 || !faults[0].Warning || !strings.Contains(faults[0].Message, "no connection has that role") {
+		t.Errorf("a list that nobody uses: %v", faults)
+	}
+	load(roleConf("mobility_role: mobile\n    vips: ['::']", "", "local_ts: ['dynamic[135/5]']", ""))
+}
+
+// The control protocol takes the role and the addresses as a file does.
+func TestHomeAddressesByControl(t *testing.T) {
+	got, err := LoadConns(conn("ha", kv("mobility_role", "agent"), section("local", kv("auth", "psk")),
+		section("remote", kv("auth", "psk"), kv("id", "*.example.org"), list("home_addresses", "2001:db8:1::/64")),
+		section("children", section("bu", kv("mode", "transport"), list("local_ts", "2001:db8::1[135/6]"), list("remote_ts", "2001:db8:1::/64[135/5]")))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := got[0]; c.MobilityRole != keyex.RoleAgent || len(c.HomeTS()) != 1 || c.HomeTS()[0] != spd.FromPrefix(c.HomeTS()[0].AppendPrefixes(nil)[0]) {
+		t.Errorf("%+v", c)
+	}
+	if _, err := LoadConns(conn("ha", kv("mobility_role", "agent"), section("remote", kv("auth", "psk")))); err == nil {
+		t.Error("a home agent that permits nothing is taken")
+	}
+}
