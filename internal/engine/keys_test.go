@@ -39,6 +39,7 @@ func keyCases() map[string]map[string]keyCase {
 	const kerberos, kink = "internal/engine/kink_test.go:TestKerberosFollowsTheConfiguration", "kink/compat_test.go:TestRacoon2Peer"
 	const bound, confRoute = "internal/engine/route_test.go:TestBoundSA", "conf/route_test.go:TestIfIDs"
 	const radiusDaemon = "internal/daemon/users_test.go:TestRadiusFollowsTheConfiguration"
+	const homes = "conf/mobility_test.go:TestHomeAddresses"
 	return map[string]map[string]keyCase{
 		"Top level": {
 			"port_kink": at(kerberos), "krb5_conf": at(kerberos), "krb5_etypes": at(kerberos), "port": v("501"), "port_nat_t": v("4501"), "backend": at("internal/daemon/choose_test.go:TestChoose"),
@@ -47,7 +48,7 @@ func keyCases() map[string]map[string]keyCase {
 		"connections": {
 			"version": v("1"), "local_addrs": v("[192.0.2.9]"), "remote_addrs": v("[192.0.2.9]"), "local_port": v("4500"), "remote_port": v("4500"),
 			"proposals": v("[aes128-sha256-modp2048]"), "vips": v("[0.0.0.0]"), "aggressive": {value: "yes", with: "version: 1"}, "aggressive_psk": {value: "yes", with: "version: 1\naggressive: yes"}, "pull": {value: "no", with: "version: 1"}, "proposal_check": {value: "exact", with: "version: 1"}, "unity": {value: "yes", with: "version: 1\nvips: [0.0.0.0]"}, "kink_compat": at(kink), "kink_user_to_user": at("internal/engine/kink_test.go:TestKINKUserToUser"), "kink_gss": no("allow"), "dscp": v("'101110'"),
-			"encap": v("yes"), "mobike": v("no"), "mobility": at("internal/engine/migrate_test.go:TestMobilityKey"), "dpd_delay": v("10s"), "dpd_timeout": {nothing: "IKEv1 only"},
+			"encap": v("yes"), "mobike": v("no"), "mobility": at("internal/engine/migrate_test.go:TestMobilityKey"), "mobility_role": {value: "agent", with: "pools: [p]"}, "dpd_delay": v("10s"), "dpd_timeout": {nothing: "IKEv1 only"},
 			"fragmentation": v("no"), "childless": no("force"), "send_certreq": v("no"), "send_cert": v("always"), "ocsp": no("both"),
 			"ppk_id": no("x"), "ppk_required": no("yes"), "keyingtries": at("internal/engine/keys_act_test.go:TestKeyingTries"),
 			"unique": at("internal/engine/operate_test.go:TestUnique"), "reauth_time": v("1h"), "rekey_time": v("1h"), "over_time": v("9m"), "rand_time": v("3m"),
@@ -56,7 +57,7 @@ func keyCases() map[string]map[string]keyCase {
 		"connections: local and remote": {
 			"keytab": at(kerberos), "ccache": at(kerberos), "round": {nothing: "Order of the rounds"}, "auth": at("ikev2/features_test.go:TestAuthClass"), "id": v("other"), "certs": at("conf/creds_test.go:TestLoadCertAndKey"),
 			"cacerts": at(pkiTest), "ca_id": v("'CN=x'"), "revocation": v("strict"), "cert_policy": v("[1.2.3]"), "pubkeys": no("[x]"), "groups": no("[x]"),
-			"eap_id": no("x"), "aaa_id": no("x"), "xauth_id": at("ikev1/xauth_test.go:TestXAuth"),
+			"eap_id": no("x"), "aaa_id": no("x"), "xauth_id": at("ikev1/xauth_test.go:TestXAuth"), "home_addresses": at(homes),
 		},
 		"connections: children": {
 			"start": v("on-demand"), "fail": at("internal/engine/keys_act_test.go:TestFailOfEachChild"), "ah_proposals": v("[sha256]"), "esp_proposals": v("[aes128-sha256]"), "local_ts": v("[10.9.0.0/16]"),
@@ -89,8 +90,9 @@ func keyCases() map[string]map[string]keyCase {
 			"address": at(radiusDaemon), "auth_port": at(radiusDaemon), "secret": at(radiusDaemon), "nas_identifier": at(radiusDaemon),
 			"retransmit_timeout": at(radiusDaemon), "retransmit_tries": at(radiusDaemon), "retransmit_base": at(radiusDaemon),
 		},
-		"log":     {"level": at(daemon), "format": at("internal/daemon/daemon_test.go:TestLogFields")},
-		"control": {"socket": at("internal/daemon/daemon_test.go:TestControlSocket"), "owner": at(daemon), "group": at(daemon), "mode": at(daemon)},
+		"home_addresses": {"id": at(homes), "addrs": at(homes)},
+		"log":            {"level": at(daemon), "format": at("internal/daemon/daemon_test.go:TestLogFields")},
+		"control":        {"socket": at("internal/daemon/daemon_test.go:TestControlSocket"), "owner": at(daemon), "group": at(daemon), "mode": at(daemon)},
 		"datapath": {"mtu": at(daemon), "queues": at(daemon), "device": at(daemon), "table": at(daemon), "rule_priority": at(daemon), "mark": at(daemon),
 			"hop_limit": at(daemon), "reassembly_memory": at(daemon), "acquire_queue": at(daemon)},
 		"limits": {"half_open": at("internal/engine/strangers_test.go:TestHalfOpenFlood"), "half_open_per_source": at("internal/engine/strangers_test.go:TestHalfOpenPerSource"),
