@@ -63,6 +63,7 @@ func (p *phase1) aggressive2(now time.Time, in *incoming) {
 				list = append(list, p.proof)
 				p.x.next = nil
 				p.send(now, true, list...)
+				sa.settle(now)
 				p.established(now)
 			})
 		})

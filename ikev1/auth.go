@@ -184,6 +184,7 @@ func (p *phase1) takeProof(now time.Time, in *incoming, then func(now time.Time)
 	}
 	in.accept()
 	p.over = sa.initiator && p.x.kind == message.ExchangeMain
+	p.proving = p.over || !sa.initiator && p.x.kind == message.ExchangeAggressive
 	if !p.admit(now) {
 		return
 	}

@@ -78,6 +78,9 @@ func (sa *SA) receive(now time.Time, d keyex.Datagram) {
 	}
 	x := sa.find(h)
 	if x == nil {
+		if sa.early(h, d) {
+			return
+		}
 		if x = sa.begun(now, h); x == nil {
 			return
 		}

@@ -72,6 +72,9 @@ func (sa *SA) NextDeadline() time.Time {
 	if sa.first != nil {
 		add(sa.first.due)
 	}
+	if sa.state == keyex.Established && len(sa.waiting) > 0 {
+		add(sa.quickAt)
+	}
 	for _, x := range sa.exchanges {
 		add(x.due, x.end)
 	}

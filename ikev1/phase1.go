@@ -45,8 +45,10 @@ type phase1 struct {
 	idBody     []byte       // of the peer's ID payload, as it came
 	proof      message.Payload
 
-	over    bool // the peer is through with phase 1, and reads what is encrypted
-	garbled bool // a message could not be read after decryption
+	proving bool             // the peer's proof is being checked, the last of its messages
+	early   []keyex.Datagram // that came meanwhile
+	over    bool             // the peer is through with phase 1, and reads what is encrypted
+	garbled bool             // a message could not be read after decryption
 	hinted  message.NotifyType
 }
 
@@ -258,12 +260,18 @@ func (p *phase1) established(now time.Time) {
 	sa.finish(now, p.x)
 	p.x.end = time.Time{} // as long as the SA
 	sa.contact = p.contact
+	early := p.early
 	sa.p1.destroy()
 	sa.p1 = nil
 	sa.timers = timers{halfOpen: now.Add(halfOpenTime)}
 	// Aggressive Mode cannot carry it (RFC 2407, Section 4.6.3): Quick Mode will.
 	sa.tellContact = sa.initiator && sa.first.kind == message.ExchangeAggressive && sa.cfg.InitialContact && sa.parent == nil
 	sa.behindPhase1(now)
+	for _, d := range early {
+		if !sa.closed {
+			sa.receive(now, d)
+		}
+	}
 }
 
 // ready is the end of all that comes before Quick Mode.

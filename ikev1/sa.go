@@ -59,6 +59,7 @@ type SA struct {
 	lastError   message.NotifyType // that the peer notified and that was about no Quick Mode of ours; 0: none
 	refusal     *trace.Failure     // why the user was refused, of which the client is being told
 	later       []pending          // children that wait for the end of phase 1
+	quickAt     time.Time          // Quick Modes of ours begin then
 
 	// Virtual addresses that we were given, and that the peer was; see modecfg.go.
 	vipLocal, vipRemote []netip.Prefix
@@ -172,7 +173,7 @@ func (sa *SA) start(now time.Time, t keyex.Task) {
 
 // pump begins what waited for the ISAKMP SA.
 func (sa *SA) pump(now time.Time) {
-	for sa.state == keyex.Established && len(sa.waiting) > 0 && !sa.closed && sa.mayInitiate() {
+	for sa.state == keyex.Established && len(sa.waiting) > 0 && !sa.closed && !sa.quickAt.After(now) && sa.mayInitiate() {
 		q := sa.waiting[0]
 		sa.waiting = sa.waiting[1:]
 		q.begin(now)

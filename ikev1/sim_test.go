@@ -136,7 +136,10 @@ type host struct {
 	curve   int
 	refuse  bool // the backend takes nothing
 	lastIn  time.Time
-	other   bool // answers FindOther
+	// verifyTakes is how long a proof is being checked, and distrusts that it is wrong.
+	verifyTakes time.Duration
+	distrusts   bool
+	other       bool // answers FindOther
 
 	password  string // of user bob
 	addresses []netip.Prefix
@@ -230,7 +233,13 @@ func (h *host) drain(sa *SA) {
 		case keyex.KeepAlive:
 			h.pings++
 		case keyex.Request:
-			if r := h.do(o.Work); r != nil {
+			r := h.do(o.Work)
+			if _, ok := o.Work.(keyex.Verify); ok && h.verifyTakes > 0 {
+				h.n.later(h.verifyTakes, func() {
+					sa.Resume(h.n.now, o.ID, r)
+					h.drain(sa)
+				})
+			} else if r != nil {
 				sa.Resume(h.n.now, o.ID, r)
 			}
 		case keyex.Event:
@@ -284,7 +293,7 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 		}
 		return keyex.SignReply{Auth: sign(w.Config.Local.ID.String(), w.Octets)}
 	case keyex.Verify:
-		if len(w.Certs) == 0 || string(w.Auth) != string(sign(string(w.Certs[0].Data), w.Octets)) || string(w.Certs[0].Data) != w.ID.String() {
+		if h.distrusts || len(w.Certs) == 0 || string(w.Auth) != string(sign(string(w.Certs[0].Data), w.Octets)) || string(w.Certs[0].Data) != w.ID.String() {
 			return keyex.VerifyReply{Failure: &trace.Failure{Stage: trace.StageAuth, Sentence: "the signature is wrong"}}
 		}
 		return keyex.VerifyReply{}

@@ -83,11 +83,12 @@ func (sa *SA) transact(now time.Time, name string, kind message.CfgType, list []
 	sa.cfgID++
 	id := sa.cfgID
 	x.late = func(now time.Time) {
-		f := sa.refusal
-		if f == nil {
-			f = sa.failure(now, trace.StageReach, "the peer does not answer "+name, "see the peer's log")
-			sa.log(now, trace.Control, true, "%s", f.Sentence)
+		if f := sa.refusal; f != nil {
+			sa.close(now, keyex.Closed{Reason: keyex.CloseFailed, Failure: f})
+			return
 		}
+		f := sa.failure(now, trace.StageReach, "the peer does not answer "+name, "see the peer's log")
+		sa.log(now, trace.Control, true, "%s", f.Sentence)
 		sa.close(now, keyex.Closed{Reason: keyex.CloseTimeout, Failure: f})
 	}
 	x.next = func(now time.Time, in *incoming) {
@@ -127,6 +128,7 @@ func (sa *SA) transaction(x *exchange) func(now time.Time, in *incoming) {
 			if err := sa.sendHashed(now, x, false, nil, &message.Attributes{Kind: a.Kind + 1, Identifier: a.Identifier, List: list}); err != nil {
 				sa.log(now, trace.Control, true, "a Transaction exchange cannot be answered: %v", err)
 			}
+			sa.settle(now)
 		}
 		switch {
 		case a.Kind == message.CfgRequest && user:

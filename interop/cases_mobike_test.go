@@ -31,6 +31,7 @@ var mobikeCases = []testCase{
 			if p.ikedAt == "B" {
 				p.rekeyed(first, true)
 			}
+			p.a.Unanswered = true
 			p.leaveFirst()
 		}, secondA4, "")
 	}}),
