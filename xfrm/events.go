@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iked/internal/backend"
+	"iked/migrate"
 	"iked/migrate/form"
 	"iked/sad"
 	"iked/spd"
@@ -203,13 +204,7 @@ func (b *Backend) event(h heard) {
 			}
 		}
 	case *wire.Migrate:
-		b.resync = true
-		if ev, err := form.FromXFRM(m); err != nil {
-			b.log(true, "a MIGRATE that is not understood: %v", err)
-		} else {
-			b.holdUntil = time.Now().Add(holdTime)
-			b.events.Emit(backend.Migrate{Event: *ev})
-		}
+		b.migrated(form.FromXFRM(m))
 	case *wire.FlushSA, *wire.Dump, *wire.PolicyExpire, *wire.StateMigrate:
 		b.resync = true
 	case *wire.PolicyByID:
@@ -218,6 +213,21 @@ func (b *Backend) event(h heard) {
 		if b.entries[keyOf(&m.PolicyInfo, &m.Attrs)] != nil {
 			b.resync = true
 		}
+	}
+}
+
+// migrated tells that somebody moved SAs and policies, by whichever of the kernel's ways
+// it was heard.
+func (b *Backend) migrated(ev *migrate.Event, err error) {
+	b.resync = true
+	if err != nil {
+		b.counts[migratesRefused]++
+		b.log(true, "a MIGRATE of somebody else is not understood, and not followed: %v", err)
+		return
+	}
+	b.holdUntil = time.Now().Add(holdTime)
+	if !b.events.Emit(backend.Migrate{Event: *ev}) {
+		b.counts[eventsLost]++
 	}
 }
 

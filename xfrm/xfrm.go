@@ -55,6 +55,7 @@ type Backend struct {
 	req    *socket // changes and questions
 	tables *socket // dumps, which take long
 	heard  *listener
+	keys   *keyListener // nil: there is no PF_KEY
 	events backend.Queue
 	paths  *batch.Prober
 	stat   *os.File // xfrm_stat of the network namespace; nil: the kernel has none
@@ -146,6 +147,7 @@ func (b *Backend) start() (err error) {
 	if b.heard, err = newListener(b.req.port); err != nil {
 		return err
 	}
+	b.listenPFKey()
 	if b.stat, err = os.Open("/proc/thread-self/net/xfrm_stat"); err != nil {
 		b.stat = nil // CONFIG_XFRM_STATISTICS is not set
 	}
@@ -165,6 +167,9 @@ func (b *Backend) start() (err error) {
 	b.sweepAt = time.Now().Add(b.opt.Sweep)
 	b.wg.Go(b.heard.run)
 	b.wg.Go(b.handle)
+	if b.keys != nil {
+		b.wg.Go(b.hearPFKey)
+	}
 	b.wg.Go(b.keep)
 	return nil
 }
@@ -174,6 +179,7 @@ func (b *Backend) release() {
 	if b.heard != nil {
 		b.heard.close()
 	}
+	b.keys.close()
 	for _, s := range []*socket{b.req, b.tables} {
 		if s != nil {
 			s.close()
@@ -211,10 +217,11 @@ const (
 	eventsLost
 	repaired // differences that were repaired
 	removed  // SAs that somebody else removed
+	migratesRefused
 	numCounts
 )
 
-var countNames = [numCounts]string{"acquires", "acquires_stale", "acquires_other", "events_lost", "repaired", "sas_removed_by_others"}
+var countNames = [numCounts]string{"acquires", "acquires_stale", "acquires_other", "events_lost", "repaired", "sas_removed_by_others", "migrates_refused"}
 
 // Counters implements backend.Backend: the backend's own counters, and those of
 // the kernel in /proc/net/xfrm_stat under their names there.
@@ -273,6 +280,7 @@ func (b *Backend) Close() error {
 		b.mu.Unlock()
 		close(b.done)
 		b.heard.close()
+		b.keys.close()
 		b.wg.Wait()
 		b.mu.Lock()
 		b.closeErr = errors.Join(b.removeAll(), b.addrs.removeAll(), b.journal.remove())

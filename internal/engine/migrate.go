@@ -16,14 +16,34 @@ import (
 
 // migrates remembers what was heard from the kernel by one of its ways.
 type migrates struct {
-	mu   sync.Mutex
-	once migrate.Once
+	mu    sync.Mutex
+	once  migrate.Once
+	timer *time.Timer // nil: nothing waits for its twin
 }
 
-func (m *migrates) seen(now time.Time, ev *migrate.Event) bool {
+// hear tells whether an event counts now. What waits comes by overdue.
+func (m *migrates) hear(ev *migrate.Event, overdue func()) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.once.Seen(now, ev)
+	now := time.Now()
+	counts := m.once.Hear(now, ev)
+	if due := m.once.Due(); !due.IsZero() && m.timer == nil {
+		m.timer = time.AfterFunc(due.Sub(now), overdue)
+	}
+	return counts
+}
+
+// late are the events that waited long enough.
+func (m *migrates) late(overdue func()) []migrate.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	list := m.once.Overdue(now)
+	m.timer = nil
+	if due := m.once.Due(); !due.IsZero() {
+		m.timer = time.AfterFunc(due.Sub(now), overdue)
+	}
+	return list
 }
 
 // moving is where a MIGRATE said that the SAs of a child are, direction by direction.
@@ -46,12 +66,26 @@ func (e *Engine) Migrate(ctx context.Context, ev migrate.Event) (children, ikes 
 	if err := ev.Check(); err != nil {
 		return 0, 0, err
 	}
-	if e.migrates.seen(time.Now(), &ev) {
+	if !e.migrates.hear(&ev, e.migrateLate) {
 		return 0, 0, nil
 	}
+	return e.follow(ctx, &ev)
+}
+
+// migrateLate follows what PF_KEY alone told.
+func (e *Engine) migrateLate() {
+	for _, ev := range e.migrates.late(e.migrateLate) {
+		if _, _, err := e.follow(e.ctx, &ev); err != nil && e.ctx.Err() == nil {
+			e.warnf(trace.KNL, "%v", err)
+		}
+	}
+}
+
+// follow lets everybody plan and do what follows from an event.
+func (e *Engine) follow(ctx context.Context, ev *migrate.Event) (children, ikes int, err error) {
 	for _, s := range e.shards {
 		if err := s.wait(ctx, func(s *shard) {
-			c, i := s.migrate(&ev)
+			c, i := s.migrate(ev)
 			children, ikes = children+c, ikes+i
 		}); err != nil {
 			return children, ikes, err

@@ -261,3 +261,28 @@ func TestStandingEntriesFollowTheHost(t *testing.T) {
 		only(movedAddr)
 	})
 }
+
+// What netlink loses is followed by what PF_KEY tells, after a moment in which netlink
+// may still tell it; and what PF_KEY tells before netlink does is done once, as netlink
+// has it: a policy of the second SPD is nobody's here.
+func TestMigrateByPFKeyAlone(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    mobike: no\n", ", start: passive"))
+		moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: always"))
+		w.after(2 * time.Second)
+		for _, ev := range told(true, moonAddr, movedAddr, migrate.Out, migrate.In) {
+			ev.Source = migrate.PFKey
+			moon.back.Emit(backend.Migrate{Event: ev})
+			ev.Source, ev.Sub = migrate.Netlink, true
+			moon.back.Emit(backend.Migrate{Event: ev})
+		}
+		w.after(4 * restTime)
+		moon.tunnelBetween(moonAddr, sunAddr, "after events of the second SPD")
+		for _, ev := range told(true, moonAddr, movedAddr, migrate.Out, migrate.In) {
+			ev.Source = migrate.PFKey
+			moon.back.Emit(backend.Migrate{Event: ev})
+		}
+		w.after(4 * restTime)
+		moon.tunnelBetween(movedAddr, sunAddr, "after PF_KEY alone")
+	})
+}

@@ -39,6 +39,12 @@ func malformed(format string, args ...any) error {
 	return fmt.Errorf("SADB_X_MIGRATE: "+format, args...)
 }
 
+// IsPFKeyMigrate tells whether a message of PF_KEY is one for ParsePFKey. One that the
+// kernel answers with an error to whoever asked is none.
+func IsPFKeyMigrate(b []byte) bool {
+	return len(b) >= 3 && b[0] == pfKeyV2 && b[1] == sadbMigrate && b[2] == 0
+}
+
 // ParsePFKey reads one SADB_X_MIGRATE, base header included. Linux writes no ports,
 // no type of policy and no interface into what it broadcasts, so netlink is the
 // better source where there is a choice.

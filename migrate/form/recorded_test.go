@@ -147,14 +147,17 @@ func TestRecordedTwice(t *testing.T) {
 		var once migrate.Once
 		fresh, seen := 0, 0
 		for _, r := range recording(t, file) {
-			switch dup := once.Seen(r.at, r.event); {
-			case dup != (r.pfkey != nil):
-				t.Errorf("%s, %v: known: %t, from %v", file, r.at.Format(time.TimeOnly), dup, r.event.Source)
-			case dup:
-				seen++
-			default:
+			switch counts := once.Hear(r.at, r.event); {
+			case counts == (r.pfkey != nil):
+				t.Errorf("%s, %v: counts: %t, from %v", file, r.at.Format(time.TimeOnly), counts, r.event.Source)
+			case counts:
 				fresh++
+			default:
+				seen++
 			}
+		}
+		if at := once.Due(); !at.IsZero() {
+			t.Errorf("%s: an event of PF_KEY waits until %v", file, at)
 		}
 		if seen != fresh || seen == 0 {
 			t.Errorf("%s: %d events, %d of them heard again", file, fresh, seen)

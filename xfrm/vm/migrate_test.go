@@ -1,0 +1,135 @@
+package vm
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"iked/internal/backend"
+	"iked/internal/testnet"
+	"iked/internal/uml"
+	"iked/migrate"
+	"iked/migrate/form"
+	"iked/spd"
+	"iked/xfrm"
+	"iked/xfrm/wire"
+)
+
+// elsewhere is where the local end goes.
+var elsewhere = netip.MustParseAddr("192.0.2.9")
+
+// moves are the events that move the local end of protection, by direction.
+func moves(dirs ...migrate.Dir) (list []migrate.Event) {
+	for _, d := range dirs {
+		e := migrate.Event{Dir: d, Selector: spd.KernelSelector{Src: netL, Dst: netR}, KM: migrate.Ends{Local: elsewhere, Remote: remote},
+			Entries: []migrate.Entry{{Proto: 50, Mode: spd.Tunnel, ReqID: 7, Old: migrate.Pair{Src: local, Dst: remote}, New: migrate.Pair{Src: elsewhere, Dst: remote}}}}
+		if x := &e.Entries[0]; d != migrate.Out {
+			e.Selector.Src, e.Selector.Dst = netR, netL
+			x.Old, x.New = migrate.Pair{Src: remote, Dst: local}, migrate.Pair{Src: remote, Dst: elsewhere}
+		}
+		list = append(list, e)
+	}
+	return list
+}
+
+// kernelMoves asks the kernel for a MIGRATE by netlink, as a mobility manager does.
+func kernelMoves(ns *testnet.Namespace, ev migrate.Event) error {
+	return ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_XFRM)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		m := wire.AppendMessage(nil, wire.Header{Type: wire.MigrateMsg, Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK, Seq: 1}, form.ToXFRM(&ev))
+		if err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			return err
+		}
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20})
+		buf := make([]byte, 4096)
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			return err
+		}
+		for raw, err := range wire.Messages(buf[:n]) {
+			if err != nil {
+				return err
+			}
+			if ack, err := wire.ParseAck(raw.Header, raw.Body); err != nil || ack.Errno != 0 {
+				return fmt.Errorf("MIGRATE of direction %v: %w: %v", ev.Dir, unix.Errno(ack.Errno), err)
+			}
+		}
+		return nil
+	})
+}
+
+// kernelMovesByPFKey asks for the same by PF_KEY.
+func kernelMovesByPFKey(ns *testnet.Namespace, ev migrate.Event) error {
+	return ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_KEY, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 2)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20})
+		if _, err := unix.Write(fd, form.AppendPFKey(nil, &ev, 1, uint32(unix.Getpid()))); err != nil {
+			return err
+		}
+		buf := make([]byte, 4096)
+		n, err := unix.Read(fd, buf) // the error, or what all sockets are told
+		if err != nil {
+			return err
+		}
+		_, err = form.ParsePFKey(buf[:n])
+		return err
+	})
+}
+
+// A MIGRATE that somebody asks for, by either of the kernel's ways, is heard by both:
+// netlink tells all, PF_KEY all but ports. The backend then finds its SAs where they
+// were moved to: nothing is put into the kernel, and what follows is about the new place.
+func TestMigrateIsHeardByBothWays(t *testing.T) {
+	uml.Require(t)
+	for name, ask := range map[string]func(*testnet.Namespace, migrate.Event) error{"netlink": kernelMoves, "PF_KEY": kernelMovesByPFKey} {
+		t.Run(name, func(t *testing.T) {
+			ns := namespace(t)
+			state := t.TempDir()
+			b := open(t, ns, xfrm.Options{State: state})
+			out := install(t, b, 0x1000)
+			for _, ev := range moves(migrate.Out, migrate.In, migrate.Fwd) {
+				must(t, ask(ns, ev))
+				var heard [2]int
+				for heard[migrate.Netlink] == 0 || heard[migrate.PFKey] == 0 {
+					select {
+					case e := <-b.Events():
+						m, ok := e.(backend.Migrate)
+						if !ok || m.Event.Dir != ev.Dir || len(m.Event.Entries) != 1 || m.Event.Entries[0] != ev.Entries[0] || m.Event.KM != ev.KM || m.Event.Selector != ev.Selector {
+							t.Fatalf("event %+v, expected %+v", e, ev)
+						}
+						heard[m.Event.Source]++
+					case <-time.After(20 * time.Second):
+						t.Fatalf("direction %v: heard by netlink and by PF_KEY: %v", ev.Dir, heard)
+					}
+				}
+			}
+			before := ip(t, ns, "xfrm", "state")
+			id, err := b.UpdateSA(out.ID, backend.Move{Src: elsewhere, Dst: remote})
+			must(t, err)
+			in := out.ID
+			in.Dir, in.SPI, in.Dst = 1, 0x1000, local
+			in, err = b.UpdateSA(in, backend.Move{Src: remote, Dst: elsewhere})
+			must(t, err)
+			if after := ip(t, ns, "xfrm", "state"); after != before || strings.Count(after, "proto esp") != 2 || !strings.Contains(after, "src 192.0.2.9 dst 192.0.2.2") {
+				t.Errorf("SAs before and after the backend was told:\n%s\n%s", before, after)
+			}
+			must(t, b.DeleteSA(id))
+			must(t, b.DeleteSA(in))
+			if s := ip(t, ns, "xfrm", "state"); s != "" {
+				t.Errorf("left in the kernel:\n%s", s)
+			}
+		})
+	}
+}
