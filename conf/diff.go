@@ -296,7 +296,7 @@ func changedKeys[T any](a, b *T) []string {
 	return keys
 }
 
-var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "Proposals": "esp_proposals or ah_proposals", "AH": "ah_proposals", "IPComp": "ipcomp", "PFP": "pfp", "PFPLimit": "pfp_limit", "MarkInSA": "mark_in_sa", "Offload": "hw_offload"}
+var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "Proposals": "esp_proposals or ah_proposals", "AH": "ah_proposals", "IPComp": "ipcomp", "PFP": "pfp", "PFPLimit": "pfp_limit", "OthersPolicies": "policies", "ReqIDIn": "reqid_in", "MarkInSA": "mark_in_sa", "Offload": "hw_offload"}
 
 // keyOf is the key of a field: LocalAddrs is local_addrs.
 func keyOf(name string) string {

@@ -49,7 +49,11 @@ func childFields() []field[Child] {
 		{key: "pfp", typ: "list of local_addr, remote_addr, protocol, local_port, remote_port", list: true, doc: "Selectors that an SA takes from the packet that asked for it, in place of the whole of local_ts and remote_ts (populate from packet, RFC 4301, Section 4.4.1.2): one SA for each distinct value. Needs start: on-demand or passive.", fileOnly: true, set: each(setPFP)},
 		{key: "pfp_limit", typ: "number", def: "256", doc: "Most CHILD_SAs that packets make with pfp, or with remote_addrs that stand for many peers; what asks for more gets none until one goes.", fileOnly: true,
 			set: integer(1, MaxPFP, func(c *Child) *int { return &c.PFPLimit })},
-		{key: "policies", typ: "yes/no", def: "yes", doc: "no is not supported by this version.", set: unsupported[Child]("yes")},
+		{key: "policies", typ: "yes/no", def: "yes", doc: "no: the policies of the child are somebody else's, as a mobility manager's, and are neither put in nor changed nor removed. Its SAs are bound to them by reqid; with start: on-demand, or always, packets that meet a policy of that reqid ask for the SAs. fail then says nothing. Kernel backend only.", set: func(_ *loader, c *Child, it *Item) error {
+			yes, err := parseBool(it.Value)
+			c.OthersPolicies = err == nil && !yes
+			return err
+		}},
 		{key: "policies_fwd_out", typ: "yes/no", def: "no", doc: "yes is not supported by this version.", set: unsupported[Child]("no")},
 		{key: "start_action", typ: "none, trap, start, trap|start", def: "none", doc: "What to do when the configuration is loaded.", set: value(parseAction, func(c *Child) *Action { return &c.StartAction })},
 		{key: "close_action", typ: "none, trap, start, trap|start", def: "none", doc: "What to do when the peer closes the CHILD_SA.", set: value(parseAction, func(c *Child) *Action { return &c.CloseAction })},
@@ -58,7 +62,8 @@ func childFields() []field[Child] {
 		{key: "hostaccess", typ: "yes/no", def: "no", doc: "About updown.", set: unsupported[Child]("no")},
 		{key: "ipcomp", typ: "yes/no", def: "no", doc: "Compress what ESP protects, with DEFLATE, if the peer does as well (RFC 3173). The lengths of packets then tell something of what is in them: whoever can put text into the traffic and sees its packets may guess what else is there.", set: boolean(func(c *Child) *bool { return &c.IPComp })},
 		{key: "inactivity", typ: "time", def: "0, 5m where pfp_limit counts", doc: "Close the CHILD_SA when it carried nothing for that long; 0: never.", set: duration(func(c *Child) *timeDuration { return &c.Inactivity })},
-		{key: "reqid", typ: "number", def: "0", doc: "Fixed request id; 0: chosen.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.ReqID })},
+		{key: "reqid", typ: "number", def: "0", doc: "Fixed request id; 0: chosen. With policies: no it is that of the policies, and must be given; 0 when they have none.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.ReqID })},
+		{key: "reqid_in", typ: "number", def: "as reqid", doc: "With policies: no, the request id of the inbound policy, where each direction has one of its own.", fileOnly: true, set: unsigned(1, 1<<32-1, func(c *Child) *uint32 { return &c.ReqIDIn })},
 		{key: "priority", typ: "number", def: "0", doc: "Priority of the policies, the lowest first; 0: computed.", set: unsigned(0, 1<<32-1, func(c *Child) *uint32 { return &c.Priority })},
 		{key: "label", typ: "text", doc: "Not supported by this version.", set: unsupported[Child]("")},
 		{key: "label_mode", typ: "system, simple, selinux", def: "system", doc: "About label.", set: unsupported[Child]("system")},
@@ -158,7 +163,7 @@ func newChild(name string, pos Pos) *Child {
 
 // complete sets what depends on which keys were given.
 func (c *Child) complete(given map[string]bool) {
-	c.idleGiven = given["inactivity"]
+	c.idleGiven, c.reqIDGiven = given["inactivity"], given["reqid"]
 	if len(c.Proposals) == 0 {
 		c.Proposals, c.AH = c.AH, nil
 	}

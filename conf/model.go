@@ -413,25 +413,28 @@ type Child struct {
 	// (RFC 4301, Section 4.4.1.2).
 	PFP spd.PFP
 	// PFPLimit bounds the CHILD_SAs that packets make.
-	PFPLimit     int
-	Time         TimeLimit
-	Bytes        Limit
-	Packets      Limit
-	Start        Start
-	StartAction  Action
-	CloseAction  Action
-	DPDAction    Action
-	Fail         Fail // FailDefault: the global choice
-	Inactivity   time.Duration
-	ReqID        uint32 // 0: chosen
-	Priority     uint32 // 0: computed
-	TFCPadding   uint32 // octets, or TFCToMTU
-	ReplayWindow uint32
-	SHA256_96    bool
-	IPComp       bool
-	DF           DF // of the tunnel header
-	CopyECN      bool
-	CopyDSCP     CopyDSCP
+	PFPLimit int
+	// OthersPolicies: somebody else has the policies (policies: no).
+	OthersPolicies bool
+	Time           TimeLimit
+	Bytes          Limit
+	Packets        Limit
+	Start          Start
+	StartAction    Action
+	CloseAction    Action
+	DPDAction      Action
+	Fail           Fail // FailDefault: the global choice
+	Inactivity     time.Duration
+	ReqID          uint32 // 0: chosen, or none with OthersPolicies
+	ReqIDIn        uint32 // of inbound SAs with OthersPolicies; 0: as ReqID
+	Priority       uint32 // 0: computed
+	TFCPadding     uint32 // octets, or TFCToMTU
+	ReplayWindow   uint32
+	SHA256_96      bool
+	IPComp         bool
+	DF             DF // of the tunnel header
+	CopyECN        bool
+	CopyDSCP       CopyDSCP
 	// What policies and SAs are bound to; kernel backend only.
 	Interface             string // device to be made, "" none
 	IfIDIn, IfIDOut       uint32 // 0: none
@@ -442,6 +445,7 @@ type Child struct {
 	sameIn, sameOut       bool // set_mark_in, set_mark_out are %same
 	noIfID                bool // no number of its own was given
 	idleGiven             bool // Inactivity was configured
+	reqIDGiven            bool // ReqID was configured
 	pos                   Pos
 }
 

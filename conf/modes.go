@@ -155,6 +155,34 @@ func onePeer(list []TS) bool {
 	return true
 }
 
+// checkPolicies refuses what policies of somebody else cannot have, or what is of
+// those of the daemon.
+func (l *loader) checkPolicies(ch *Child) {
+	if !ch.OthersPolicies {
+		if ch.ReqIDIn != 0 {
+			l.fault(ch.pos.sub("reqid_in", 0), "remove reqid_in, or set policies: no", "the policies of the child are the daemon's, and have one request id for both directions")
+		}
+		return
+	}
+	at := ch.pos.sub("policies", 0)
+	switch {
+	case !ch.SAs():
+		l.fault(at, "remove policies", "a child that passes or drops its traffic is a policy, and nothing is left of it without")
+	case ch.PFP != 0:
+		l.fault(ch.pos.sub("pfp", 0), "remove pfp, or policies", "pfp is about policies, and those of the child are somebody else's (policies: no)")
+	case !ch.reqIDGiven:
+		l.fault(at, "set reqid to the request id of the policies, or to 0 when they have none", "the policies of the child are somebody else's (policies: no), and nothing says which SAs serve them: reqid is not given")
+	case len(ch.AH) > 0:
+		l.fault(ch.pos.sub("ah_proposals", 0), "keep one of ah_proposals and esp_proposals", "AH around ESP has a request id of its own, and that of somebody else's policies (policies: no) is not known")
+	case ch.IPComp:
+		l.fault(ch.pos.sub("ipcomp", 0), "remove ipcomp", "policies ask for compression, and those of the child are somebody else's (policies: no)")
+	case ch.Priority != 0:
+		l.fault(ch.pos.sub("priority", 0), "remove priority", "the child has no policies of the daemon's that could have a priority (policies: no)")
+	case ch.Fail != FailDefault:
+		l.fault(ch.pos.sub("fail", 0), "remove fail", "what happens while the tunnel is down is up to who has its policies (policies: no)")
+	}
+}
+
 // checkPFP refuses what contradicts SAs that packets ask for.
 func (l *loader) checkPFP(ch *Child) {
 	if ch.PFP == 0 {

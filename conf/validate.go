@@ -90,6 +90,7 @@ func (l *loader) checkChild(c *Connection, ch *Child) {
 		}
 	}
 	l.checkRoute(ch)
+	l.checkPolicies(ch)
 	number := func(n uint64) string { return fmt.Sprint(n) }
 	limit("time", uint64(ch.Time.Rekey), uint64(ch.Time.Life), uint64(ch.Time.Rand), func(n uint64) string { return timeDuration(n).String() })
 	limit("bytes", ch.Bytes.Rekey, ch.Bytes.Life, ch.Bytes.Rand, number)
@@ -233,6 +234,9 @@ func (l *loader) checkOverlap(c *Config) {
 			dyn := func(t TS) bool { return t.Dynamic }
 			if slices.ContainsFunc(ch.Local, dyn) || slices.ContainsFunc(ch.Remote, dyn) {
 				continue // whose address it will be is not known yet
+			}
+			if ch.OthersPolicies {
+				continue // it has no policy that could be covered
 			}
 			k := traffic{
 				string(appendValue(nil, reflect.ValueOf(ch.Local))), string(appendValue(nil, reflect.ValueOf(ch.Remote))), ch.Priority, ch.IfIDOut, ch.MarkOut,

@@ -13,7 +13,8 @@ type Child struct {
 	IKE   uint64 // of its IKE SA
 	Proto uint8  // 50 ESP, 51 AH
 	Mode  spd.Mode
-	ReqID uint32
+	// ReqIDIn is that of the inbound SA, where it is another one.
+	ReqID, ReqIDIn uint32
 	// In and Out are the outer addresses of its two SAs.
 	In, Out       Pair
 	Local, Remote []spd.TS
@@ -77,7 +78,7 @@ func Make(e *Event, s *State) Plan {
 		c := &s.Children[i]
 		m := ChildMove{ID: c.ID, ToIn: c.In, ToOut: c.Out}
 		for _, x := range e.Entries {
-			if !x.names(c) {
+			if !x.names(c, e.Dir) {
 				continue
 			}
 			at, moves := &m.ToIn, &m.In
@@ -124,8 +125,12 @@ func Make(e *Event, s *State) Plan {
 
 // names tells whether an entry may be about the SAs of a CHILD_SA: by protocol,
 // mode and request id. One without request id is about any.
-func (x *Entry) names(c *Child) bool {
-	return x.Proto == c.Proto && x.Mode == c.Mode && (x.ReqID == 0 || x.ReqID == c.ReqID)
+func (x *Entry) names(c *Child, d Dir) bool {
+	id := c.ReqID
+	if d != Out && c.ReqIDIn != 0 {
+		id = c.ReqIDIn
+	}
+	return x.Proto == c.Proto && x.Mode == c.Mode && (x.ReqID == 0 || x.ReqID == id)
 }
 
 // has tells whether the selector of the event's policy is about the traffic of a

@@ -21,7 +21,7 @@ import (
 type asking struct{ open map[flowKey]*question }
 
 // flowKey is a policy and, with PFP, the selectors of the flow that it takes from
-// the packet.
+// the packet. Policies of others have the number 0, and the whole flow.
 type flowKey struct {
 	policy uint64
 	flow   spd.Flow
@@ -34,6 +34,8 @@ type question struct {
 	clear time.Time
 	// until: nothing is passed on for this flow before.
 	until time.Time
+	// others: somebody else has the policy; taken: it is answered here all the same.
+	others, taken bool
 }
 
 const (
@@ -66,18 +68,24 @@ func (a *asking) full(p *spd.Policy) bool {
 }
 
 // of is the open question that an SA answers, nil: none.
-func (a *asking) of(reqID uint32, dst wire.Address) *question {
-	for _, q := range a.open {
-		if q.reqID == reqID && (q.acq.ID.Dst == dst || q.acq.ID.Dst == wire.Address{}) {
+func (a *asking) of(m *wire.SA) *question {
+	for k, q := range a.open {
+		if (q.acq.ID.Dst == m.ID.Dst || q.acq.ID.Dst == wire.Address{}) && q.answeredBy(k.flow, m) {
 			return q
 		}
 	}
 	return nil
 }
 
-func (a *asking) answered(reqID uint32) {
+// answeredBy tells whether a question is over when there is an SA. Policies of others
+// may share a request id, so that the packet decides.
+func (q *question) answeredBy(flow spd.Flow, m *wire.SA) bool {
+	return q.reqID == m.ReqID && (!q.others || q.taken && q.acq.ID.Proto == m.ID.Proto && covers(&m.Sel, flow))
+}
+
+func (a *asking) answered(m *wire.SA) {
 	for k, q := range a.open {
-		if q.reqID == reqID {
+		if q.answeredBy(k.flow, m) {
 			delete(a.open, k)
 		}
 	}
@@ -141,7 +149,11 @@ func populate(p *spd.Policy, f spd.Flow) flowKey {
 func (b *Backend) acquire(m *wire.Acquire) {
 	b.counts[acquires]++
 	e := b.entries[keyOf(&m.Policy, &m.Attrs)]
-	if e == nil || len(e.list) == 0 || !e.list[0].Acquire {
+	if e == nil {
+		b.askedOther(m)
+		return
+	}
+	if len(e.list) == 0 || !e.list[0].Acquire {
 		b.counts[acquiresOther]++
 		return
 	}
@@ -209,11 +221,15 @@ func (b *Backend) served(p *spd.Policy, dst wire.Address) bool {
 func (b *Backend) AcquireFailed(policy uint64, flow spd.Flow, retry time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := b.policies[policy]
-	if r == nil {
-		return
+	key := flowKey{flow: flow}
+	if policy != 0 {
+		r := b.policies[policy]
+		if r == nil {
+			return
+		}
+		key = populate(&r.Policy, flow)
 	}
-	if q := b.asking.open[populate(&r.Policy, flow)]; q != nil {
+	if q := b.asking.open[key]; q != nil && (!q.others || q.taken) {
 		q.until = time.Now().Add(retry)
 		q.clear = q.until
 	}

@@ -40,6 +40,7 @@ type saRecord struct {
 	// comp is the record of the state of compression inside of the SA, nil: none;
 	// of such a record main is the SA's, and msg what made it.
 	comp, main *saRecord
+	sel        wire.Selector // zero: the policies alone select
 	msg        *wire.SA
 }
 
@@ -166,12 +167,12 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 		return exists()
 	}
 	r := &saRecord{id: sa.ID, src: sa.Src, name: sa.Name, owner: sa.Owner, reqID: sa.ReqID, mode: sa.Mode, limit: sa.Limits,
-		mark: sa.Mark, ifID: sa.IfID, encap: sa.Encap != nil, room: room, added: time.Now()}
+		sel: m.Sel, mark: sa.Mark, ifID: sa.IfID, encap: sa.Encap != nil, room: room, added: time.Now()}
 	if b.bySAID[r.said()] != nil {
 		return exists() // both directions between one address and itself
 	}
 	if sa.Dir == sad.Out {
-		if q := b.asking.of(sa.ReqID, m.ID.Dst); q != nil && sa.CPI != 0 {
+		if q := b.asking.of(m); q != nil && sa.CPI != 0 {
 			// It was about ESP in the mode of the tunnel, and would stay beside an SA of
 			// another mode.
 			b.takeBack(q.acq)
@@ -198,7 +199,7 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 	b.put(r)
 	if sa.Dir == sad.Out {
 		b.serving[r.reqID]++
-		b.asking.answered(r.reqID)
+		b.asking.answered(m)
 		return b.reopen(r.reqID)
 	}
 	return nil

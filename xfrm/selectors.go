@@ -1,6 +1,8 @@
 package xfrm
 
 import (
+	"net/netip"
+
 	"iked/spd"
 	"iked/xfrm/wire"
 )
@@ -23,6 +25,14 @@ func wireSelector(k spd.KernelSelector) wire.Selector {
 		Src: wire.AddressOf(k.Src.Addr()), SrcLen: uint8(k.Src.Bits()), Dst: wire.AddressOf(k.Dst.Addr()), DstLen: uint8(k.Dst.Bits()),
 		Family: wire.FamilyOf(k.Dst.Addr()), Proto: k.Proto,
 		SrcPort: k.SrcPort, SrcPortMask: k.SrcMask, DstPort: k.DstPort, DstPortMask: k.DstMask,
+	}
+}
+
+// kernelSelector is the reverse of wireSelector.
+func kernelSelector(s *wire.Selector) spd.KernelSelector {
+	return spd.KernelSelector{
+		Src: netip.PrefixFrom(s.Src.Addr(s.Family), int(s.SrcLen)).Masked(), Dst: netip.PrefixFrom(s.Dst.Addr(s.Family), int(s.DstLen)).Masked(), Proto: s.Proto,
+		SrcPort: s.SrcPort, SrcMask: s.SrcPortMask, DstPort: s.DstPort, DstMask: s.DstPortMask,
 	}
 }
 

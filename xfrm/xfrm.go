@@ -98,6 +98,7 @@ var (
 	_ backend.Backend          = (*Backend)(nil)
 	_ backend.AddressInstaller = (*Backend)(nil)
 	_ backend.AcquireAnswerer  = (*Backend)(nil)
+	_ backend.AcquireTaker     = (*Backend)(nil)
 )
 
 // New opens the backend in the network namespace of the calling thread. It finds
@@ -213,7 +214,7 @@ type count int
 const (
 	acquires      count = iota // questions of the kernel
 	acquiresStale              // there was an SA meanwhile, or an answer is pending
-	acquiresOther              // of policies that are not ours, or that do not ask
+	acquiresOther              // of policies that do not ask, or of the second SPD and no SA of ESP or AH
 	eventsLost
 	repaired // differences that were repaired
 	removed  // SAs that somebody else removed

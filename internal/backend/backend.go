@@ -78,9 +78,14 @@ type Event interface{ backendEvent() }
 // Acquire: an outbound packet matched a Protect policy that no SA serves. With PFP
 // flags there is one for each flow that differs in the flagged selectors.
 type Acquire struct {
-	Policy uint64
-	ReqID  uint32
+	Policy uint64 // 0: somebody else put the policy in
+	ReqID  uint32 // may be 0 with a policy of somebody else's, which then has none
 	Flow   spd.Flow
+	// Proto and Mode are those of the SA that a policy of somebody else's asks for.
+	// Such a question is left to others until AcquireTaken says that it is answered
+	// here.
+	Proto suite.Protocol
+	Mode  spd.Mode
 }
 
 // Expire: a lifetime of an SA ended. Hard: it is already unusable.

@@ -38,3 +38,11 @@ type AddressInstaller interface {
 type AcquireAnswerer interface {
 	AcquireFailed(policy uint64, flow spd.Flow, retry time.Duration)
 }
+
+// AcquireTaker is implemented by a backend beside which others put policies in.
+type AcquireTaker interface {
+	// AcquireTaken tells that the question of somebody else's policy, which has the
+	// number 0, is answered here: by an SA or by AcquireFailed. Other such questions
+	// are left alone.
+	AcquireTaken(flow spd.Flow)
+}

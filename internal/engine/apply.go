@@ -24,6 +24,7 @@ func startAction(c *conf.Child) conf.Action {
 // program brings the supervisor to a new configuration: what is gone or changed
 // is undone, what is new or changed is begun, the rest is not touched.
 func (p *supervisor) program(next *program) {
+	p.reserve(next)
 	globals := p.global != next.global
 	p.global = next.global
 	diffs := make(map[string]*conf.ConnChange)

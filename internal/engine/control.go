@@ -480,9 +480,13 @@ func (e *Engine) Install(ctx context.Context, ike, child string) error {
 				continue
 			}
 			if c, k := e.sup.kid(prog.conf.Name, child); k != nil {
-				if k.ike == nil {
+				switch {
+				case k.conf.OthersPolicies:
+					err = fmt.Errorf("child %s/%s has policies: no; who has its policies puts them in", c.name, child)
+					return
+				case k.ike == nil:
 					e.sup.shunt(c, k)
-				} else {
+				default:
 					k.held = false // an operator's down is over with it
 					e.sup.trap(c, k, true)
 				}

@@ -28,6 +28,10 @@ func Unfit(info backend.Info, can func() error, c *conf.Connection) error {
 		if key := ch.RouteBased(); key != "" && info.Name == "userspace" {
 			return needsKernel(c, ch, key)
 		}
+		if ch.OthersPolicies && info.Name == "userspace" {
+			return fmt.Errorf("connection %s, child %s: policies: no needs the kernel backend, for nobody but the daemon puts policies into the userspace datapath; "+
+				"set backend: kernel, or remove policies", c.Name, ch.Name)
+		}
 		if ch.Interface != "" {
 			if can == nil {
 				return fmt.Errorf("connection %s, child %s: this backend makes no interfaces; remove interface", c.Name, ch.Name)

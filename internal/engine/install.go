@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -22,6 +23,7 @@ type childSA struct {
 	shard   *shard
 	conn    string
 	reqid   uint32
+	reqidIn uint32 // of the inbound SA; as reqid, unless the policies are somebody else's
 	policy  policyKey
 	held    bool // a reference on policy
 	in, out bool // installed
@@ -68,8 +70,10 @@ func (s *shard) install(x *ikeSA, w ikev2.InstallChild) error {
 
 func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 	cfg := c.child.Config
-	if !c.held {
-		extra := childRef(cfg)
+	extra := childRef(cfg)
+	if others := extra.conf; others != nil && others.OthersPolicies {
+		c.reqid, c.reqidIn = others.ReqID, cmp.Or(others.ReqIDIn, others.ReqID)
+	} else if !c.held {
 		bind, err := s.e.devices.binding(extra.conf)
 		if err != nil {
 			return err
@@ -82,7 +86,7 @@ func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 		if err != nil {
 			return err
 		}
-		c.reqid, c.around.reqid, c.policy, c.held = ids.main, ids.around, key, true
+		c.reqid, c.reqidIn, c.around.reqid, c.policy, c.held = ids.main, ids.main, ids.around, key, true
 	}
 	if w.In && !c.in {
 		sa := s.saOf(c, sad.In)
@@ -153,6 +157,7 @@ func (s *shard) saOf(c *childSA, dir sad.Direction) *sad.SA {
 	sa.CPI = ch.CPIOut
 	if dir == sad.In {
 		src, dst = dst, src
+		sa.ReqID = c.reqidIn
 		sa.CPI = ch.CPIIn
 		sa.SPI, sa.EncrKey, sa.IntegKey = ch.SPIIn, ch.EncrIn, ch.IntegIn
 		sa.ReplayWindow = cfg.ReplayWindow

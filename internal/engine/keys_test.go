@@ -65,7 +65,7 @@ func keyCases() map[string]map[string]keyCase {
 			"rekey_bytes": v("1g"), "life_bytes": {value: "1500m", with: "rekey_bytes: 1g"}, "rand_bytes": {value: "5m", with: "rekey_bytes: 1g"},
 			"rekey_packets": v("1000"), "life_packets": {value: "1500", with: "rekey_packets: 1000"}, "rand_packets": {value: "5", with: "rekey_packets: 1000"},
 			"mode": {value: "drop", with: "start_action: trap"}, "mode_required": {value: "yes", with: "mode: beet\nlocal_ts: [dynamic]\nremote_ts: [dynamic]"},
-			"pfp": v("[remote_port]"), "pfp_limit": {value: "7", with: "pfp: [remote_port]"}, "policies": no("no"), "policies_fwd_out": no("yes"), "start_action": v("trap"),
+			"pfp": v("[remote_port]"), "pfp_limit": {value: "7", with: "pfp: [remote_port]"}, "policies": {value: "no", with: "reqid: 7"}, "reqid_in": at("internal/engine/others_test.go:TestOthersPolicies"), "policies_fwd_out": no("yes"), "start_action": v("trap"),
 			"close_action": at("internal/engine/keys_act_test.go:TestActions"), "dpd_action": at("internal/engine/keys_act_test.go:TestActions"),
 			"updown": no("x"), "hostaccess": no("yes"), "ipcomp": v("yes"), "inactivity": v("5m"), "reqid": v("77"), "priority": v("77"),
 			"interface": at("internal/engine/route_test.go:TestInterfaceOfChild"), "if_id": v("7"), "mark_in": v("1"), "mark_out": v("0x10/0xf0"),

@@ -326,6 +326,9 @@ func childConfig(c *conf.Child) *ikev2.ChildConfig {
 	case conf.ModeBEET:
 		cfg.Mode = spd.BEET
 	}
+	if c.OthersPolicies && cfg.Mode != spd.Tunnel {
+		cfg.ModeRequired = true // SAs of another mode would serve none of the policies
+	}
 	return cfg
 }
 

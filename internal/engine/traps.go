@@ -13,6 +13,9 @@ import (
 // stand installs what a child needs in the SPD while it is configured: a shunt,
 // a trap that asks for the tunnel, or the drop of its traffic while it is down.
 func (p *supervisor) stand(c *connState, k *kidState) {
+	if k.conf.OthersPolicies {
+		return
+	}
 	switch k.conf.Mode {
 	case conf.ModePass, conf.ModeDrop:
 		if startAction(k.conf) == 0 {
@@ -63,6 +66,9 @@ func staticOrAny(list []conf.TS) []spd.TS {
 // trap installs the Protect policy of a child. Selectors that stand for the
 // hosts themselves need their addresses first; names are looked up aside.
 func (p *supervisor) trap(c *connState, k *kidState, acquire bool) {
+	if k.conf.OthersPolicies {
+		return
+	}
 	w := policyWant{child: childKey{c.name, k.conf.Name}, action: spd.Protect, out: outside{mode: k.ike.Mode}, protect: protectionOf(k.conf),
 		reqid: k.conf.ReqID, priority: k.conf.Priority, acquire: acquire, open: !failClosed(&p.global, k.conf)}
 	var err error

@@ -229,6 +229,13 @@ func (b *Backend) Close() error {
 	return nil
 }
 
+// AcquireTaken implements backend.AcquireTaker.
+func (b *Backend) AcquireTaken(flow spd.Flow) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.taken = append(b.taken, flow)
+}
+
 // AcquireFailed implements backend.AcquireAnswerer.
 func (b *Backend) AcquireFailed(policy uint64, flow spd.Flow, retry time.Duration) {
 	b.mu.Lock()

@@ -58,6 +58,7 @@ type Backend struct {
 	addrs    map[netip.Prefix]int
 	calls    []Call
 	failed   []Failure
+	taken    []spd.Flow
 	fail     map[string][]error
 	nextSPI  uint32
 	info     backend.Info
@@ -75,6 +76,7 @@ var (
 	_ backend.Backend          = (*Backend)(nil)
 	_ backend.AddressInstaller = (*Backend)(nil)
 	_ backend.AcquireAnswerer  = (*Backend)(nil)
+	_ backend.AcquireTaker     = (*Backend)(nil)
 )
 
 // New makes a fake that supports everything.
@@ -165,6 +167,13 @@ func (b *Backend) Failed() []Failure {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.failed)
+}
+
+// Taken are the flows of policies of others that are answered, in order.
+func (b *Backend) Taken() []spd.Flow {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.taken)
 }
 
 // SA is the installed SA with this ID.

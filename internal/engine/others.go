@@ -1,0 +1,114 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"iked/conf"
+	"iked/crypto/suite"
+	"iked/internal/backend"
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// Children with policies: no stand beside somebody else, as a mobility manager, who
+// owns their policies in the kernel. What is theirs in the backend are SAs alone.
+
+// claim answers a packet that met a policy of somebody else's, if it is that of a
+// child: by protocol, mode and request id, and by the packet. The first child in the
+// order of the configuration has it. What no child claims may be answered by others
+// and is left alone.
+func (p *supervisor) claim(ev backend.Acquire) {
+	if p.stopped {
+		return
+	}
+	conns := make([]*connState, 0, 8)
+	for _, c := range p.conns {
+		if slices.ContainsFunc(c.prog.conf.Children, func(ch *conf.Child) bool { return ch.OthersPolicies }) {
+			conns = append(conns, c)
+		}
+	}
+	slices.SortFunc(conns, func(a, b *connState) int { return cmp.Compare(a.prog.index, b.prog.index) })
+	passive := false
+	for _, c := range conns {
+		for _, name := range c.order {
+			k := c.kids[name]
+			if !k.claims(&ev) {
+				continue
+			}
+			if startAction(k.conf)&conf.ActionTrap == 0 {
+				passive = true
+				continue
+			}
+			if t, ok := p.e.opt.Backend.(backend.AcquireTaker); ok {
+				t.AcquireTaken(ev.Flow)
+			}
+			p.claimed(c, k, ev.Flow)
+			return
+		}
+	}
+	if passive {
+		p.e.drops.add("acquire-not-on-demand")
+		return
+	}
+	p.e.drops.add("acquire-unknown-policy")
+}
+
+// claims tells whether a question is about a child. Selectors that stand for the hosts
+// are for whatever address IKE will have.
+func (k *kidState) claims(ev *backend.Acquire) bool {
+	if !k.conf.OthersPolicies || k.ike == nil || k.ike.Mode != ev.Mode || k.conf.ReqID != ev.ReqID {
+		return false
+	}
+	if want := protectionOf(k.conf); (want == byAH) != (ev.Proto == suite.ProtoAH) {
+		return false
+	}
+	return ev.Flow.Match(staticOrAny(k.conf.Local), staticOrAny(k.conf.Remote))
+}
+
+// claimed brings a child up for a packet of somebody else's policy.
+func (p *supervisor) claimed(c *connState, k *kidState, flow spd.Flow) {
+	for _, l := range k.live {
+		if !flow.Match(l.info.Local, l.info.Remote) {
+			continue
+		}
+		// The kernel asks all the same, so the ends are others, or the request id.
+		p.e.log(trace.Record{Level: trace.Control, Group: trace.KNL, Conn: c.name, Child: k.conf.Name, Warn: true,
+			Msg: fmt.Sprintf("the policy for traffic from %s to %s is not served by CHILD_SA %s{%d} with request id %d, which is for that traffic: the addresses of its ends are others; see `ip xfrm policy`",
+				flow.Local, flow.Remote, k.conf.Name, l.info.UniqueID, k.conf.ReqID)})
+		p.e.drops.add("acquire-served")
+		p.e.acquireFailed(0, flow, acquirePause)
+		return
+	}
+	if len(k.live) >= k.conf.PFPLimit {
+		p.e.drops.add("acquire-limit")
+		p.e.acquireFailed(0, flow, acquirePause)
+		return
+	}
+	p.acquire(childKey{c.name, k.conf.Name}, 0, flow)
+}
+
+// reserve keeps the configured request ids from being chosen for other children.
+func (p *supervisor) reserve(next *program) {
+	ids := make(map[uint32]bool)
+	others := make(map[uint32]*conf.Child)
+	for _, n := range next.order {
+		for _, ch := range n.conf.Children {
+			for _, id := range [...]uint32{ch.ReqID, ch.ReqIDIn} {
+				if id == 0 {
+					continue
+				}
+				ids[id] = true
+				if ch.OthersPolicies {
+					others[id] = ch
+				}
+			}
+		}
+	}
+	for _, id := range p.e.policies.reserve(ids) {
+		if ch := others[id]; ch != nil {
+			p.e.warnf(trace.CFG, "request id %d of child %s was chosen for policies of the daemon's own before it was configured; use another one for %s and for the policies that it serves, or restart", id, ch.Name, ch.Name)
+		}
+	}
+}
