@@ -24,6 +24,9 @@ func (sa *SA) tombstone() Tombstone {
 	return &tombstone{sa.spiI, sa.spiR, w.recvID - 1, !sa.initiator, sa.keys.in.clone(), w.last}
 }
 
+// Destroy wipes the keys.
+func (t *tombstone) Destroy() { t.in.destroy() }
+
 // Answer is the response to send when d is that request, authentic; nil
 // otherwise. It decrypts d in place.
 func (t *tombstone) Answer(d Datagram) []Datagram {

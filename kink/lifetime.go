@@ -111,10 +111,8 @@ func (sa *SA) expireAnswers(now time.Time) {
 		case sa.closed:
 			return
 		case a.confirm == nil:
-			if a.reply != nil || due(a.end, now) {
-				a.drop(now)
-				delete(sa.answers, a.cmd.XID)
-			}
+			a.drop(now)
+			delete(sa.answers, a.cmd.XID)
 		default:
 			a.repeat(now)
 		}

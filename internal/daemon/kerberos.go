@@ -16,8 +16,7 @@ import (
 type kerberos struct {
 	*krb.Client
 	*krb.Acceptor
-	conf   *krb.Conf
-	replay *krb.Replay
+	conf *krb.Conf
 }
 
 // RealmOf implements engine.Kerberos.
@@ -25,9 +24,6 @@ func (k *kerberos) RealmOf(host string) string { return k.conf.RealmOf(host) }
 
 // Panics counts the faults of the Kerberos library that were contained.
 func (k *kerberos) Panics() uint64 { return krb.Panics() }
-
-// Close implements engine.Kerberos.
-func (k *kerberos) Close() {}
 
 // kerberos makes what the configuration wants. KDCs are asked beside the tunnels, as
 // name servers are: without them no tunnel comes up. A keytab that is not there yet is a
@@ -40,10 +36,11 @@ func (d *process) kerberos(s engine.KerberosSetup) (engine.Kerberos, error) {
 	}
 	k := &kerberos{conf: conf}
 	k.Client = krb.NewClient(krb.Options{Conf: conf, KDC: krb.NewNetwork(conf).Through(markedResolver(d.mark()), marked(d.mark())), Identities: ids, ETypes: etypes})
-	if k.replay, err = d.replayCache(now, conf); err != nil {
+	replay, err := d.replayCache(now, conf)
+	if err != nil {
 		return nil, err
 	}
-	k.Acceptor = krb.NewAcceptor(krb.AcceptorOptions{Identities: ids, Client: k.Client, Replay: k.replay, Conf: conf, ETypes: etypes})
+	k.Acceptor = krb.NewAcceptor(krb.AcceptorOptions{Identities: ids, Client: k.Client, Replay: replay, Conf: conf, ETypes: etypes})
 	return k, nil
 }
 

@@ -205,8 +205,9 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	e.work.close()
 	e.kdc.close()
-	closeKerberos(e.kerberos.Swap(nil))
+	e.kerberos.Store(nil)
 	e.wg.Wait()
+	e.gate.graves.clear()
 	err := errors.Join(e.statics.clear(), e.policies.clear(), e.devices.sweep(true))
 	e.pools.flush()
 	e.known.flush()

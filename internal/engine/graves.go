@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -34,22 +35,66 @@ type grave struct {
 
 // bequeath keeps the last answer of an SA that closed.
 func (s *shard) bequeath(x *ikeSA, t ikev2.Tombstone) {
-	if t == nil || x.spi == 0 {
+	if t == nil {
 		return
 	}
-	g := &s.e.gate.graves
-	now := time.Now()
+	if x.spi == 0 {
+		t.Destroy()
+		return
+	}
+	s.e.gate.graves.dig(x.spi, stone{t, dscpOf(x.cfg)}, time.Now())
+}
+
+// dig keeps an answer. One that was kept of the same SPI goes.
+func (g *graves) dig(spi ikev2.SPI, t stone, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.m == nil {
 		g.m = make(map[ikev2.SPI]stone)
 	}
-	for len(g.order) > 0 && (len(g.order) >= maxGraves || g.order[0].until.Before(now)) {
-		delete(g.m, g.order[0].spi)
-		g.order = g.order[1:]
+	g.fill(spi)
+	g.sweep(now)
+	if len(g.order) >= maxGraves {
+		g.fill(g.order[0].spi)
 	}
-	g.m[x.spi] = stone{t, dscpOf(x.cfg)}
-	g.order = append(g.order, grave{x.spi, now.Add(graveTime)})
+	if len(g.order) == 0 {
+		time.AfterFunc(graveTime, g.expire)
+	}
+	g.m[spi] = t
+	g.order = append(g.order, grave{spi, now.Add(graveTime)})
+}
+
+// sweep forgets what is over.
+func (g *graves) sweep(now time.Time) {
+	for len(g.order) > 0 && !g.order[0].until.After(now) {
+		g.fill(g.order[0].spi)
+	}
+}
+
+// fill forgets an answer, if there is one, and wipes its keys.
+func (g *graves) fill(spi ikev2.SPI) {
+	if t, ok := g.m[spi]; ok {
+		t.Destroy()
+		delete(g.m, spi)
+		g.order = slices.DeleteFunc(g.order, func(o grave) bool { return o.spi == spi })
+	}
+}
+
+// expire sweeps when the oldest is over, as long as there are any.
+func (g *graves) expire() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sweep(time.Now())
+	if len(g.order) > 0 {
+		time.AfterFunc(time.Until(g.order[0].until), g.expire)
+	}
+}
+
+// clear forgets all.
+func (g *graves) clear() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sweep(time.Now().Add(2 * graveTime))
 }
 
 // answer replies to a request of a peer whose SA is closed; false when nothing
@@ -62,7 +107,7 @@ func (g *graves) answer(e *Engine, spi ikev2.SPI, d ikev2.Datagram) bool {
 		return false
 	}
 	dscp := t.dscp
-	list := t.Answer(d) // has working memory of its own: one at a time
+	list := t.Answer(d) // under the lock: its keys must not go meanwhile
 	g.mu.Unlock()
 	for _, out := range list {
 		if err := e.opt.Transport.Send(out.Local, out.Remote, out.Data, out.NATT, dscp); err != nil {

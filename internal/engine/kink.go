@@ -31,7 +31,6 @@ type Kerberos interface {
 	GetTGT(ctx context.Context, now time.Time, client kink.Principal) ([]byte, error)
 	// RealmOf is the realm of a host by its name.
 	RealmOf(host string) string
-	Close()
 }
 
 // KerberosSetup is what a Kerberos is made of.
@@ -132,7 +131,6 @@ func (e *Engine) setupKINK(p *program) {
 	old := e.kerberos.Load()
 	if len(setup.Identities) == 0 {
 		e.kerberos.Store(nil)
-		closeKerberos(old)
 		return
 	}
 	if !e.kink.opened {
@@ -153,13 +151,6 @@ func (e *Engine) setupKINK(p *program) {
 			Advice: "see keytab and ccache of the connections, and krb5_conf; then `ikectl reload`"}, 0)
 	}
 	e.kerberos.Store(next)
-	closeKerberos(old)
-}
-
-func closeKerberos(k *kerberosState) {
-	if k != nil && k.use != nil {
-		k.use.Close()
-	}
 }
 
 func (e *Engine) openKINK(port uint16) error {

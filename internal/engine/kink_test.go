@@ -44,7 +44,6 @@ type kerberos struct {
 }
 
 func (k kerberos) RealmOf(host string) string { return k.conf.RealmOf(host) }
-func (k kerberos) Close()                     {}
 
 // kinkWire is the port 910 of a gateway.
 type kinkWire struct {

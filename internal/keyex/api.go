@@ -241,9 +241,11 @@ type Closed struct {
 }
 
 // Tombstone is what stays of a closed SA. Answer is what to send when d repeats
-// the last request that the SA answered; nil otherwise. It may change d.
+// the last request that the SA answered; nil otherwise. It may change d. Destroy wipes
+// its keys, after which there is no answer.
 type Tombstone interface {
 	Answer(d Datagram) []Datagram
+	Destroy()
 }
 
 // KeepAlive asks for a NAT keepalive: a datagram of the one octet 0xFF, without
