@@ -95,13 +95,31 @@ func resolve(list []Selector, addrs []netip.Addr) []spd.TS {
 }
 
 func (sa *SA) localTS(c *ChildConfig) []spd.TS {
-	return hostTraffic(c, resolve(c.Local, dynamic(sa.vipLocal, sa.local.Addr())), sa.local.Addr())
+	list := resolve(c.Local, dynamic(sa.vipLocal, sa.local.Addr()))
+	if sa.cfg.OwnEnds(c.Mode) {
+		return list
+	}
+	return hostTraffic(c, list, sa.local.Addr())
 }
 
 // A peer's own address is the one that it began with: it cannot claim another by
 // sending from there, because nothing shows that it receives there.
 func (sa *SA) remoteTS(c *ChildConfig) []spd.TS {
-	return hostTraffic(c, resolve(c.Remote, dynamic(sa.vipRemote, sa.host)), sa.host)
+	var list []spd.TS
+	if sa.cfg.ChecksHomes() {
+		peer := sa.remoteID
+		if peer.IsAny() {
+			// Not authenticated yet: what it answers is held against who it is then.
+			peer = sa.cfg.Remote.ID
+		}
+		list = sa.cfg.PeerTraffic(c.Remote, peer, sa.vipRemote)
+	} else {
+		list = resolve(c.Remote, dynamic(sa.vipRemote, sa.host))
+	}
+	if sa.cfg.OwnEnds(c.Mode) {
+		return list
+	}
+	return hostTraffic(c, list, sa.host)
 }
 
 func toWire(ts []spd.TS, responder bool) *message.TrafficSelectors {
@@ -153,6 +171,15 @@ func (sa *SA) newChild(c *Child, chosen suite.Proposal, gir secret.Bytes, ni, nr
 	c.ESN = chosen.ESN()
 	c.LocalAddr, c.RemoteAddr = sa.childEnds()
 	c.Encap = sa.nat.any()
+	if sa.cfg.OwnEnds(c.Mode) {
+		// RFC 4877, Section 3: the home address, and not the care-of address that IKE is at.
+		l, r, ok := childSelectors{c.Local, c.Remote}.ends()
+		if !ok {
+			return fmt.Errorf("the selectors %s === %s have more than one address on a side", selectors(c.Local), selectors(c.Remote))
+		}
+		c.OwnEnds, c.Encap = true, false
+		c.LocalAddr, c.RemoteAddr = netip.AddrPortFrom(l, 0), netip.AddrPortFrom(r, 0)
+	}
 	if err := sa.childKeys(c, gir, ni, nr); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func (o *childOffer) reserve(now time.Time, x *flow, then func(time.Time, *trace
 		then(now, nil)
 		return
 	}
-	x.Ask(AllocSPI{Proto: o.proto, Local: sa.local.Addr()}, func(now time.Time, r Reply) {
+	x.Ask(AllocSPI{Proto: o.proto, Local: sa.reservesAt(o.mode(), o.tsi)}, func(now time.Time, r Reply) {
 		s, ok := r.(SPIReply)
 		if !ok || s.Err != nil {
 			then(now, sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI for %s: %v", o.cfg.Name, s.Err), "see the kernel's or the datapath's message"))
@@ -75,11 +75,15 @@ func (o *childOffer) prepare(now time.Time) *trace.Failure {
 	if f := sa.ahThroughNAT(now, cfg, o.proto); f != nil {
 		return f
 	}
-	switch {
-	case o.old != nil:
+	if o.old != nil {
 		// RFC 7296, Section 2.9.2: what is in force stays.
 		o.tsi, o.tsr = o.old.Local, o.old.Remote
 		return nil
+	}
+	if f := sa.homeThroughNAT(now, cfg, cfg.Mode); f != nil {
+		return f
+	}
+	switch {
 	case o.only != nil:
 		o.tsi, o.tsr = []spd.TS{o.only.local}, []spd.TS{o.only.remote}
 		return nil
@@ -92,7 +96,11 @@ func (o *childOffer) prepare(now time.Time) *trace.Failure {
 	}
 	o.tsr = sa.remoteTS(cfg)
 	if len(o.tsi) == 0 || len(o.tsr) == 0 {
-		if cfg.Mode == spd.Transport {
+		if sa.cfg.ChecksHomes() && len(o.tsr) == 0 {
+			return sa.failure(now, trace.StageSelectors, fmt.Sprintf("child %s: none of its addresses is one that the peer %v may have", cfg.Name, sa.cfg.Remote.ID),
+				"add home_addresses to the remote section, or for its identity at the top")
+		}
+		if cfg.Mode == spd.Transport && !sa.cfg.OwnEnds(cfg.Mode) {
 			return fault("its selectors %s === %s leave out the addresses of the two hosts, %v and %v, and transport mode is for their traffic (RFC 4301, Section 4.1)",
 				selectors(resolve(cfg.Local, nil)), selectors(resolve(cfg.Remote, nil)), sa.local.Addr(), sa.host)
 		}
@@ -239,7 +247,11 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 		mode = o.mode()
 	}
 	var natLocal, natRemote netip.Addr
-	if mode == spd.Transport {
+	if _, _, one := (childSelectors{local, remote}).ends(); sa.cfg.OwnEnds(mode) && !one {
+		return nil, sa.failure(now, trace.StageSelectors, "the peer takes transport mode with more than one address on a side", "write the home address and that of the home agent into local_ts and remote_ts",
+			"answered: "+selectors(local)+" === "+selectors(remote))
+	}
+	if mode == spd.Transport && !sa.cfg.OwnEnds(mode) {
 		l, r, ofLocal, ofRemote, ok := sa.natSelectors(local, remote)
 		if !ok {
 			return nil, sa.failure(now, trace.StageSelectors, "the peer takes transport mode with more than one address on a side", "this is a fault of the peer (RFC 7296, Section 2.23.1)",
@@ -260,6 +272,9 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 	if !spd.Subset(local, o.tsi) || !spd.Subset(remote, o.tsr) {
 		return nil, sa.failure(now, trace.StageSelectors, "the peer's traffic selectors are not part of what was offered", "this is a fault of the peer",
 			"offered:  "+selectors(o.tsi)+" === "+selectors(o.tsr), "answered: "+selectors(local)+" === "+selectors(remote))
+	}
+	if f := sa.foreignHome(now, o.cfg, remote); f != nil {
+		return nil, f
 	}
 	switch {
 	case mode != o.mode() && (o.cfg.ModeRequired || o.old != nil):

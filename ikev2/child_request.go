@@ -91,6 +91,7 @@ func (q *childRequest) choose(now time.Time) {
 	var bestScore int
 	var notify *message.Notify
 	var fail *trace.Failure
+	failNotify := message.NewNotify(message.NoProposalChosen, nil)
 	var failed *ChildConfig
 	var evidence []string
 	for _, cfg := range candidates {
@@ -105,7 +106,7 @@ func (q *childRequest) choose(now time.Time) {
 			if fail == nil {
 				fail, failed = f, cfg
 				if n != nil {
-					notify = n
+					failNotify = n
 				}
 			}
 			continue
@@ -126,11 +127,7 @@ func (q *childRequest) choose(now time.Time) {
 		q.choice = *best
 	case fail != nil:
 		q.choice.cfg = failed
-		n := message.NewNotify(message.NoProposalChosen, nil)
-		if notify != nil && notify.Kind == message.NoAdditionalSAs {
-			n = notify
-		}
-		q.refuse(now, n, fail)
+		q.refuse(now, failNotify, fail)
 	case notify != nil && notify.Kind == message.SinglePairRequired:
 		q.refuse(now, notify, sa.failure(now, trace.StageSelectors, "the peer offers no single values where the SAs of this child take those of a packet (pfp)", "let the peer ask with the selectors of a packet: on demand", evidence...))
 	default:
@@ -159,7 +156,10 @@ func (q *childRequest) consider(now time.Time, cfg *ChildConfig, evidence *[]str
 		offeredL, offeredR := fromWire(q.tsr), fromWire(q.tsi)
 		*evidence = append(*evidence, fmt.Sprintf("%s: ours %s === %s", cfg.Name, selectors(local), selectors(remote)),
 			fmt.Sprintf("%s: intersection %s === %s", cfg.Name, selectors(spd.IntersectLists(local, offeredL)), selectors(spd.IntersectLists(remote, offeredR))))
-		return nil, n, nil
+		return nil, n, sa.unpermitted(now, cfg, offeredR)
+	}
+	if f := sa.foreignHome(now, cfg, c.remote); f != nil {
+		return nil, message.NewNotify(message.TSUnacceptable, nil), f
 	}
 	f := q.propose(now, c)
 	if f == nil {
@@ -202,7 +202,7 @@ func (q *childRequest) choices(cfg *ChildConfig, local, remote []spd.TS) (*child
 	if mode != spd.Tunnel && mode == configured {
 		c := &childChoice{cfg: cfg, mode: mode}
 		l, r, ok := tsl, tsr, true
-		if mode == spd.Transport {
+		if mode == spd.Transport && !q.sa.cfg.OwnEnds(mode) {
 			// RFC 7296, Section 2.23.1: substituted before the SPD is looked at.
 			l, r, c.natLocal, c.natRemote, ok = q.sa.natSelectors(tsl, tsr)
 		}
@@ -268,6 +268,9 @@ func (q *childRequest) checkMode(now time.Time, c *childChoice) *trace.Failure {
 	if f := q.sa.ahThroughNAT(now, c.cfg, c.proposal.Protocol); f != nil {
 		return f
 	}
+	if f := q.sa.homeThroughNAT(now, c.cfg, c.mode); f != nil && q.old == nil {
+		return f
+	}
 	configured := c.cfg.Mode
 	if q.old != nil {
 		configured = q.old.Mode
@@ -288,7 +291,7 @@ func (q *childRequest) reserve(now time.Time) {
 	if q.refused != nil {
 		return
 	}
-	q.flow.Ask(AllocSPI{Proto: q.choice.proposal.Protocol, Local: q.sa.local.Addr()}, func(now time.Time, r Reply) {
+	q.flow.Ask(AllocSPI{Proto: q.choice.proposal.Protocol, Local: q.sa.reservesAt(q.choice.mode, q.choice.local)}, func(now time.Time, r Reply) {
 		s, ok := r.(SPIReply)
 		if !ok || s.Err != nil {
 			q.refuse(now, message.NewNotify(message.NoAdditionalSAs, nil), q.sa.failure(now, trace.StageInstall,

@@ -53,7 +53,7 @@ func (o *childOffer) reserveCPI(now time.Time, x *flow, then func(time.Time, *tr
 		then(now, nil)
 		return
 	}
-	x.Ask(AllocSPI{Proto: suite.ProtoIPComp, Local: o.sa.local.Addr()}, func(now time.Time, r Reply) {
+	x.Ask(AllocSPI{Proto: suite.ProtoIPComp, Local: o.sa.reservesAt(o.mode(), o.tsi)}, func(now time.Time, r Reply) {
 		s, ok := r.(SPIReply)
 		if !ok || s.Err != nil {
 			o.free()
@@ -100,7 +100,7 @@ func (q *childRequest) reserveCPI(now time.Time) {
 		}
 		return
 	}
-	q.flow.Ask(AllocSPI{Proto: suite.ProtoIPComp, Local: q.sa.local.Addr()}, func(now time.Time, r Reply) {
+	q.flow.Ask(AllocSPI{Proto: suite.ProtoIPComp, Local: q.sa.reservesAt(ch.mode, ch.local)}, func(now time.Time, r Reply) {
 		s, ok := r.(SPIReply)
 		if !ok || s.Err != nil {
 			q.sa.logChild(now, ch.cfg, true, "CHILD_SA %s is not compressed: no number can be had: %v", ch.cfg.Name, s.Err)

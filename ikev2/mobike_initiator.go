@@ -315,11 +315,8 @@ const replaceTime = time.Second
 // traffic has another address now. Virtual addresses stay, and so does what is for
 // networks.
 func (sa *SA) replaceOutdated(now time.Time, c *Child, before migrate.Ends) {
-	dynamic := func(list []Selector) bool {
-		return slices.ContainsFunc(list, func(s Selector) bool { return s.Dynamic })
-	}
-	own := len(sa.vipLocal) == 0 && dynamic(c.Config.Local) && before.Local != sa.local.Addr()
-	peers := len(sa.vipRemote) == 0 && dynamic(c.Config.Remote) && before.Remote != sa.remote.Addr()
+	own := !staysHome(sa.vipLocal, c.Config.Local) && before.Local != sa.local.Addr()
+	peers := !staysHome(sa.vipRemote, c.Config.Remote) && !sa.cfg.ChecksHomes() && before.Remote != sa.remote.Addr()
 	if !sa.mobile.on || !sa.mobile.leads || !own && !peers || book(c).outdated || c.State == ChildDeleting || c.State == ChildDeleted {
 		return
 	}

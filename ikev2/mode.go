@@ -85,7 +85,7 @@ func oneAddress(list []spd.TS) (netip.Addr, bool) {
 
 // fitsMode tells whether a CHILD_SA with these selectors can have a mode: BEET
 // needs one pair of inner addresses (draft-nikander-esp-beet-mode, Section 3),
-// transport mode that of the IKE SA, which hostTraffic leaves.
+// transport mode that of the IKE SA, which hostTraffic leaves, or one of its own.
 func fitsMode(m spd.Mode, local, remote []spd.TS) bool {
 	if m == spd.Tunnel {
 		return true

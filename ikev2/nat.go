@@ -197,11 +197,11 @@ func (sa *SA) moveChildren(now time.Time) {
 	for _, list := range [][]*Child{sa.children, sa.fading} {
 		for _, c := range list {
 			encap := sa.nat.any()
-			if c.LocalAddr == sa.local && c.RemoteAddr == sa.remote && c.Encap == encap {
+			if !c.OwnEnds && c.LocalAddr == sa.local && c.RemoteAddr == sa.remote && c.Encap == encap {
 				continue
 			}
 			before := migrate.Ends{Local: c.LocalAddr.Addr(), Remote: c.RemoteAddr.Addr()}
-			fate := migrate.Follow(c.Mode, c.Local, c.Remote, before, migrate.Ends{Local: sa.local.Addr(), Remote: sa.remote.Addr()})
+			fate := migrate.Follow(c.Mode, c.OwnEnds, c.Local, c.Remote, before, migrate.Ends{Local: sa.local.Addr(), Remote: sa.remote.Addr()})
 			switch {
 			case fate == migrate.FateStays:
 				continue

@@ -23,8 +23,13 @@ const (
 // Follow tells what becomes of a CHILD_SA, made with an IKE SA that was between
 // local and remote and is between other addresses now. Whatever moved the IKE SA
 // asks it: MOBIKE (RFC 4555, Section 3.5: the IPsec SAs of the IKE SA move with
-// it), a NAT (RFC 7296, Section 2.23), or MIGRATE.
-func Follow(mode spd.Mode, local, remote []spd.TS, before, after Ends) Fate {
+// it), a NAT (RFC 7296, Section 2.23), or MIGRATE. own tells that the addresses of the
+// CHILD_SA were never those of IKE, though they may be the same: at home, the care-of
+// address is the home address.
+func Follow(mode spd.Mode, own bool, local, remote []spd.TS, before, after Ends) Fate {
+	if own {
+		return FateStays // RFC 4877: between a home address and the home agent
+	}
 	if mode != spd.Transport {
 		return FateMoves
 	}
@@ -37,7 +42,7 @@ func Follow(mode spd.Mode, local, remote []spd.TS, before, after Ends) Fate {
 	if hosts(local, before.Local) && hosts(remote, before.Remote) {
 		return FateEnds
 	}
-	return FateStays // RFC 4877: between a home address and the home agent
+	return FateStays
 }
 
 // hosts tells whether an address is one that selectors of transport mode are about.

@@ -18,6 +18,8 @@ type Child struct {
 	// In and Out are the outer addresses of its two SAs.
 	In, Out       Pair
 	Local, Remote []spd.TS
+	// Own: its addresses are not those of IKE, and nothing moves them.
+	Own bool
 }
 
 // IKE is an IKE SA as the plan sees it.
@@ -85,9 +87,10 @@ func Make(e *Event, s *State) Plan {
 			if e.Dir == Out {
 				at, moves = &m.ToOut, &m.Out
 			}
-			if x.Mode == spd.Transport && x.Old.Unspecified() {
+			if c.Own || x.Mode == spd.Transport && x.Old.Unspecified() {
 				// Mobile IPv6 says of SAs in transport mode that the node moved. They stay
-				// between the home address and the home agent.
+				// between the home address and the home agent, whatever the entry says that
+				// they moved from: at home, it says the home address.
 				if x.ReqID != 0 || e.has(c) {
 					note(c.IKE)
 				}

@@ -247,18 +247,44 @@ func TestFollow(t *testing.T) {
 	before, after := Ends{a, b}, Ends{place(3), b}
 	for name, c := range map[string]struct {
 		mode          spd.Mode
+		own           bool
 		local, remote []spd.TS
 		after         Ends
 		want          Fate
 	}{
-		"tunnel":                  {spd.Tunnel, hostOf(home), hostOf(b), after, FateMoves},
-		"BEET":                    {spd.BEET, hostOf(home), hostOf(b), after, FateMoves},
-		"transport":               {spd.Transport, hostOf(a), hostOf(b), after, FateEnds},
-		"transport, other ports":  {spd.Transport, hostOf(a), hostOf(b), before, FateMoves},
-		"transport, home address": {spd.Transport, hostOf(home), hostOf(b), after, FateStays},
+		"tunnel":                  {spd.Tunnel, false, hostOf(home), hostOf(b), after, FateMoves},
+		"BEET":                    {spd.BEET, false, hostOf(home), hostOf(b), after, FateMoves},
+		"transport":               {spd.Transport, false, hostOf(a), hostOf(b), after, FateEnds},
+		"transport, other ports":  {spd.Transport, false, hostOf(a), hostOf(b), before, FateMoves},
+		"transport, home address": {spd.Transport, false, hostOf(home), hostOf(b), after, FateStays},
+		// At home, the address of IKE is the home address.
+		"own ends":              {spd.Transport, true, hostOf(a), hostOf(b), after, FateStays},
+		"own ends, other ports": {spd.Transport, true, hostOf(a), hostOf(b), before, FateStays},
 	} {
-		if got := Follow(c.mode, c.local, c.remote, before, c.after); got != c.want {
+		if got := Follow(c.mode, c.own, c.local, c.remote, before, c.after); got != c.want {
 			t.Errorf("%s: fate %d, expected %d", name, got, c.want)
 		}
+	}
+}
+
+// RFC 4877, Section 4.3: SAs between the home address and the home agent stay there,
+// also when the node leaves home and the entry says that they were at the home address;
+// IKE goes on where KMADDRESS says.
+func TestOwnEndsStay(t *testing.T) {
+	s := world(1, place(1))
+	c := &s.Children[0]
+	c.Mode, c.Own = spd.Transport, true
+	for _, e := range move(1, place(1), place(2), true) {
+		for i := range e.Entries {
+			e.Entries[i].Mode = spd.Transport
+		}
+		if p := Make(&e, &s); len(p.Children) != 0 || len(p.IKE) != 1 || p.IKE[0].To != e.KM {
+			t.Errorf("direction %v: %+v", e.Dir, p)
+		}
+		c.Own = false
+		if p := Make(&e, &s); e.Dir != Fwd && len(p.Children) != 1 {
+			t.Errorf("direction %v: an SA of transport mode at the address of IKE: %+v", e.Dir, p)
+		}
+		c.Own = true
 	}
 }

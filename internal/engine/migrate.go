@@ -168,7 +168,7 @@ func (s *shard) moveIKE(x *ikeSA, to migrate.Ends) {
 func (c *childSA) plan(id, ike uint64) migrate.Child {
 	ch := c.child
 	local, remote := ch.LocalAddr.Addr().Unmap(), ch.RemoteAddr.Addr().Unmap()
-	p := migrate.Child{ID: id, IKE: ike, Proto: 50, Mode: ch.Mode, ReqID: c.reqid, ReqIDIn: c.reqidIn, Local: ch.Local, Remote: ch.Remote,
+	p := migrate.Child{ID: id, IKE: ike, Proto: 50, Mode: ch.Mode, ReqID: c.reqid, ReqIDIn: c.reqidIn, Local: ch.Local, Remote: ch.Remote, Own: ch.OwnEnds,
 		In: migrate.Pair{Src: remote, Dst: local}, Out: migrate.Pair{Src: local, Dst: remote}}
 	if ch.Proto == suite.ProtoAH {
 		p.Proto = protoAH

@@ -1,0 +1,90 @@
+package ikev2
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"iked/internal/trace"
+	"iked/spd"
+)
+
+// Mobile IPv6 (RFC 4877): SAs of transport mode are between a home address and the home
+// agent or correspondent node, while IKE is between the care-of address and it. Who a
+// home address belongs to is said by the PAD (Section 6.1).
+
+// ends are the addresses of a CHILD_SA whose ends are its own: on each side the one
+// that all its selectors have.
+func (c childSelectors) ends() (local, remote netip.Addr, ok bool) {
+	if len(c.local) == 0 || len(c.remote) == 0 {
+		return local, remote, false
+	}
+	local, ok1 := oneAddress(c.local)
+	remote, ok2 := oneAddress(c.remote)
+	return local, remote, ok1 && ok2
+}
+
+type childSelectors struct{ local, remote []spd.TS }
+
+// reservesAt is where the inbound SPI of a CHILD_SA is reserved: at its end, as far as
+// that is known.
+func (sa *SA) reservesAt(m spd.Mode, local []spd.TS) netip.Addr {
+	if sa.cfg.OwnEnds(m) && len(local) > 0 {
+		if a, ok := oneAddress(local); ok {
+			return a
+		}
+	}
+	return sa.local.Addr()
+}
+
+// homeThroughNAT refuses a new CHILD_SA between a home address and its peer where
+// there is a NAT between the addresses of IKE: its packets would need UDP between
+// these, and have none of them.
+func (sa *SA) homeThroughNAT(now time.Time, cfg *ChildConfig, m spd.Mode) *trace.Failure {
+	if !sa.cfg.OwnEnds(m) || !sa.nat.any() {
+		return nil
+	}
+	return sa.failure(now, trace.StageChild, fmt.Sprintf("child %s in transport mode is between a home address and its peer, and a NAT between the addresses of IKE lets no such packet through", cfg.Name),
+		"take the NAT away, or protect the traffic in tunnel mode")
+}
+
+// foreignHome tells why a peer may not have the addresses of its selectors: they are
+// neither permitted to its identity nor leased to it; nil: it may.
+func (sa *SA) foreignHome(now time.Time, cfg *ChildConfig, list []spd.TS) *trace.Failure {
+	if !sa.cfg.ChecksHomes() || len(list) == 0 || sa.cfg.MayHave(list, sa.remoteID, sa.vipRemote) {
+		return nil
+	}
+	permitted, generic := sa.cfg.Permitted(sa.remoteID)
+	has := "no home address is permitted to it"
+	switch {
+	case generic:
+		has = "each of its kind may have one of " + selectors(permitted)
+	case len(permitted) > 0:
+		has = "it may have " + selectors(permitted)
+	}
+	for _, p := range sa.vipRemote {
+		has += ", and a pool gave it " + p.Addr().String()
+	}
+	return sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer %v may not have %s, which it wants to be its home address in child %s: %s", sa.remoteID, selectors(list), cfg.Name, has),
+		fmt.Sprintf("if the address is the peer's, add it to home_addresses of the remote section, or at the top: {id: \"%v\", addrs: […]}", sa.remoteID))
+}
+
+// unpermitted is foreignHome for an offer that has nothing in common with a child: is
+// that because of the home address?
+func (sa *SA) unpermitted(now time.Time, cfg *ChildConfig, offered []spd.TS) *trace.Failure {
+	var configured []spd.TS
+	for _, s := range cfg.Remote {
+		if s.Dynamic {
+			return sa.foreignHome(now, cfg, offered)
+		}
+		configured = append(configured, s.TS)
+	}
+	return sa.foreignHome(now, cfg, spd.IntersectLists(configured, offered))
+}
+
+// staysHome tells whether a CHILD_SA is for addresses that do not change with those of
+// IKE on a side that has dynamic selectors.
+func staysHome(vips []netip.Prefix, list []Selector) bool {
+	return len(vips) > 0 || !slices.ContainsFunc(list, func(s Selector) bool { return s.Dynamic })
+}
