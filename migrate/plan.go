@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"net/netip"
 	"slices"
 
 	"iked/spd"
@@ -15,6 +14,8 @@ type Child struct {
 	Mode  spd.Mode
 	// ReqIDIn is that of the inbound SA, where it is another one.
 	ReqID, ReqIDIn uint32
+	// AnyReqID: they are not known yet.
+	AnyReqID bool
 	// In and Out are the outer addresses of its two SAs.
 	In, Out       Pair
 	Local, Remote []spd.TS
@@ -90,8 +91,9 @@ func Make(e *Event, s *State) Plan {
 			if c.Own || x.Mode == spd.Transport && x.Old.Unspecified() {
 				// Mobile IPv6 says of SAs in transport mode that the node moved. They stay
 				// between the home address and the home agent, whatever the entry says that
-				// they moved from: at home, it says the home address.
-				if x.ReqID != 0 || e.has(c) {
+				// they moved from: at home, it says the home address. A home agent has the
+				// same request id for all nodes, so that the selector tells which one it is.
+				if e.has(c) {
 					note(c.IKE)
 				}
 				continue
@@ -133,23 +135,14 @@ func (x *Entry) names(c *Child, d Dir) bool {
 	if d != Out && c.ReqIDIn != 0 {
 		id = c.ReqIDIn
 	}
-	return x.Proto == c.Proto && x.Mode == c.Mode && (x.ReqID == 0 || x.ReqID == id)
+	return x.Proto == c.Proto && x.Mode == c.Mode && (x.ReqID == 0 || x.ReqID == id || c.AnyReqID)
 }
 
 // has tells whether the selector of the event's policy is about the traffic of a
 // CHILD_SA.
 func (e *Event) has(c *Child) bool {
-	src, dst := c.Local, c.Remote
-	if e.Dir != Out {
-		src, dst = dst, src
-	}
-	return meets(src, e.Selector.Src) && meets(dst, e.Selector.Dst)
-}
-
-func meets(list []spd.TS, p netip.Prefix) bool {
-	return slices.ContainsFunc(list, func(t spd.TS) bool {
-		return len(spd.IntersectLists([]spd.TS{t}, []spd.TS{spd.FromPrefix(p)})) > 0
-	})
+	v := newKM(e)
+	return v.meets(e.Dir, c)
 }
 
 // Apply is the state after a plan.
