@@ -45,6 +45,13 @@ func (l *loader) checkMobility(c *Connection) {
 	if c.needsHomes() && len(c.Homes) == 0 && len(c.Pools) == 0 && !slices.ContainsFunc(c.Remote, func(a *Auth) bool { return len(a.HomeAddresses) > 0 }) {
 		l.fault(role, "add home_addresses to the remote section or at the top of the file, or pools", "no home address is permitted to any peer, and the %v refuses every other one", c.MobilityRole)
 	}
+	for _, side := range [][]*Auth{c.Local, c.Remote} {
+		for _, a := range side {
+			if a.Class == AuthXAuth {
+				l.fault(a.pos.sub("auth", 0), "use psk or pubkey", "home addresses are bound to the identity of phase 1, and a user of xauth proves another one behind it")
+			}
+		}
+	}
 	for _, ch := range c.Children {
 		if ch.Mode != ModeTransport {
 			continue

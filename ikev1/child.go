@@ -85,8 +85,9 @@ func (sa *SA) made(cfg *keyex.ChildConfig, g agreed, local, remote spd.TS, in of
 	c := &keyex.Child{
 		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: p.Protocol, Mode: g.mode,
 		SPIIn: in.Main, SPIOut: g.spi, ESN: p.ESN(), Local: sa.kept(cfg, local), Remote: []spd.TS{remote},
-		LocalAddr: sa.local, RemoteAddr: sa.remote, Encap: sa.nat.any(), NoTFC: true,
+		NoTFC: true,
 	}
+	sa.placed(c, local, remote)
 	if g.cpi != 0 {
 		c.CPIIn, c.CPIOut = in.CPI, g.cpi
 	}

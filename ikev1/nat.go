@@ -122,6 +122,9 @@ func (sa *SA) follow(now time.Time, d keyex.Datagram) {
 	sa.log(now, trace.Control, false, "the peer moved from %v to %v", from, sa.remote)
 	for _, list := range [][]*keyex.Child{sa.children, sa.fading} {
 		for _, c := range list {
+			if c.OwnEnds {
+				continue // RFC 3776: between the home address and its peer
+			}
 			c.LocalAddr, c.RemoteAddr = sa.local, sa.remote
 			sa.Tell(keyex.MoveChild{Child: c})
 		}

@@ -16,7 +16,9 @@ import (
 // checksums of its packets.
 
 // translates tells whether SAs of a mode cross a NAT that changes what they carry.
-func (sa *SA) translates(m spd.Mode) bool { return m == spd.Transport && sa.nat.any() }
+func (sa *SA) translates(m spd.Mode) bool {
+	return m == spd.Transport && sa.nat.any() && !sa.cfg.OwnEnds(m)
+}
 
 // originals are NAT-OAi and NAT-OAr of a message of ours; none where nothing is
 // translated.

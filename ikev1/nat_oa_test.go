@@ -123,7 +123,7 @@ func draftOnly(t *testing.T, x *packet) *packet {
 // address of the family of the IKE SA.
 func TestOriginalAddresses(t *testing.T) {
 	addr := netip.MustParseAddr
-	sa := &SA{local: netip.MustParseAddrPort("192.0.2.2:4500"), remote: netip.MustParseAddrPort("203.0.113.1:4500"), nat: natState{remote: true}}
+	sa := &SA{cfg: &keyex.Config{}, local: netip.MustParseAddrPort("192.0.2.2:4500"), remote: netip.MustParseAddrPort("203.0.113.1:4500"), nat: natState{remote: true}}
 	ids := func(i, r string) []message.Payload {
 		a, b := addr(i), addr(r)
 		return []message.Payload{message.RangeID(a, a, 0, 0), message.RangeID(b, b, 0, 0)}

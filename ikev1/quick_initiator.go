@@ -75,6 +75,16 @@ func (sa *SA) queueChild(now time.Time, cfg *keyex.ChildConfig, flow *spd.Flow) 
 		return
 	}
 	for _, p := range list {
+		f := sa.oneHome(now, cfg, p[0], p[1])
+		if f == nil {
+			f = sa.foreignHome(now, p[1])
+		}
+		if f != nil {
+			sa.failedFor(now, cfg, flow, f)
+			return
+		}
+	}
+	for _, p := range list {
 		q := &quick{sa: sa, cfg: cfg, packet: flow, local: p[0], remote: p[1], flow: keyex.Flow{Queue: &sa.Queue}}
 		if flow != nil && p[0].From.Compare(flow.Local) <= 0 && flow.Local.Compare(p[0].To) <= 0 && p[1].From.Compare(flow.Remote) <= 0 && flow.Remote.Compare(p[1].To) <= 0 {
 			sa.waiting = append([]*quick{q}, sa.waiting...)
@@ -124,19 +134,21 @@ func (q *quick) begin(now time.Time) {
 }
 
 // reserve asks for the inbound SPI.
-func (q *quick) reserve(now time.Time) { q.sa.reserve(&q.flow, q.proto, &q.spis.Main, q.fail) }
+func (q *quick) reserve(now time.Time) {
+	q.sa.reserve(&q.flow, q.proto, q.sa.reservesAt(q.cfg.Mode, q.local), &q.spis.Main, q.fail)
+}
 
 // reserveAround asks for the one of AH around ESP.
 func (q *quick) reserveAround(now time.Time) {
 	if len(q.cfg.AH) > 0 {
-		q.sa.reserve(&q.flow, suite.ProtoAH, &q.spis.AH, q.fail)
+		q.sa.reserve(&q.flow, suite.ProtoAH, q.sa.reservesAt(q.cfg.Mode, q.local), &q.spis.AH, q.fail)
 	}
 }
 
 // reserveCPI asks for the number of compression.
 func (q *quick) reserveCPI(now time.Time) {
 	if q.cfg.IPComp {
-		q.sa.reserveCPI(&q.flow, &q.spis.CPI, q.fail)
+		q.sa.reserveCPI(&q.flow, q.sa.reservesAt(q.cfg.Mode, q.local), &q.spis.CPI, q.fail)
 	}
 }
 
@@ -303,6 +315,9 @@ func (q *quick) take(now time.Time, m *message.Message, s *message.SA) (got agre
 		got.take(list[0], p, t)
 	}
 	mode := got.mode
+	if sa.cfg.OwnEnds(q.cfg.Mode) && mode != q.cfg.Mode {
+		return got, life, bad("the peer takes %s mode for what is between a home address and its peer", offer.ModeName(mode))
+	}
 	// RFC 2409, Section 5.5: the same identities.
 	if ids := offer.IDPair(m.Payloads); ids != nil {
 		l, errL := offer.TSOf(ids[0])

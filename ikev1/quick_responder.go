@@ -101,6 +101,9 @@ func (q *quickResponder) findChild(now time.Time, m *message.Message, transport 
 			return message.InvalidIDInformation, sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer's selectors cannot be used: %v %v", errL, errR), "use addresses, subnets or ranges")
 		}
 	}
+	if f := sa.foreignHome(now, q.remote); f != nil {
+		return message.InvalidIDInformation, f
+	}
 	seenL, seenR, one := sa.asSeen(q.local, q.remote)
 	// One that has the same selectors before one that covers them.
 	for _, exact := range [...]bool{true, false} {
@@ -217,6 +220,8 @@ func (q *quickResponder) readable(suites []offer.Suite) (list []suite.Proposal, 
 			switch _, _, lives := offer.WeighChild(level, q.cfg, t); {
 			case no != "":
 				why = no
+			case sa.cfg.OwnEnds(mode) && !(q.local.IsHost() && q.remote.IsHost()):
+				why = "transport mode is between two single addresses"
 			case mode == spd.BEET && !(q.local.IsHost() && q.remote.IsHost()):
 				why = "BEET mode is between two single addresses"
 			case !ok || mode != q.cfg.Mode && (mode != spd.Tunnel || q.cfg.ModeRequired):
@@ -250,18 +255,18 @@ func (q *quickResponder) takeKE(now time.Time, m *message.Message) *trace.Failur
 }
 
 func (q *quickResponder) reserve(now time.Time) {
-	q.sa.reserve(&q.flow, q.chosen.main.Proposal.Protocol, &q.spis.Main, q.unreserved)
+	q.sa.reserve(&q.flow, q.chosen.main.Proposal.Protocol, q.sa.reservesAt(q.chosen.mode, q.local), &q.spis.Main, q.unreserved)
 }
 
 func (q *quickResponder) reserveAround(now time.Time) {
 	if q.chosen.around != nil {
-		q.sa.reserve(&q.flow, suite.ProtoAH, &q.spis.AH, q.unreserved)
+		q.sa.reserve(&q.flow, suite.ProtoAH, q.sa.reservesAt(q.chosen.mode, q.local), &q.spis.AH, q.unreserved)
 	}
 }
 
 func (q *quickResponder) reserveCPI(now time.Time) {
 	if q.chosen.cpi != 0 {
-		q.sa.reserveCPI(&q.flow, &q.spis.CPI, q.unreserved)
+		q.sa.reserveCPI(&q.flow, q.sa.reservesAt(q.chosen.mode, q.local), &q.spis.CPI, q.unreserved)
 	}
 }
 

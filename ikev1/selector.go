@@ -10,6 +10,9 @@ func (sa *SA) localTS(c *keyex.ChildConfig) []spd.TS {
 	return offer.Resolve(c.Local, sa.local.Addr(), sa.vipLocal)
 }
 func (sa *SA) remoteTS(c *keyex.ChildConfig) []spd.TS {
+	if sa.cfg.ChecksHomes() {
+		return sa.cfg.PeerTraffic(c.Remote, sa.remoteID, sa.vipRemote)
+	}
 	return sa.withinNetworks(offer.Resolve(c.Remote, sa.remote.Addr(), sa.vipRemote))
 }
 

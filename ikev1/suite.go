@@ -2,6 +2,7 @@ package ikev1
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -38,9 +39,9 @@ func (g *agreed) take(s offer.Suite, p *message.Proposal, t offer.Transform) {
 	}
 }
 
-// reserve asks for an inbound SPI.
-func (sa *SA) reserve(f *keyex.Flow, proto suite.Protocol, at *uint32, fail func(time.Time, *trace.Failure)) {
-	f.Ask(keyex.AllocSPI{Proto: proto, Local: sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
+// reserve asks for an inbound SPI at an own address.
+func (sa *SA) reserve(f *keyex.Flow, proto suite.Protocol, local netip.Addr, at *uint32, fail func(time.Time, *trace.Failure)) {
+	f.Ask(keyex.AllocSPI{Proto: proto, Local: local}, func(now time.Time, r keyex.Reply) {
 		s, ok := r.(keyex.SPIReply)
 		if !ok || s.Err != nil {
 			fail(now, sa.failure(now, trace.StageInstall, fmt.Sprintf("no SPI can be had: %v", s.Err), "see the backend in `ikectl status`"))
@@ -70,8 +71,8 @@ func (sa *SA) unreserveCPI(s *offer.SPIs) {
 }
 
 // reserveCPI asks for the number of compression.
-func (sa *SA) reserveCPI(f *keyex.Flow, at *uint16, fail func(time.Time, *trace.Failure)) {
-	f.Ask(keyex.AllocSPI{Proto: suite.ProtoIPComp, Local: sa.local.Addr()}, func(now time.Time, r keyex.Reply) {
+func (sa *SA) reserveCPI(f *keyex.Flow, local netip.Addr, at *uint16, fail func(time.Time, *trace.Failure)) {
+	f.Ask(keyex.AllocSPI{Proto: suite.ProtoIPComp, Local: local}, func(now time.Time, r keyex.Reply) {
 		s, ok := r.(keyex.SPIReply)
 		if !ok || s.Err != nil {
 			fail(now, sa.failure(now, trace.StageInstall, fmt.Sprintf("no number for compression can be had: %v", s.Err), "see the backend in `ikectl status`, or set ipcomp to no"))
@@ -82,8 +83,13 @@ func (sa *SA) reserveCPI(f *keyex.Flow, at *uint16, fail func(time.Time, *trace.
 }
 
 // throughNAT tells why a pair cannot be made: AH covers the addresses that a NAT
-// changes, and has no encapsulation (RFC 3948, Section 1).
+// changes, and has no encapsulation (RFC 3948, Section 1); and what is between a home
+// address and its peer has none of the addresses that UDP would be between.
 func (sa *SA) throughNAT(now time.Time, cfg *keyex.ChildConfig) *trace.Failure {
+	if sa.nat.any() && sa.cfg.OwnEnds(cfg.Mode) {
+		return sa.failure(now, trace.StageChild, cfg.Name+" in transport mode is between a home address and its peer, and a NAT between the addresses of IKE lets no such packet through",
+			"take the NAT away, or protect the traffic in tunnel mode")
+	}
 	if !sa.nat.any() || len(cfg.AH) == 0 && (len(cfg.Proposals) == 0 || cfg.Proposals[0].Protocol != suite.ProtoAH) {
 		return nil
 	}

@@ -9,12 +9,26 @@ import (
 	"iked/spd"
 )
 
+// Protocols whose port field holds the type of a message.
+const (
+	protoICMP   = 1
+	protoICMPv6 = 58
+	protoMH     = 135
+)
+
 // IDOf is the ID payload for a traffic selector (RFC 2407, Section 4.6.2): one
-// range of addresses, one protocol, one port or all.
+// range of addresses, one protocol, one port or all. The type of a mobility header or
+// of an ICMP message with any code is a plain number in the place of the port, as
+// implementations have it whose selectors are those of PF_KEY; no RFC says. A type of
+// ICMP with one code is type<<8|code.
 func IDOf(t spd.TS) (*message.ID, error) {
 	port := uint16(0)
-	switch {
+	switch from, typed := t.PortFrom, t.Proto == protoICMP || t.Proto == protoICMPv6; {
 	case t.AnyPort():
+	case from != 0 && from&0xff == 0 && (t.Proto == protoMH && t.PortTo == from || typed && t.PortTo == from|0xff):
+		port = from >> 8
+	case t.Proto == protoMH || typed && from < 256:
+		return nil, fmt.Errorf("the selector %v has message types that IKEv1 cannot say: it knows one from 1 to 255, or all", t)
 	case t.PortFrom == t.PortTo && t.PortFrom != 0:
 		port = t.PortFrom
 	default:
@@ -30,7 +44,15 @@ func TSOf(p *message.ID) (spd.TS, error) {
 		return spd.TS{}, err
 	}
 	t := spd.TS{From: from, To: to, Proto: p.Proto, PortTo: 65535}
-	if p.Port != 0 {
+	switch typed := p.Proto == protoICMP || p.Proto == protoICMPv6; {
+	case p.Port == 0:
+	case typed && p.Port < 256:
+		t.PortFrom, t.PortTo = p.Port<<8, p.Port<<8|0xff
+	case p.Proto == protoMH && p.Port < 256:
+		t.PortFrom, t.PortTo = p.Port<<8, p.Port<<8
+	case p.Proto == protoMH && p.Port&0xff != 0:
+		return spd.TS{}, fmt.Errorf("mobility header type %d: expected one from 1 to 255", p.Port)
+	default:
 		t.PortFrom, t.PortTo = p.Port, p.Port
 	}
 	return t, t.Check()
