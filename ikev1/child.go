@@ -1,12 +1,9 @@
 package ikev1
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
-	"iked/crypto/aead"
-	"iked/crypto/integ"
 	"iked/crypto/kdf"
 	"iked/crypto/suite"
 	"iked/ikev1/offer"
@@ -102,42 +99,11 @@ func (sa *SA) made(cfg *keyex.ChildConfig, g agreed, local, remote spd.TS, in of
 	return c
 }
 
-// childKeys makes the keys of all SAs (RFC 2409, Section 5.5): the key of each
-// direction and protocol comes from the SPI of who receives it.
+// childKeys makes the keys of all SAs (RFC 2409, Section 5.5).
 func (sa *SA) childKeys(c *keyex.Child, gqm secret.Bytes, ni, nr []byte) error {
-	split := func(proto suite.Protocol, spi uint32, el, il int) (encr, integrity secret.Bytes) {
-		all := kdf.IKEv1KEYMAT(sa.keys.prf, sa.keys.all.SKEYIDd, gqm, uint8(proto), [4]byte(idOctets(spi)), ni, nr, el+il)
-		defer all.Destroy()
-		b := all.Reveal()
-		return secret.New(slices.Clone(b[:el])), secret.New(slices.Clone(b[el:]))
-	}
-	var el, il int
-	var err error
-	if c.Proto == suite.ProtoAH {
-		il, _, err = integ.Lens(c.Integ.ID)
-	} else {
-		el, il, err = aead.KeyLens(c.Encr, c.Integ)
-	}
-	if err != nil {
-		return err
-	}
-	short := func(t *suite.Transform) {
-		if c.Config.SHA256_96 && t.ID == suite.IntegHMACSHA256 {
-			t.ID = suite.IntegHMACSHA256_96
-		}
-	}
-	c.EncrIn, c.IntegIn = split(c.Proto, c.SPIIn, el, il)
-	c.EncrOut, c.IntegOut = split(c.Proto, c.SPIOut, el, il)
-	short(&c.Integ)
-	if a := c.AH; a != nil {
-		if il, _, err = integ.Lens(a.Integ.ID); err != nil {
-			return err
-		}
-		_, a.IntegIn = split(suite.ProtoAH, a.SPIIn, 0, il)
-		_, a.IntegOut = split(suite.ProtoAH, a.SPIOut, 0, il)
-		short(&a.Integ)
-	}
-	return nil
+	return offer.ChildKeys(c, func(proto suite.Protocol, spi uint32, n int) (secret.Bytes, error) {
+		return kdf.IKEv1KEYMAT(sa.keys.prf, sa.keys.all.SKEYIDd, gqm, uint8(proto), [4]byte(idOctets(spi)), ni, nr, n), nil
+	})
 }
 
 // installChild asks the backend for directions of a pair.
@@ -160,7 +126,7 @@ func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
 	b.announced = true
 	if old == nil || !slices.Contains(sa.children, old) {
 		sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
-			c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+			c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, spd.ListText(c.Local), spd.ListText(c.Remote))
 		sa.Event(keyex.ChildUp{Child: c})
 		return
 	}
@@ -173,7 +139,7 @@ func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
 	c.Replaces = old.UniqueID
 	sa.count("child-rekey", "")
 	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
-		c.Config.Name, old.UniqueID, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+		c.Config.Name, old.UniqueID, c.UniqueID, c.SPIIn, c.SPIOut, spd.ListText(c.Local), spd.ListText(c.Remote))
 	sa.Event(keyex.ChildReplaced{Old: old, New: c})
 }
 
@@ -210,12 +176,14 @@ func (sa *SA) switchOver(now time.Time, c *keyex.Child) {
 	f := &keyex.Flow{Queue: &sa.Queue}
 	sa.installChild(f, c, false, true, func(now time.Time, err error) {
 		if err != nil {
-			sa.failed(now, c.Config, sa.failure(now, trace.StageInstall, installFault(c.Config, err), "see the backend in `ikectl status`"))
+			sa.failed(now, c.Config, sa.installFailure(now, c.Config, err))
 			sa.deleteChild(now, c, false)
 		}
 	})
 }
 
-func installFault(cfg *keyex.ChildConfig, err error) string {
-	return fmt.Sprintf("CHILD_SA %s cannot be installed: %v", cfg.Name, err)
+// installFailure: the backend does not take a pair.
+func (sa *SA) installFailure(now time.Time, cfg *keyex.ChildConfig, err error) *trace.Failure {
+	sentence, advice := offer.InstallWords(cfg, err)
+	return sa.failure(now, trace.StageInstall, sentence, advice)
 }

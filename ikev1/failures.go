@@ -99,12 +99,3 @@ func (sa *SA) refusedBy(now time.Time, n message.NotifyType, what string, phase1
 	}
 	return sa.failure(now, trace.StageRefused, fmt.Sprintf("the peer refused %s with %s", what, n.Name()), say)
 }
-
-// selectors prints a list for people.
-func selectors(ts []spd.TS) string {
-	var out []string
-	for _, t := range ts {
-		out = append(out, t.String())
-	}
-	return strings.Join(out, " ")
-}

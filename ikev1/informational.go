@@ -65,18 +65,11 @@ func (sa *SA) tellSPI(now time.Time, n message.NotifyType, proto suite.Protocol,
 // tellDelete tells that a pair is gone; the SPI is that of our inbound SA (RFC
 // 2408, Section 3.15).
 func (sa *SA) tellDelete(now time.Time, list ...*keyex.Child) {
-	for _, proto := range [...]suite.Protocol{suite.ProtoESP, suite.ProtoAH} {
-		d := &message.Delete{Protocol: message.Protocol(proto)}
-		for _, c := range list {
-			for _, p := range c.Protocols() {
-				if p.Proto == proto {
-					d.SPIs = append(d.SPIs, binary.BigEndian.AppendUint32(nil, p.SPIIn))
-				}
-			}
-		}
-		if len(d.SPIs) > 0 && sa.keys != nil {
-			sa.inform(now, d)
-		}
+	if sa.keys == nil {
+		return
+	}
+	for _, d := range offer.Deletes(list) {
+		sa.inform(now, d)
 	}
 }
 

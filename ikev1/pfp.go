@@ -1,25 +1,20 @@
 package ikev1
 
 import (
-	"fmt"
 	"time"
 
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/internal/trace"
 )
 
 // overLimit tells whether a child has as many SAs as it may.
 func (sa *SA) overLimit(cfg *keyex.ChildConfig) bool {
-	n := 0
-	for _, c := range sa.children {
-		if c.Config == cfg && book(c).successor == nil {
-			n++
-		}
-	}
-	return cfg.Limit > 0 && n >= cfg.Limit
+	return offer.Full(cfg, sa.children, func(c *keyex.Child) bool { return book(c).successor != nil })
 }
 
 // tooMany is the failure of one SA too many.
 func (sa *SA) tooMany(now time.Time, cfg *keyex.ChildConfig) *trace.Failure {
-	return sa.failure(now, trace.StageChild, fmt.Sprintf("%s has %d CHILD_SAs, which is its pfp_limit", cfg.Name, cfg.Limit), "raise pfp_limit, or flag fewer selectors in pfp")
+	sentence, advice := offer.FullWords(cfg)
+	return sa.failure(now, trace.StageChild, sentence, advice)
 }

@@ -265,7 +265,7 @@ func (q *quick) answer(now time.Time, in *incoming) {
 		}
 		sa.installChild(&q.flow, c, true, !later, func(now time.Time, err error) {
 			if err != nil {
-				q.fail(now, sa.failure(now, trace.StageInstall, installFault(q.cfg, err), "see the backend in `ikectl status`"))
+				q.fail(now, sa.installFailure(now, q.cfg, err))
 			}
 		})
 	}, func(now time.Time) {

@@ -135,7 +135,7 @@ func (q *quickResponder) findChild(now time.Time, m *message.Message, transport 
 	f := sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer wants %v === %v, which no child of %s has", q.local, q.remote, sa.cfg.Name),
 		"make local_ts and remote_ts of both sides the same, turned round: IKEv1 narrows nothing")
 	for _, cfg := range sa.cfg.Children {
-		f.Evidence = append(f.Evidence, fmt.Sprintf("%s has %s === %s", cfg.Name, selectors(sa.localTS(cfg)), selectors(sa.remoteTS(cfg))))
+		f.Evidence = append(f.Evidence, fmt.Sprintf("%s has %s === %s", cfg.Name, spd.ListText(sa.localTS(cfg)), spd.ListText(sa.remoteTS(cfg))))
 	}
 	return message.InvalidIDInformation, f
 }
@@ -310,7 +310,7 @@ func (q *quickResponder) agree(now time.Time) {
 func (q *quickResponder) install(now time.Time) {
 	q.sa.installChild(&q.flow, q.made, true, false, func(now time.Time, err error) {
 		if err != nil {
-			q.refuse(now, message.NoProposalChosen, q.sa.failure(now, trace.StageInstall, installFault(q.cfg, err), "see the backend in `ikectl status`"))
+			q.refuse(now, message.NoProposalChosen, q.sa.installFailure(now, q.cfg, err))
 		}
 	})
 }
@@ -370,7 +370,7 @@ func (q *quickResponder) confirm(now time.Time, in *incoming) {
 			if err != nil {
 				sa.tellDelete(now, q.made)
 				q.abandon()
-				sa.failed(now, q.cfg, sa.failure(now, trace.StageInstall, installFault(q.cfg, err), "see the backend in `ikectl status`"))
+				sa.failed(now, q.cfg, sa.installFailure(now, q.cfg, err))
 			}
 		})
 	}, func(now time.Time) {

@@ -175,7 +175,7 @@ func (sa *SA) newChild(c *Child, chosen suite.Proposal, gir secret.Bytes, ni, nr
 		// RFC 4877, Section 3: the home address, and not the care-of address that IKE is at.
 		l, r, ok := childSelectors{c.Local, c.Remote}.ends()
 		if !ok {
-			return fmt.Errorf("the selectors %s === %s have more than one address on a side", selectors(c.Local), selectors(c.Remote))
+			return fmt.Errorf("the selectors %s === %s have more than one address on a side", spd.ListText(c.Local), spd.ListText(c.Remote))
 		}
 		c.OwnEnds, c.Encap = true, false
 		c.LocalAddr, c.RemoteAddr = netip.AddrPortFrom(l, 0), netip.AddrPortFrom(r, 0)
@@ -211,7 +211,7 @@ func (sa *SA) childUp(now time.Time, c *Child) {
 	sa.childInstalled(now, c)
 	book(c).announced = true
 	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
-		c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+		c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, spd.ListText(c.Local), spd.ListText(c.Remote))
 	sa.Event(ChildUp{Child: c})
 }
 
@@ -240,7 +240,7 @@ func (sa *SA) childReplaced(now time.Time, old, new *Child) {
 	book(new).announced = true
 	sa.count("child-rekey", "")
 	sa.logChild(now, new.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
-		new.Config.Name, old.UniqueID, new.UniqueID, new.SPIIn, new.SPIOut, selectors(new.Local), selectors(new.Remote))
+		new.Config.Name, old.UniqueID, new.UniqueID, new.SPIIn, new.SPIOut, spd.ListText(new.Local), spd.ListText(new.Remote))
 	sa.Event(ChildReplaced{Old: old, New: new})
 }
 

@@ -102,7 +102,7 @@ func (o *childOffer) prepare(now time.Time) *trace.Failure {
 		}
 		if cfg.Mode == spd.Transport && !sa.cfg.OwnEnds(cfg.Mode) {
 			return fault("its selectors %s === %s leave out the addresses of the two hosts, %v and %v, and transport mode is for their traffic (RFC 4301, Section 4.1)",
-				selectors(resolve(cfg.Local, nil)), selectors(resolve(cfg.Remote, nil)), sa.local.Addr(), sa.host)
+				spd.ListText(resolve(cfg.Local, nil)), spd.ListText(resolve(cfg.Remote, nil)), sa.local.Addr(), sa.host)
 		}
 		return fault("there is no traffic selector on one side")
 	}
@@ -149,7 +149,7 @@ func (o *childOffer) packetFirst(now time.Time) *trace.Failure {
 	f, cfg := o.flow, o.cfg
 	fault := func(sentence, advice string) *trace.Failure {
 		return o.sa.failure(now, trace.StageSelectors, fmt.Sprintf("child %s: %s", cfg.Name, sentence), advice,
-			"configured: "+selectors(o.tsi)+" === "+selectors(o.tsr))
+			"configured: "+spd.ListText(o.tsi)+" === "+spd.ListText(o.tsr))
 	}
 	if f == nil {
 		if cfg.PFP != 0 {
@@ -161,7 +161,7 @@ func (o *childOffer) packetFirst(now time.Time) *trace.Failure {
 	fits := spd.Subset([]spd.TS{l}, o.tsi) && spd.Subset([]spd.TS{r}, o.tsr)
 	switch {
 	case cfg.PFP != 0 && !fits:
-		return fault(fmt.Sprintf("the packet from %s to %s is none of its traffic", selectors([]spd.TS{l}), selectors([]spd.TS{r})),
+		return fault(fmt.Sprintf("the packet from %s to %s is none of its traffic", spd.ListText([]spd.TS{l}), spd.ListText([]spd.TS{r})),
 			"compare local_ts and remote_ts with the addresses of this system")
 	case o.single:
 		o.tsi, o.tsr = []spd.TS{l}, []spd.TS{r}
@@ -212,7 +212,7 @@ func (o *childOffer) free() {
 }
 
 func (o *childOffer) evidence() []string {
-	ev := []string{"local:  " + selectors(o.tsi), "remote: " + selectors(o.tsr)}
+	ev := []string{"local:  " + spd.ListText(o.tsi), "remote: " + spd.ListText(o.tsr)}
 	for i, p := range o.proposals {
 		ev = append(ev, fmt.Sprintf("proposal %d: %v", i+1, p))
 	}
@@ -249,13 +249,13 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 	var natLocal, natRemote netip.Addr
 	if _, _, one := (childSelectors{local, remote}).ends(); sa.cfg.OwnEnds(mode) && !one {
 		return nil, sa.failure(now, trace.StageSelectors, "the peer takes transport mode with more than one address on a side", "write the home address and that of the home agent into local_ts and remote_ts",
-			"answered: "+selectors(local)+" === "+selectors(remote))
+			"answered: "+spd.ListText(local)+" === "+spd.ListText(remote))
 	}
 	if mode == spd.Transport && !sa.cfg.OwnEnds(mode) {
 		l, r, ofLocal, ofRemote, ok := sa.natSelectors(local, remote)
 		if !ok {
 			return nil, sa.failure(now, trace.StageSelectors, "the peer takes transport mode with more than one address on a side", "this is a fault of the peer (RFC 7296, Section 2.23.1)",
-				"answered: "+selectors(local)+" === "+selectors(remote))
+				"answered: "+spd.ListText(local)+" === "+spd.ListText(remote))
 		}
 		local, remote, natLocal, natRemote = l, r, ofLocal, ofRemote
 	}
@@ -265,13 +265,13 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 		local = spd.Narrow(sa.localTS(o.cfg), local)
 		if len(local) == 0 {
 			return nil, sa.failure(now, trace.StageSelectors, "the peer's traffic selectors leave out the address that it assigned", "this is a fault of the peer",
-				"assigned: "+selectors(sa.localTS(o.cfg)), "answered: "+selectors(fromWire(a.tsi)))
+				"assigned: "+spd.ListText(sa.localTS(o.cfg)), "answered: "+spd.ListText(fromWire(a.tsi)))
 		}
 	}
 	// RFC 7296, Section 2.9.
 	if !spd.Subset(local, o.tsi) || !spd.Subset(remote, o.tsr) {
 		return nil, sa.failure(now, trace.StageSelectors, "the peer's traffic selectors are not part of what was offered", "this is a fault of the peer",
-			"offered:  "+selectors(o.tsi)+" === "+selectors(o.tsr), "answered: "+selectors(local)+" === "+selectors(remote))
+			"offered:  "+spd.ListText(o.tsi)+" === "+spd.ListText(o.tsr), "answered: "+spd.ListText(local)+" === "+spd.ListText(remote))
 	}
 	if f := sa.foreignHome(now, o.cfg, remote); f != nil {
 		return nil, f
@@ -282,7 +282,7 @@ func (o *childOffer) build(now time.Time, a childAnswer) (*Child, *trace.Failure
 		return nil, sa.failure(now, trace.StageChild, fmt.Sprintf("the peer insists on tunnel mode for %s, which has %s mode", o.cfg.Name, modeName(o.mode())), "set the same mode on both sides")
 	case mode == spd.BEET && !fitsMode(mode, local, remote):
 		return nil, sa.failure(now, trace.StageSelectors, "the peer takes BEET mode with more than one pair of addresses", "this is a fault of the peer",
-			"answered: "+selectors(local)+" === "+selectors(remote))
+			"answered: "+spd.ListText(local)+" === "+spd.ListText(remote))
 	case mode != o.mode():
 		sa.logChild(now, o.cfg, true, "the peer does not take %s mode for %s: tunnel mode it is", modeName(o.mode()), o.cfg.Name)
 	}

@@ -131,9 +131,9 @@ func (q *childRequest) choose(now time.Time) {
 	case notify != nil && notify.Kind == message.SinglePairRequired:
 		q.refuse(now, notify, sa.failure(now, trace.StageSelectors, "the peer offers no single values where the SAs of this child take those of a packet (pfp)", "let the peer ask with the selectors of a packet: on demand", evidence...))
 	default:
-		evidence = append([]string{"offered: " + selectors(fromWire(q.tsr)) + " === " + selectors(fromWire(q.tsi))}, evidence...)
+		evidence = append([]string{"offered: " + spd.ListText(fromWire(q.tsr)) + " === " + spd.ListText(fromWire(q.tsi))}, evidence...)
 		q.refuse(now, message.NewNotify(message.TSUnacceptable, nil), sa.failure(now, trace.StageSelectors,
-			fmt.Sprintf("the peer's traffic selectors %s === %s have nothing in common with any child of %s", selectors(fromWire(q.tsr)), selectors(fromWire(q.tsi)), sa.cfg.Name),
+			fmt.Sprintf("the peer's traffic selectors %s === %s have nothing in common with any child of %s", spd.ListText(fromWire(q.tsr)), spd.ListText(fromWire(q.tsi)), sa.cfg.Name),
 			"make local_ts and remote_ts of both sides mirror each other", evidence...))
 	}
 }
@@ -154,8 +154,8 @@ func (q *childRequest) consider(now time.Time, cfg *ChildConfig, evidence *[]str
 	c, n := q.choices(cfg, local, remote)
 	if n != nil {
 		offeredL, offeredR := fromWire(q.tsr), fromWire(q.tsi)
-		*evidence = append(*evidence, fmt.Sprintf("%s: ours %s === %s", cfg.Name, selectors(local), selectors(remote)),
-			fmt.Sprintf("%s: intersection %s === %s", cfg.Name, selectors(spd.IntersectLists(local, offeredL)), selectors(spd.IntersectLists(remote, offeredR))))
+		*evidence = append(*evidence, fmt.Sprintf("%s: ours %s === %s", cfg.Name, spd.ListText(local), spd.ListText(remote)),
+			fmt.Sprintf("%s: intersection %s === %s", cfg.Name, spd.ListText(spd.IntersectLists(local, offeredL)), spd.ListText(spd.IntersectLists(remote, offeredR))))
 		return nil, n, sa.unpermitted(now, cfg, offeredR)
 	}
 	if f := sa.foreignHome(now, cfg, c.remote); f != nil {
@@ -283,7 +283,7 @@ func (q *childRequest) checkMode(now time.Time, c *childChoice) *trace.Failure {
 		why = "the selectors do not allow it"
 	}
 	return q.sa.failure(now, trace.StageChild, fmt.Sprintf("child %s demands %s mode, and %s", c.cfg.Name, modeName(configured), why), "set the same mode on both sides",
-		"offered: "+selectors(fromWire(q.tsr))+" === "+selectors(fromWire(q.tsi)))
+		"offered: "+spd.ListText(fromWire(q.tsr))+" === "+spd.ListText(fromWire(q.tsi)))
 }
 
 // reserve gets an SPI.

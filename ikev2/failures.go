@@ -90,39 +90,3 @@ func (sa *SA) refusedBy(now time.Time, n *message.Notify, what string) *trace.Fa
 	}
 	return sa.failure(now, trace.StageRefused, fmt.Sprintf("the peer refused %s with %s", what, n.Kind.Name()), advice)
 }
-
-// selectors prints a list for people.
-func selectors(ts []spd.TS) string {
-	if len(ts) == 0 {
-		return "nothing"
-	}
-	var out []string
-	for _, t := range ts {
-		s := t.From.String() + "-" + t.To.String()
-		switch {
-		case t.IsHost():
-			s = t.From.String()
-		default:
-			if p := t.AppendPrefixes(nil); len(p) == 1 {
-				s = p[0].String()
-			}
-		}
-		if t.Proto != 0 || !t.AnyPort() {
-			s += fmt.Sprintf("[%d/%s]", t.Proto, ports(t))
-		}
-		out = append(out, s)
-	}
-	return strings.Join(out, " ")
-}
-
-func ports(t spd.TS) string {
-	switch {
-	case t.AnyPort():
-		return "any"
-	case t.Opaque():
-		return "opaque"
-	case t.PortFrom == t.PortTo:
-		return fmt.Sprint(t.PortFrom)
-	}
-	return fmt.Sprintf("%d-%d", t.PortFrom, t.PortTo)
-}

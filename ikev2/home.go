@@ -59,14 +59,14 @@ func (sa *SA) foreignHome(now time.Time, cfg *ChildConfig, list []spd.TS) *trace
 	has := "no home address is permitted to it"
 	switch {
 	case generic:
-		has = "each of its kind may have one of " + selectors(permitted)
+		has = "each of its kind may have one of " + spd.ListText(permitted)
 	case len(permitted) > 0:
-		has = "it may have " + selectors(permitted)
+		has = "it may have " + spd.ListText(permitted)
 	}
 	for _, p := range sa.vipRemote {
 		has += ", and a pool gave it " + p.Addr().String()
 	}
-	return sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer %v may not have %s, which it wants to be its home address in child %s: %s", sa.remoteID, selectors(list), cfg.Name, has),
+	return sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer %v may not have %s, which it wants to be its home address in child %s: %s", sa.remoteID, spd.ListText(list), cfg.Name, has),
 		fmt.Sprintf("if the address is the peer's, add it to home_addresses of the remote section, or at the top: {id: \"%v\", addrs: […]}", sa.remoteID))
 }
 

@@ -114,7 +114,7 @@ func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
 	b.announced = true
 	if old == nil || !slices.Contains(sa.children, old) {
 		sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} established with SPIs %08x_i %08x_o and TS %s === %s",
-			c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+			c.Config.Name, c.UniqueID, c.SPIIn, c.SPIOut, spd.ListText(c.Local), spd.ListText(c.Remote))
 		sa.Event(keyex.ChildUp{Child: c})
 		return
 	}
@@ -129,7 +129,7 @@ func (sa *SA) childUp(now time.Time, c, old *keyex.Child, life offer.Life) {
 	c.Replaces = old.UniqueID
 	sa.count("child-rekey", "")
 	sa.logChild(now, c.Config, false, "CHILD_SA %s{%d} rekeyed: now {%d} with SPIs %08x_i %08x_o and TS %s === %s",
-		c.Config.Name, old.UniqueID, c.UniqueID, c.SPIIn, c.SPIOut, selectors(c.Local), selectors(c.Remote))
+		c.Config.Name, old.UniqueID, c.UniqueID, c.SPIIn, c.SPIOut, spd.ListText(c.Local), spd.ListText(c.Remote))
 	sa.Event(keyex.ChildReplaced{Old: old, New: c})
 	if other != nil && slices.Contains(sa.children, other) && c.Initiator && !other.Initiator && book(other).successor == nil {
 		sa.collided(now, o, c, other)
@@ -198,8 +198,10 @@ func (sa *SA) checkActivity(now time.Time, c *keyex.Child) {
 	})
 }
 
-func installFault(cfg *keyex.ChildConfig, err error) string {
-	return fmt.Sprintf("CHILD_SA %s cannot be installed: %v", cfg.Name, err)
+// installFailure: the backend does not take a pair.
+func (sa *SA) installFailure(now time.Time, cfg *keyex.ChildConfig, err error) *trace.Failure {
+	sentence, advice := offer.InstallWords(cfg, err)
+	return sa.failure(now, trace.StageInstall, sentence, advice)
 }
 
 func (sa *SA) logChild(now time.Time, c *keyex.ChildConfig, warn bool, format string, args ...any) {

@@ -2,11 +2,13 @@ package kink
 
 import (
 	"encoding/binary"
+	"iter"
 	"slices"
 	"time"
 
 	"iked/crypto/suite"
 	quick "iked/ikev1/message"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/internal/trace"
 	"iked/kink/message"
@@ -107,31 +109,23 @@ func (a *answer) delete(now time.Time) {
 	sa := a.sa
 	gone := a.cmd.gone
 	var list []quick.Payload
-	for _, q := range a.cmd.inner.ISAKMP {
-		for _, p := range q.Payloads {
-			d, ok := p.(*quick.Delete)
-			if !ok {
-				continue
-			}
-			for _, octets := range d.SPIs {
-				spi, ok := spiOf(octets)
-				if ok && slices.ContainsFunc(gone, func(c *keyex.Child) bool { return outbound(c, suite.Protocol(d.Protocol), spi) }) {
-					continue // the AH around an ESP that goes
-				}
-				c := sa.childByOutbound(suite.Protocol(d.Protocol), spi)
-				if !ok || c == nil {
-					list = append(list, &quick.Notify{DOI: quick.DOIIPsec, Protocol: d.Protocol, SPI: octets, Kind: quick.InvalidSPI})
-					continue
-				}
-				gone = append(gone, c)
-				sa.dropChild(now, c, true)
-			}
+	for proto, octets := range a.cmd.deletions() {
+		spi, ok := spiOf(octets)
+		if ok && slices.ContainsFunc(gone, func(c *keyex.Child) bool { return outbound(c, suite.Protocol(proto), spi) }) {
+			continue // the AH around an ESP that goes
 		}
+		c := sa.childByOutbound(suite.Protocol(proto), spi)
+		if !ok || c == nil {
+			list = append(list, &quick.Notify{DOI: quick.DOIIPsec, Protocol: proto, SPI: octets, Kind: quick.InvalidSPI})
+			continue
+		}
+		gone = append(gone, c)
+		sa.dropChild(now, c, true)
 	}
 	if len(gone)+len(list) == 0 {
 		list = append(list, &quick.Notify{DOI: quick.DOIIPsec, Kind: quick.PayloadMalformed, Protocol: quick.ProtoESP})
 	}
-	a.respond(now, append(deletePayloads(gone), list...), false)
+	a.respond(now, append(offer.Deletes(gone), list...), false)
 }
 
 // DeleteFor carries a DELETE out that another SA with the same peer answers: a peer
@@ -140,19 +134,11 @@ func (sa *SA) DeleteFor(now time.Time, c *Command) {
 	if sa.closed || c.Type != message.Delete || sa.peer != c.Client || sa.own != c.Server {
 		return
 	}
-	for _, q := range c.inner.ISAKMP {
-		for _, p := range q.Payloads {
-			d, ok := p.(*quick.Delete)
-			if !ok {
-				continue
-			}
-			for _, octets := range d.SPIs {
-				spi, _ := spiOf(octets)
-				if ch := sa.childByOutbound(suite.Protocol(d.Protocol), spi); ch != nil {
-					c.gone = append(c.gone, ch)
-					sa.dropChild(now, ch, true)
-				}
-			}
+	for proto, octets := range c.deletions() {
+		spi, _ := spiOf(octets)
+		if ch := sa.childByOutbound(suite.Protocol(proto), spi); ch != nil {
+			c.gone = append(c.gone, ch)
+			sa.dropChild(now, ch, true)
 		}
 	}
 	sa.pump(now)
@@ -165,23 +151,23 @@ func spiOf(b []byte) (uint32, bool) {
 	return binary.BigEndian.Uint32(b), true
 }
 
-// deletePayloads name the inbound halves of pairs.
-func deletePayloads(list []*keyex.Child) []quick.Payload {
-	var out []quick.Payload
-	for _, proto := range [...]suite.Protocol{suite.ProtoESP, suite.ProtoAH} {
-		d := &quick.Delete{Protocol: quick.Protocol(proto)}
-		for _, c := range list {
-			for _, p := range c.Protocols() {
-				if p.Proto == proto {
-					d.SPIs = append(d.SPIs, binary.BigEndian.AppendUint32(nil, p.SPIIn))
+// deletions are the SPIs that a DELETE names, each with its protocol.
+func (c *Command) deletions() iter.Seq2[quick.Protocol, []byte] {
+	return func(yield func(quick.Protocol, []byte) bool) {
+		for _, q := range c.inner.ISAKMP {
+			for _, p := range q.Payloads {
+				d, ok := p.(*quick.Delete)
+				if !ok {
+					continue
+				}
+				for _, octets := range d.SPIs {
+					if !yield(d.Protocol, octets) {
+						return
+					}
 				}
 			}
 		}
-		if len(d.SPIs) > 0 {
-			out = append(out, d)
-		}
 	}
-	return out
 }
 
 // status answers a STATUS (RFC 4430, Section 3.4): that the answer comes, with our
@@ -199,7 +185,7 @@ func (a *answer) status(now time.Time) {
 
 // sendDelete deletes pairs at the peer; done is called when it answered or does not.
 func (sa *SA) sendDelete(now time.Time, list []*keyex.Child, done func(now time.Time)) {
-	x := &exchange{kind: message.Delete, inner: &message.Body{ISAKMP: []*message.ISAKMP{{Payloads: deletePayloads(list)}}}}
+	x := &exchange{kind: message.Delete, inner: &message.Body{ISAKMP: []*message.ISAKMP{{Payloads: offer.Deletes(list)}}}}
 	x.answered = func(now time.Time, _ *message.Body, _ bool) {
 		x.finish(now, false)
 		done(now)
@@ -296,17 +282,9 @@ func (sa *SA) Knows(c *Command) bool {
 	if sa.answers[c.XID] != nil {
 		return true
 	}
-	for _, q := range c.inner.ISAKMP {
-		for _, p := range q.Payloads {
-			d, ok := p.(*quick.Delete)
-			if !ok {
-				continue
-			}
-			for _, octets := range d.SPIs {
-				if spi, ok := spiOf(octets); ok && sa.childByOutbound(suite.Protocol(d.Protocol), spi) != nil {
-					return true
-				}
-			}
+	for proto, octets := range c.deletions() {
+		if spi, ok := spiOf(octets); ok && sa.childByOutbound(suite.Protocol(proto), spi) != nil {
+			return true
 		}
 	}
 	return false

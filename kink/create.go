@@ -165,7 +165,7 @@ func (c *create) keyed(now time.Time) {
 	c.flow = keyex.Flow{Queue: &sa.Queue}
 	sa.installChild(&c.flow, o, true, false, func(now time.Time, err error) {
 		if err != nil {
-			c.fail(now, sa.failure(now, trace.StageInstall, installFault(c.cfg, err), "see the backend in `ikectl status`"))
+			c.fail(now, sa.installFailure(now, c.cfg, err))
 			return
 		}
 		c.x.transmit(now)
@@ -251,7 +251,7 @@ func (c *create) answer(now time.Time, in *message.Body, ackReq bool) {
 		sa.installChild(&c.flow, m, !same, true, func(now time.Time, err error) {
 			if err != nil {
 				c.refuseLate(now, m)
-				c.fail(now, sa.failure(now, trace.StageInstall, installFault(c.cfg, err), "see the backend in `ikectl status`"))
+				c.fail(now, sa.installFailure(now, c.cfg, err))
 			}
 		})
 	}, func(now time.Time) {

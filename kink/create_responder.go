@@ -241,7 +241,7 @@ func (c *createAnswer) agree(now time.Time) {
 func (c *createAnswer) install(now time.Time) {
 	c.sa.installChild(&c.flow, c.made, true, !c.threeWay(), func(now time.Time, err error) {
 		if err != nil {
-			c.refuse(now, quick.NoProposalChosen, c.sa.failure(now, trace.StageInstall, installFault(c.cfg, err), "see the backend in `ikectl status`"))
+			c.refuse(now, quick.NoProposalChosen, c.sa.installFailure(now, c.cfg, err))
 		}
 	})
 }
@@ -298,7 +298,7 @@ func (c *createAnswer) confirmed(now time.Time) {
 			if err != nil {
 				sa.sendDelete(now, []*keyex.Child{c.made}, func(time.Time) {})
 				c.abandon()
-				sa.failed(now, c.cfg, sa.failure(now, trace.StageInstall, installFault(c.cfg, err), "see the backend in `ikectl status`"))
+				sa.failed(now, c.cfg, sa.installFailure(now, c.cfg, err))
 			}
 		})
 	}, c.up)

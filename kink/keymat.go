@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"slices"
 
-	"iked/crypto/aead"
-	"iked/crypto/integ"
 	"iked/crypto/suite"
+	"iked/ikev1/offer"
 	"iked/internal/keyex"
 	"iked/internal/secret"
 )
@@ -59,52 +58,7 @@ func (sa *SA) childKeys(c *keyex.Child, k keying) error {
 	if sa.cfg.KINK.Racoon2 {
 		form = PRFRacoon2
 	}
-	var el, il int
-	var err error
-	if c.Proto == suite.ProtoAH {
-		il, _, err = integ.Lens(c.Integ.ID)
-	} else {
-		el, il, err = aead.KeyLens(c.Encr, c.Integ)
-	}
-	if err != nil {
-		return err
-	}
-	split := func(proto suite.Protocol, spi uint32, el, il int, encr, integrity *secret.Bytes) error {
-		if spi == 0 || encr.Len()+integrity.Len() > 0 {
-			return nil
-		}
-		all, err := KeyMat(k.key, form, k.gqm, uint8(proto), spi, k.ni, k.nr, el+il)
-		if err != nil {
-			return err
-		}
-		defer all.Destroy()
-		*encr, *integrity = secret.New(slices.Clone(all.Reveal()[:el])), secret.New(slices.Clone(all.Reveal()[el:]))
-		return nil
-	}
-	short := func(t *suite.Transform) {
-		if c.Config.SHA256_96 && t.ID == suite.IntegHMACSHA256 {
-			t.ID = suite.IntegHMACSHA256_96
-		}
-	}
-	if err := split(c.Proto, c.SPIIn, el, il, &c.EncrIn, &c.IntegIn); err != nil {
-		return err
-	}
-	if err := split(c.Proto, c.SPIOut, el, il, &c.EncrOut, &c.IntegOut); err != nil {
-		return err
-	}
-	short(&c.Integ)
-	if a := c.AH; a != nil {
-		if il, _, err = integ.Lens(a.Integ.ID); err != nil {
-			return err
-		}
-		var none secret.Bytes
-		if err := split(suite.ProtoAH, a.SPIIn, 0, il, &none, &a.IntegIn); err != nil {
-			return err
-		}
-		if err := split(suite.ProtoAH, a.SPIOut, 0, il, &none, &a.IntegOut); err != nil {
-			return err
-		}
-		short(&a.Integ)
-	}
-	return nil
+	return offer.ChildKeys(c, func(proto suite.Protocol, spi uint32, n int) (secret.Bytes, error) {
+		return KeyMat(k.key, form, k.gqm, uint8(proto), spi, k.ni, k.nr, n)
+	})
 }

@@ -90,7 +90,7 @@ func (c *createAnswer) findChild(now time.Time, list []quick.Payload, theirs *qu
 	f := sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer wants %v === %v, which no child of %s has", local, remote, sa.cfg.Name),
 		"make local_ts and remote_ts of both sides the same, turned round: Quick Mode narrows nothing")
 	for _, cfg := range sa.cfg.Children {
-		f.Evidence = append(f.Evidence, fmt.Sprintf("%s has %s === %s", cfg.Name, selectors(sa.localTS(cfg)), selectors(sa.remoteTS(cfg))))
+		f.Evidence = append(f.Evidence, fmt.Sprintf("%s has %s === %s", cfg.Name, spd.ListText(sa.localTS(cfg)), spd.ListText(sa.remoteTS(cfg))))
 	}
 	return quick.InvalidIDInformation, f
 }
@@ -117,18 +117,13 @@ func (c *createAnswer) childByOffer(now time.Time, theirs *quick.SA) (quick.Noti
 
 // overLimit tells whether a child has as many SAs as it may.
 func (sa *SA) overLimit(cfg *keyex.ChildConfig) bool {
-	n := 0
-	for _, c := range sa.children {
-		if c.Config == cfg && book(c).successor == nil {
-			n++
-		}
-	}
-	return cfg.Limit > 0 && n >= cfg.Limit
+	return offer.Full(cfg, sa.children, func(c *keyex.Child) bool { return book(c).successor != nil })
 }
 
 // tooMany is the failure of one SA too many.
 func (sa *SA) tooMany(now time.Time, cfg *keyex.ChildConfig) *trace.Failure {
-	return sa.failure(now, trace.StageChild, fmt.Sprintf("%s has %d CHILD_SAs, which is its pfp_limit", cfg.Name, cfg.Limit), "raise pfp_limit, or flag fewer selectors in pfp")
+	sentence, advice := offer.FullWords(cfg)
+	return sa.failure(now, trace.StageChild, sentence, advice)
 }
 
 // encapOf is the attribute for a mode. There is no encapsulation in UDP: KINK has no
@@ -165,16 +160,4 @@ func errorIn(list []quick.Payload) *quick.Notify {
 		}
 	}
 	return nil
-}
-
-// selectors prints a list for people.
-func selectors(ts []spd.TS) string {
-	s := ""
-	for i, t := range ts {
-		if i > 0 {
-			s += " "
-		}
-		s += t.String()
-	}
-	return s
 }

@@ -185,6 +185,18 @@ func (t TS) String() string {
 	return b.String()
 }
 
+// ListText is the print form of several selectors.
+func ListText(list []TS) string {
+	if len(list) == 0 {
+		return "nothing"
+	}
+	parts := make([]string, len(list))
+	for i, t := range list {
+		parts[i] = t.String()
+	}
+	return strings.Join(parts, " ")
+}
+
 // commonRange is the prefix that the range is, or the zero Prefix.
 func commonRange(t TS) netip.Prefix {
 	if t.Dynamic() || t.From.Is4() != t.To.Is4() {
