@@ -196,7 +196,7 @@ func TestForeignHomeAddress(t *testing.T) {
 				t.Errorf("the answer has no TS_UNACCEPTABLE")
 			}
 			s := story(p.b)
-			for _, want := range []string{"the peer a.example may not have 2001:db8:1::5[135/1280]", x.want} {
+			for _, want := range []string{"the peer a.example may not have 2001:db8:1::5/128[mobility-header/5]", x.want} {
 				if !strings.Contains(s, want) {
 					t.Errorf("the agent does not say %q:%s", want, s)
 				}
