@@ -41,9 +41,9 @@ func (sa *SA) foreignHome(now time.Time, remote spd.TS) *trace.Failure {
 	has := "no home address is permitted to it"
 	switch permitted, generic := sa.cfg.Permitted(sa.remoteID); {
 	case generic:
-		has = fmt.Sprintf("each of its kind may have one of %v", selectors(permitted))
+		has = fmt.Sprintf("each of its kind may have one of %v", spd.ListText(permitted))
 	case len(permitted) > 0:
-		has = fmt.Sprintf("it may have %v", selectors(permitted))
+		has = fmt.Sprintf("it may have %v", spd.ListText(permitted))
 	}
 	for _, p := range sa.vipRemote {
 		has += ", and a pool gave it " + p.Addr().String()
