@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	uml.Main(writer{m}, uml.Options{Prepare: func(dir string) error {
+	uml.Main(writer{m}, uml.Options{Modules: []string{"mip6"}, Prepare: func(dir string) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		_, err := interop.Build(ctx, dir)

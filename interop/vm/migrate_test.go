@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -14,48 +13,10 @@ import (
 	"iked/internal/testnet"
 	"iked/internal/uml"
 	"iked/interop"
+	"iked/interop/mip6"
 	"iked/migrate"
-	"iked/migrate/form"
 	"iked/spd"
-	"iked/xfrm/wire"
 )
-
-// manager is a small mobility manager: it tells the kernel of a namespace that a node
-// moved, as mip6d does, and knows nothing of IKE.
-func manager(ns *testnet.Namespace, events ...migrate.Event) error {
-	return ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_XFRM)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
-		for i := range events {
-			m := wire.AppendMessage(nil, wire.Header{Type: wire.MigrateMsg, Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK, Seq: uint32(i + 1)}, form.ToXFRM(&events[i]))
-			if err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-				return err
-			}
-			buf := make([]byte, 4096)
-			n, _, err := unix.Recvfrom(fd, buf, 0)
-			if err != nil {
-				return err
-			}
-			for raw, err := range wire.Messages(buf[:n]) {
-				if err != nil {
-					return err
-				}
-				ack, err := wire.ParseAck(raw.Header, raw.Body)
-				if err != nil {
-					return err
-				}
-				if ack.Errno != 0 {
-					return fmt.Errorf("%s: MIGRATE of direction %v: %w", ns.Name, events[i].Dir, unix.Errno(ack.Errno))
-				}
-			}
-		}
-		return nil
-	})
-}
 
 // tells are the events of a move of A for one side, in the order of its manager.
 func tells(topo *testnet.Topology, ofA bool, from, to, oldPeer, peer netip.Addr) (list []migrate.Event) {
@@ -135,10 +96,10 @@ func TestMigrate(t *testing.T) {
 			if err := m.change(); err != nil {
 				return err
 			}
-			if err := manager(w.GwA, tells(w.Topology, true, m.from, m.to, m.oldPeer, m.peer)...); err != nil {
+			if err := mip6.Netlink(w.GwA, tells(w.Topology, true, m.from, m.to, m.oldPeer, m.peer)...); err != nil {
 				return err
 			}
-			if err := manager(w.GwB, tells(w.Topology, false, m.from, m.to, m.oldPeer, m.peer)...); err != nil {
+			if err := mip6.Netlink(w.GwB, tells(w.Topology, false, m.from, m.to, m.oldPeer, m.peer)...); err != nil {
 				return err
 			}
 			time.Sleep(500 * time.Millisecond)
@@ -223,7 +184,7 @@ func TestMigrateWithStrongSwan(t *testing.T) {
 						events[j].Entries[0].ReqID = 1 // strongSwan looks for its CHILD_SA by it
 					}
 					for _, ev := range events {
-						err := manager(ns, ev)
+						err := mip6.Netlink(ns, ev)
 						// strongSwan moves the policies of the other directions itself as soon as it
 						// hears of the first, and may be faster than the manager.
 						if ns != w.ikedNS && errors.Is(err, unix.ENODATA) {
