@@ -16,7 +16,9 @@ type Child struct {
 	ReqID, ReqIDIn uint32
 	// AnyReqID: they are not known yet.
 	AnyReqID bool
-	// In and Out are the outer addresses of its two SAs.
+	// SAs are its SPIs; a MIGRATE of policies names none.
+	SAs []SAs
+	// In and Out are the outer addresses of its two directions.
 	In, Out       Pair
 	Local, Remote []spd.TS
 	// Own: its addresses are not those of IKE, and nothing moves them.

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iked/internal/backend"
-	"iked/migrate"
 	"iked/migrate/form"
 	"iked/sad"
 	"iked/spd"
@@ -199,13 +198,15 @@ func (b *Backend) event(h heard) {
 		b.mapping(m)
 	case *wire.SAByID:
 		if h.typ == wire.DelSA {
-			if r := b.bySAID[m.SAID]; r != nil {
+			if b.at(m.SAID) != nil {
 				b.resync = true // looked up again before anything is said
 			}
 		}
 	case *wire.Migrate:
 		b.migrated(form.FromXFRM(m))
-	case *wire.FlushSA, *wire.Dump, *wire.PolicyExpire, *wire.StateMigrate:
+	case *wire.StateMigrate:
+		b.migratedSA(m)
+	case *wire.FlushSA, *wire.Dump, *wire.PolicyExpire:
 		b.resync = true
 	case *wire.PolicyByID:
 		b.resync = true
@@ -213,21 +214,6 @@ func (b *Backend) event(h heard) {
 		if b.entries[keyOf(&m.PolicyInfo, &m.Attrs)] != nil {
 			b.resync = true
 		}
-	}
-}
-
-// migrated tells that somebody moved SAs and policies, by whichever of the kernel's ways
-// it was heard.
-func (b *Backend) migrated(ev *migrate.Event, err error) {
-	b.resync = true
-	if err != nil {
-		b.counts[migratesRefused]++
-		b.log(true, "a MIGRATE of somebody else is not understood, and not followed: %v", err)
-		return
-	}
-	b.holdUntil = time.Now().Add(holdTime)
-	if !b.events.Emit(backend.Migrate{Event: *ev}) {
-		b.counts[eventsLost]++
 	}
 }
 
@@ -245,7 +231,7 @@ func keyOf(p *wire.PolicyInfo, a *wire.Attrs) policyKey {
 // expire handles the end of a lifetime. What expires without being an SA of ours is
 // a reservation, or the kernel's note that it asked for one.
 func (b *Backend) expire(m *wire.Expire) {
-	r := b.bySAID[m.ByID()]
+	r := b.at(m.ByID())
 	if r == nil || r.dead || r.main != nil {
 		return
 	}
@@ -271,7 +257,7 @@ func (b *Backend) expire(m *wire.Expire) {
 const mappingAgain = 10 * time.Second
 
 func (b *Backend) mapping(m *wire.Mapping) {
-	r := b.bySAID[m.ID]
+	r := b.at(m.ID)
 	if r == nil || r.dead || r.main != nil || r.id.Dir != sad.In {
 		return
 	}

@@ -169,7 +169,7 @@ func TestJournalNotWritable(t *testing.T) {
 // the backend ends, though its SA is gone.
 func TestJournalKeepsWhatWasRefused(t *testing.T) {
 	b := newBackend(Options{State: t.TempDir()})
-	b.req = &socket{fd: -1} // refuses everything
+	b.req = &socket{} // refuses everything
 	var err error
 	if b.journal, err = openJournal(b.opt.State); err != nil {
 		t.Fatal(err)

@@ -11,16 +11,17 @@ import (
 
 	"iked/crypto/suite"
 	"iked/internal/backend"
+	"iked/migrate"
 	"iked/sad"
 	"iked/spd"
 	"iked/xfrm/wire"
 )
 
-// UpdateSA implements backend.SADB. The kernel cannot change the addresses of an SA
-// in place: its own migration copies the SA while the old one still sends, so that
-// numbers and with them nonces are used twice. So the SA is removed, what the
-// kernel tells of its last state is changed, and that is added. In between packets
-// are dropped.
+// UpdateSA implements backend.SADB. Linux 7.2 moves an SA in place (MIGRATE_STATE).
+// Before, there is MIGRATE of policies alone, which copies the SA while the old one
+// still sends, so that numbers and with them nonces are used twice. So there the SA is
+// removed, what the kernel tells of its last state is changed, and that is added. In
+// between packets are dropped.
 func (b *Backend) UpdateSA(id sad.ID, m backend.Move) (sad.ID, error) {
 	if !m.Src.IsValid() || !m.Dst.IsValid() || m.Src.Is4() != m.Dst.Is4() {
 		return id, fmt.Errorf("update SA: SPI 0x%08x: outer addresses %v and %v, expected two of one family: %w", id.SPI, m.Src, m.Dst, backend.ErrInvalid)
@@ -46,11 +47,20 @@ func (b *Backend) UpdateSA(id sad.ID, m backend.Move) (sad.ID, error) {
 		return id, fmt.Errorf("update SA: SPI 0x%08x to %v: %w", id.SPI, to.Dst, backend.ErrExists)
 	}
 	if !r.dead {
+		unsettle := b.settleNext(r)
 		if err := b.move(r, to, m); err != nil {
+			unsettle()
 			return id, fmt.Errorf("update SA %s, SPI 0x%08x: %w", r.name, id.SPI, err)
 		}
 	}
 	b.drop(r)
+	if r.next.Dst == to.Dst {
+		b.setNext(r, migrate.Pair{}) // its line of the journal is that of its place now
+	}
+	b.forgetNext(r)
+	if r.mode == spd.Transport {
+		hosts(&r.sel, *ends(r.src, r.id.Dst), ends(m.Src, m.Dst))
+	}
 	r.id, r.src, r.encap, r.mapped = to, m.Src, m.Encap != nil, netip.AddrPort{}
 	var err error
 	if r.comp != nil && !r.dead {
@@ -77,7 +87,7 @@ func (b *Backend) moved(r *saRecord, to sad.ID, m backend.Move) bool {
 	return encap && sa.ReqID == r.reqID && sa.Src.Addr(sa.Family) == m.Src
 }
 
-// move replaces the SA in the kernel.
+// move moves the SA in the kernel: somebody else has, or in place, or by another one.
 func (b *Backend) move(r *saRecord, to sad.ID, m backend.Move) error {
 	if b.moved(r, to, m) {
 		if to != r.id {
@@ -88,6 +98,64 @@ func (b *Backend) move(r *saRecord, to sad.ID, m backend.Move) error {
 		}
 		return nil
 	}
+	if b.report.StateMigrate {
+		if done, err := b.moveInPlace(r, to, m); done {
+			return err
+		}
+	}
+	return b.replace(r, to, m)
+}
+
+// moveInPlace lets the kernel move the SA: with its numbers, window, counters and
+// times, in one step. Not done: the kernel does not move this one, and it is as it was
+// or is not found any more, as replace will see.
+func (b *Backend) moveInPlace(r *saRecord, to sad.ID, m backend.Move) (done bool, err error) {
+	msg, err := b.req.one(wire.GetSA, 0, r.byID())
+	now, ok := msg.(*wire.SA)
+	if !ok {
+		return err != nil, err
+	}
+	now.Destroy()
+	moved := *r
+	moved.id = to
+	// What is not named stays; request id and selector must be.
+	req := &wire.StateMigrate{ID: r.said(), NewDst: wire.AddressOf(m.Dst), NewSrc: wire.AddressOf(m.Src), NewFamily: wire.FamilyOf(m.Dst), NewReqID: now.ReqID, NewSel: now.Sel}
+	if r.mode == spd.Transport {
+		// The packets have the outer addresses.
+		hosts(&req.NewSel, now.SAInfo, ends(m.Src, m.Dst))
+	}
+	if mark := markOf(r.mark); mark != nil {
+		req.OldMark = *mark
+	}
+	if e := m.Encap; e != nil {
+		req.Encap = &wire.Encap{Type: wire.EncapUDP, SrcPort: e.SrcPort, DstPort: e.DstPort}
+	} else if now.Encap != nil {
+		req.Encap = &wire.Encap{} // of type 0: none any more
+	}
+	if to != r.id {
+		b.journal.addSA(&moved)
+	}
+	if _, err = b.req.one(wire.MigrateState, 0, req); err == nil {
+		if to != r.id {
+			b.journal.removeSA(r)
+		}
+		return true, nil
+	}
+	if to != r.id {
+		b.journal.removeSA(&moved)
+	}
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return true, fmt.Errorf("another SA has its SPI at %v: %w: %w", m.Dst, err, backend.ErrExists)
+	case gone(err):
+		return true, fmt.Errorf("the kernel does not have it any more: %w", err)
+	}
+	b.log(true, "SA %s, SPI 0x%08x: the kernel does not move it in place, so it is removed and added: %v", r.name, r.id.SPI, err)
+	return false, nil
+}
+
+// replace removes the SA and adds it at its new place.
+func (b *Backend) replace(r *saRecord, to sad.ID, m backend.Move) error {
 	if err := b.readable(r); err != nil {
 		return err
 	}
@@ -162,6 +230,11 @@ func (b *Backend) readable(r *saRecord) error {
 		}
 	}
 	return nil
+}
+
+// ends has the outer addresses of an SA, and nothing else.
+func ends(src, dst netip.Addr) *wire.SAInfo {
+	return &wire.SAInfo{Src: wire.AddressOf(src), ID: wire.ID{Dst: wire.AddressOf(dst)}, Family: wire.FamilyOf(dst)}
 }
 
 // hosts moves a selector that is the outer addresses themselves.

@@ -42,11 +42,45 @@ type result struct {
 	err error
 }
 
+// wireTo carries datagrams to the kernel and back. Without fault receive gives the
+// length of one; what is not from the kernel has none.
+type wireTo interface {
+	send(b []byte) error
+	receive(b []byte) (int, error)
+	close()
+}
+
+// netlinkFD is the descriptor of a netlink socket.
+type netlinkFD int
+
+func (n netlinkFD) send(b []byte) error {
+	return os.NewSyscallError("netlink send", unix.Sendto(int(n), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
+}
+
+func (n netlinkFD) receive(b []byte) (int, error) {
+	size, from, err := unix.Recvfrom(int(n), b, 0)
+	for errors.Is(err, unix.EINTR) {
+		size, from, err = unix.Recvfrom(int(n), b, 0)
+	}
+	if errors.Is(err, unix.EAGAIN) {
+		return 0, fmt.Errorf("the kernel does not answer within %v", answerTime)
+	}
+	if err != nil {
+		return 0, os.NewSyscallError("netlink receive", err)
+	}
+	if nl, ok := from.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
+		return 0, nil
+	}
+	return size, nil
+}
+
+func (n netlinkFD) close() { unix.Close(int(n)) }
+
 // socket asks the kernel. Requests are numbered, and each answer is matched with
 // its request by the number.
 type socket struct {
 	mu   sync.Mutex
-	fd   int
+	ends wireTo // nil: closed
 	seq  uint32
 	port uint32
 	out  []byte
@@ -100,15 +134,15 @@ func newSocket() (*socket, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("netlink receive timeout", err)
 	}
-	return &socket{fd: fd, port: port, in: make([]byte, maxDatagram)}, nil
+	return &socket{ends: netlinkFD(fd), port: port, in: make([]byte, maxDatagram)}, nil
 }
 
 func (s *socket) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fd >= 0 {
-		unix.Close(s.fd)
-		s.fd = -1
+	if s.ends != nil {
+		s.ends.close()
+		s.ends = nil
 	}
 }
 
@@ -142,7 +176,7 @@ func (s *socket) batch(reqs []request) []result {
 		}
 		return res
 	}
-	if s.fd < 0 {
+	if s.ends == nil {
 		return fail(os.ErrClosed)
 	}
 	first := s.seq + 1
@@ -152,10 +186,10 @@ func (s *socket) batch(reqs []request) []result {
 		// The kernel tells everybody of a change with the port that stands in the request.
 		s.out = wire.AppendMessage(s.out, wire.Header{Type: r.typ, Flags: r.flags | wire.FlagRequest | wire.FlagAck, Seq: first + uint32(i), Port: s.port}, r.msg)
 	}
-	err := unix.Sendto(s.fd, s.out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	err := s.ends.send(s.out)
 	clear(s.out[:cap(s.out)]) // keys
 	if err != nil {
-		return fail(os.NewSyscallError("netlink send", err))
+		return fail(err)
 	}
 	for done := 0; done < len(reqs); {
 		err := s.receive(func(m wire.Raw) error {
@@ -186,20 +220,11 @@ func (s *socket) batch(reqs []request) []result {
 
 // receive reads one datagram of the kernel and wipes it.
 func (s *socket) receive(f func(wire.Raw) error) error {
-	n, from, err := unix.Recvfrom(s.fd, s.in, 0)
-	for errors.Is(err, unix.EINTR) {
-		n, from, err = unix.Recvfrom(s.fd, s.in, 0)
-	}
-	if errors.Is(err, unix.EAGAIN) {
-		return fmt.Errorf("the kernel does not answer within %v", answerTime)
-	}
+	n, err := s.ends.receive(s.in)
 	if err != nil {
-		return os.NewSyscallError("netlink receive", err)
+		return err
 	}
 	defer clear(s.in[:n])
-	if nl, ok := from.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
-		return nil // not the kernel
-	}
 	for m, err := range wire.Messages(s.in[:n]) {
 		if err != nil {
 			return err
@@ -229,13 +254,13 @@ func (s *socket) dump(typ wire.Type, filter *wire.Dump, start func(), f func(wir
 }
 
 func (s *socket) dumpOnce(typ wire.Type, filter *wire.Dump, f func(wire.Message)) error {
-	if s.fd < 0 {
+	if s.ends == nil {
 		return os.ErrClosed
 	}
 	s.seq++
 	s.out = wire.AppendMessage(s.out[:0], wire.Header{Type: typ, Flags: wire.FlagRequest | wire.FlagDump, Seq: s.seq}, filter)
-	if err := unix.Sendto(s.fd, s.out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return os.NewSyscallError("netlink send", err)
+	if err := s.ends.send(s.out); err != nil {
+		return err
 	}
 	changed, ended := false, false
 	for !ended {

@@ -338,6 +338,9 @@ func (r *Report) String() string {
 	if r.SADir {
 		s += ", SAs with directions"
 	}
+	if r.StateMigrate {
+		s += ", SAs that move in place"
+	}
 	if len(r.Missing) > 0 {
 		s += "; missing: " + strings.Join(r.Missing, ", ")
 	}

@@ -216,11 +216,11 @@ func (b *Backend) sweep() (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var sas map[wire.SAID]bool
-	err = b.tables.dump(wire.GetSA, &wire.Dump{}, func() { sas = map[wire.SAID]bool{} }, func(m wire.Message) {
+	var sas map[wire.SAID]seenSA
+	err = b.tables.dump(wire.GetSA, &wire.Dump{}, func() { sas = map[wire.SAID]seenSA{} }, func(m wire.Message) {
 		if s, ok := m.(*wire.SA); ok {
 			s.Destroy()
-			sas[s.ByID()] = true
+			sas[s.ByID()] = seenSA{s.Src, s.ReqID, s.Mode}
 		}
 	})
 	if err != nil {
@@ -230,6 +230,9 @@ func (b *Backend) sweep() (again bool, err error) {
 	defer b.mu.Unlock()
 	if b.closed {
 		return false, nil
+	}
+	if b.findMoved(sas) {
+		return true, nil // policies that moved with them are no fault
 	}
 	if err := b.repairPolicies(policies); err != nil {
 		return false, err
@@ -284,11 +287,11 @@ func (k policyKey) String() string {
 }
 
 // missSAs looks for SAs that somebody else removed. They are not put back.
-func (b *Backend) missSAs(seen map[wire.SAID]bool) (again bool) {
+func (b *Backend) missSAs(seen map[wire.SAID]seenSA) (again bool) {
 	now := time.Now()
 	for id, r := range b.bySAID {
-		if r.dead || seen[id] {
-			r.missing = time.Time{}
+		if _, ok := seen[id]; ok || r.dead {
+			r.missing, r.searched = time.Time{}, false
 			continue
 		}
 		if _, err := b.req.one(wire.GetSA, 0, r.byID()); !gone(err) {
@@ -301,6 +304,7 @@ func (b *Backend) missSAs(seen map[wire.SAID]bool) (again bool) {
 			if r.main != nil {
 				b.lostComp(r)
 			} else {
+				b.removeNext(r) // nobody followed it there
 				b.lost(r, "somebody else removed it")
 			}
 		default:

@@ -11,6 +11,7 @@ import (
 
 	"iked/crypto/suite"
 	"iked/internal/backend"
+	"iked/migrate"
 	"iked/sad"
 	"iked/spd"
 	"iked/xfrm/wire"
@@ -37,6 +38,10 @@ type saRecord struct {
 	mapped   netip.AddrPort
 	mappedAt time.Time
 	missing  time.Time // since when the kernel does not have it
+	// next is where somebody else has moved it, if the kernel does not have it at its
+	// place; invalid: nowhere. searched: it was found so.
+	next     migrate.Pair
+	searched bool
 	// comp is the record of the state of compression inside of the SA, nil: none;
 	// of such a record main is the SA's, and msg what made it.
 	comp, main *saRecord
@@ -293,6 +298,7 @@ func (b *Backend) ended(r *saRecord) {
 	}
 	r.dead = true
 	b.journal.removeSA(r)
+	b.forgetNext(r)
 	b.removeComp(r.comp)
 	if r.id.Dir != sad.Out {
 		return
@@ -321,7 +327,10 @@ func (b *Backend) DeleteSA(id sad.ID) error {
 		return notFound("delete", id)
 	}
 	if !r.dead {
-		if err := b.req.do([]request{r.deletion()})[0].err; err != nil && !gone(err) {
+		err := b.req.do([]request{r.deletion()})[0].err
+		if gone(err) {
+			b.removeNext(r)
+		} else if err != nil {
 			return fmt.Errorf("delete SA %s, SPI 0x%08x: %w", r.name, id.SPI, err)
 		}
 	}

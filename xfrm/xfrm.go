@@ -63,6 +63,7 @@ type Backend struct {
 	mu        sync.Mutex
 	sas       map[sad.ID]*saRecord
 	bySAID    map[wire.SAID]*saRecord
+	nexts     map[wire.SAID]*saRecord // by where somebody else has moved them
 	inbound   map[spiKey]*saRecord
 	serving   map[uint32]int // ReqID to living outbound SAs
 	larval    map[spiKey]reservation
@@ -124,7 +125,7 @@ func newBackend(o Options) *Backend {
 		o.Sweep = DefaultSweep
 	}
 	return &Backend{
-		opt: o, grace: backend.Grace, unsettled: map[policyKey]bool{}, sas: map[sad.ID]*saRecord{}, bySAID: map[wire.SAID]*saRecord{}, inbound: map[spiKey]*saRecord{}, serving: map[uint32]int{},
+		opt: o, grace: backend.Grace, unsettled: map[policyKey]bool{}, sas: map[sad.ID]*saRecord{}, bySAID: map[wire.SAID]*saRecord{}, nexts: map[wire.SAID]*saRecord{}, inbound: map[spiKey]*saRecord{}, serving: map[uint32]int{},
 		larval: map[spiKey]reservation{}, policies: map[uint64]*policyRecord{}, discarded: discarded{}, byReqID: map[uint32]map[uint64]*policyRecord{},
 		entries: map[policyKey]*entry{}, drift: map[string]bool{}, done: make(chan struct{}),
 	}
@@ -299,6 +300,9 @@ func (b *Backend) removeAll() error {
 	var lines []string // of the journal; "" is none
 	remove := func(r request, line string) { reqs, lines = append(reqs, r), append(lines, line) }
 	for _, r := range b.sas {
+		if r.elsewhere() {
+			remove(r.there().deletion(), saLine(r.there().byID()))
+		}
 		for ; r != nil && !r.dead; r = r.comp {
 			remove(r.deletion(), saLine(r.byID()))
 		}

@@ -72,7 +72,7 @@ type Info struct {
 	Supports func(proto suite.Protocol, mode spd.Mode, encr, integ suite.Transform, esn bool) (ok bool, reason string)
 }
 
-// Event is one of Acquire, Expire, Mapping, InvalidSelectors, Migrate.
+// Event is one of Acquire, Expire, Mapping, InvalidSelectors, Migrate, MigrateSA.
 type Event interface{ backendEvent() }
 
 // Acquire: an outbound packet matched a Protect policy that no SA serves. With PFP
@@ -120,7 +120,11 @@ type InvalidSelectors struct {
 // is done.
 type Migrate struct{ Event migrate.Event }
 
+// MigrateSA: the same of one SA alone, whatever the policies.
+type MigrateSA struct{ Event migrate.Single }
+
 func (Migrate) backendEvent()          {}
+func (MigrateSA) backendEvent()        {}
 func (Acquire) backendEvent()          {}
 func (Expire) backendEvent()           {}
 func (Mapping) backendEvent()          {}

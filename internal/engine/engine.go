@@ -286,6 +286,10 @@ func (e *Engine) backendEvent(ev backend.Event) {
 		if _, _, err := e.Migrate(e.ctx, ev.Event); err != nil && e.ctx.Err() == nil {
 			e.warnf(trace.KNL, "%v", err)
 		}
+	case backend.MigrateSA:
+		if _, _, err := e.MigrateSA(e.ctx, ev.Event); err != nil && e.ctx.Err() == nil {
+			e.warnf(trace.KNL, "%v", err)
+		}
 	case backend.InvalidSelectors:
 		e.drops.add("esp-invalid-selectors")
 		r := trace.Record{Level: trace.Detail, Group: trace.ESP, Warn: true,

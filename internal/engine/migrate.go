@@ -83,9 +83,37 @@ func (e *Engine) migrateLate() {
 
 // follow lets everybody plan and do what follows from an event.
 func (e *Engine) follow(ctx context.Context, ev *migrate.Event) (children, ikes int, err error) {
+	return e.relocate(ctx, relocation{
+		plan:   func(s *migrate.State) migrate.Plan { return migrate.Make(ev, s) },
+		what:   fmt.Sprintf("MIGRATE of direction %v by %v", ev.Dir, ev.Source),
+		atOnce: ev.Source == migrate.Control,
+	})
+}
+
+// MigrateSA follows the move of one SA; of several, each is told.
+func (e *Engine) MigrateSA(ctx context.Context, ev migrate.Single) (children, ikes int, err error) {
+	if err := ev.Check(); err != nil {
+		return 0, 0, err
+	}
+	return e.relocate(ctx, relocation{
+		plan: func(s *migrate.State) migrate.Plan { return migrate.MakeSingle(&ev, s) },
+		what: fmt.Sprintf("the move of the SA with SPI 0x%08x", ev.SPI),
+	})
+}
+
+// relocation is something that moves SAs.
+type relocation struct {
+	plan func(*migrate.State) migrate.Plan
+	what string
+	// atOnce: nobody but this daemon moves anything.
+	atOnce bool
+}
+
+// relocate plans and does what follows for everything that there is.
+func (e *Engine) relocate(ctx context.Context, r relocation) (children, ikes int, err error) {
 	for _, s := range e.shards {
 		if err := s.wait(ctx, func(s *shard) {
-			c, i := s.migrate(ev)
+			c, i := s.relocate(&r)
 			children, ikes = children+c, ikes+i
 		}); err != nil {
 			return children, ikes, err
@@ -94,9 +122,9 @@ func (e *Engine) follow(ctx context.Context, ev *migrate.Event) (children, ikes 
 	return children, ikes, nil
 }
 
-// migrate plans and does what follows for the SAs of a shard: an IKE SA and its
-// children are in the same one.
-func (s *shard) migrate(ev *migrate.Event) (children, ikes int) {
+// relocate does so for the SAs of a shard: an IKE SA and its children are in the same
+// one.
+func (s *shard) relocate(r *relocation) (children, ikes int) {
 	state := migrate.State{}
 	for _, x := range s.all() {
 		if !x.up || x.closed {
@@ -110,12 +138,12 @@ func (s *shard) migrate(ev *migrate.Event) (children, ikes int) {
 			}
 		}
 	}
-	plan := migrate.Make(ev, &state)
+	plan := r.plan(&state)
 	if plan.Empty() {
 		return 0, 0
 	}
 	s.e.log(trace.Record{At: time.Now(), Level: trace.Control, Group: trace.KNL,
-		Msg: fmt.Sprintf("MIGRATE of direction %v by %v: %d CHILD_SAs and %d IKE SAs go on at other addresses", ev.Dir, ev.Source, len(plan.Children), len(plan.IKE))})
+		Msg: fmt.Sprintf("%s: %d CHILD_SAs and %d IKE SAs go on at other addresses", r.what, len(plan.Children), len(plan.IKE))})
 	for _, m := range plan.IKE {
 		if x := s.sas[uint32(m.ID)]; x != nil {
 			s.moveIKE(x, m.To)
@@ -133,8 +161,7 @@ func (s *shard) migrate(ev *migrate.Event) (children, ikes int) {
 			c.moving.out = m.ToOut
 		}
 		switch {
-		case ev.Source == migrate.Control:
-			// Nobody but this daemon moves anything.
+		case r.atOnce:
 			s.settleMove(c)
 		case c.moving.timer == nil:
 			c.moving.timer = time.AfterFunc(restTime, func() { s.do(func(s *shard) { s.settleMove(c) }) })
@@ -172,6 +199,13 @@ func (c *childSA) plan(id, ike uint64) migrate.Child {
 		In: migrate.Pair{Src: remote, Dst: local}, Out: migrate.Pair{Src: local, Dst: remote}}
 	if ch.Proto == suite.ProtoAH {
 		p.Proto = protoAH
+	}
+	for _, x := range ch.Protocols() {
+		n := uint8(50)
+		if x.Proto == suite.ProtoAH {
+			n = protoAH
+		}
+		p.SAs = append(p.SAs, migrate.SAs{Proto: n, In: x.SPIIn, Out: x.SPIOut})
 	}
 	if c.moving.in.Src.IsValid() {
 		p.In = c.moving.in

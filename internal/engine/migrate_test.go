@@ -286,3 +286,40 @@ func TestMigrateByPFKeyAlone(t *testing.T) {
 		moon.tunnelBetween(movedAddr, sunAddr, "after PF_KEY alone")
 	})
 }
+
+// One SA that somebody moved, whatever the policies, moves its direction; the other one
+// and the policy follow after a moment, and IKE with the outbound one.
+func TestMigrateOneSA(t *testing.T) {
+	for _, dir := range []sad.Direction{sad.Out, sad.In} {
+		simulate(t, func(w *world) {
+			w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    mobike: no\n", ", start: passive"))
+			moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: always"))
+			w.after(2 * time.Second)
+			for _, sa := range moon.back.SAs() {
+				ev := migrate.Single{Proto: 50, SPI: sa.SPI, Dst: sa.Dst, New: migrate.Pair{Src: addr(movedAddr), Dst: addr(sunAddr)}}
+				if sa.Dir != dir {
+					ev.SPI++ // of nobody
+				} else if dir == sad.In {
+					ev.New = migrate.Pair{Src: addr(sunAddr), Dst: addr(movedAddr)}
+				}
+				moon.back.Emit(backend.MigrateSA{Event: ev})
+			}
+			w.after(2 * restTime)
+			for _, s := range moon.back.SAs() {
+				if s.Src != addr(movedAddr) && s.Dst != addr(movedAddr) {
+					t.Errorf("direction %v: an SA is from %v to %v", dir, s.Src, s.Dst)
+				}
+			}
+			if p := moon.back.Policies(); len(p) != 1 || p[0].OuterLocal != addr(movedAddr) {
+				t.Errorf("direction %v: policies %+v", dir, p)
+			}
+			ike, want := moon.sas()[0].Local.Addr(), addr(movedAddr)
+			if dir == sad.In {
+				want = addr(moonAddr)
+			}
+			if ike != want {
+				t.Errorf("direction %v: IKE is at %v", dir, ike)
+			}
+		})
+	}
+}

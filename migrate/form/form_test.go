@@ -236,3 +236,37 @@ func FuzzCareOf(f *testing.F) {
 		ParsePacket(b)
 	})
 }
+
+// A MIGRATE_STATE of the kernel reads as the SA that moved: the destination stands before
+// the source. One of compression or of destination options is nobody's here, and one to
+// nowhere is refused.
+func TestStateMigrate(t *testing.T) {
+	addr := netip.MustParseAddr
+	m := &wire.StateMigrate{ID: wire.SAID{Dst: wire.AddressOf(addr("192.0.2.2")), SPI: 0x1001, Family: wire.Inet, Proto: 50},
+		NewDst: wire.AddressOf(addr("2001:db8::2")), NewSrc: wire.AddressOf(addr("2001:db8::1")), NewReqID: 7, NewFamily: wire.Inet6}
+	msg, err := wire.Parse(wire.MigrateState, m.Append(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := FromStateXFRM(msg.(*wire.StateMigrate))
+	if want := (migrate.Single{Proto: 50, SPI: 0x1001, Dst: addr("192.0.2.2"), New: migrate.Pair{Src: addr("2001:db8::1"), Dst: addr("2001:db8::2")}}); err != nil || *e != want {
+		t.Errorf("%+v, %v", e, err)
+	}
+	for _, proto := range []uint8{108, 60, 43} {
+		x := *m
+		x.ID.Proto = proto
+		if e, err := FromStateXFRM(&x); e != nil || err != nil {
+			t.Errorf("protocol %d: %+v, %v", proto, e, err)
+		}
+	}
+	for name, spoil := range map[string]func(*wire.StateMigrate){
+		"to nowhere": func(m *wire.StateMigrate) { m.NewDst = wire.Address{} }, "of no family": func(m *wire.StateMigrate) { m.NewFamily = 0 },
+		"from nowhere": func(m *wire.StateMigrate) { m.ID.Family = 0 }, "without SPI": func(m *wire.StateMigrate) { m.ID.SPI = 0 },
+	} {
+		x := *m
+		spoil(&x)
+		if e, err := FromStateXFRM(&x); e != nil || err == nil {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+}

@@ -67,6 +67,20 @@ func FromXFRM(m *wire.Migrate) (*migrate.Event, error) {
 	return e, nil
 }
 
+// FromStateXFRM reads a MIGRATE_STATE of netlink. nil without an error: it is of a state
+// that is none of ESP or AH, and so nobody's here.
+func FromStateXFRM(m *wire.StateMigrate) (*migrate.Single, error) {
+	if m.ID.Proto != ipESP && m.ID.Proto != ipAH {
+		return nil, nil
+	}
+	e := &migrate.Single{Proto: m.ID.Proto, SPI: m.ID.SPI, Dst: m.ID.Dst.Addr(m.ID.Family),
+		New: migrate.Pair{Src: m.NewSrc.Addr(m.NewFamily), Dst: m.NewDst.Addr(m.NewFamily)}}
+	if err := e.Check(); err != nil {
+		return nil, fmt.Errorf("MIGRATE_STATE: %w", err)
+	}
+	return e, nil
+}
+
 // ToXFRM is the request that moves the SAs and the templates of a policy.
 func ToXFRM(e *migrate.Event) *wire.Migrate {
 	k := &e.Selector

@@ -3,6 +3,7 @@ package vm
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -131,5 +132,67 @@ func TestMigrateIsHeardByBothWays(t *testing.T) {
 				t.Errorf("left in the kernel:\n%s", s)
 			}
 		})
+	}
+}
+
+// key is the key of an SA as ip shows it.
+var key = regexp.MustCompile(`aead rfc4106\(gcm\(aes\)\) (0x[0-9a-f]+) 128`)
+
+// An SA that somebody put at another place, without a word that this backend hears of as
+// a move, is found by the comparison with the kernel, and told; its policy, which stands
+// where it was, is not touched before. Then all of it is at the new place, or gone with
+// the SA, and nothing stays anywhere.
+func TestSAPutElsewhereIsFound(t *testing.T) {
+	uml.Require(t)
+	for _, followed := range []bool{true, false} {
+		ns := namespace(t)
+		b := open(t, ns, xfrm.Options{State: t.TempDir(), Sweep: 500 * time.Millisecond})
+		out := install(t, b, 0x1000)
+		id := []string{"src", local.String(), "dst", remote.String(), "proto", "esp", "spi", "0x1001"}
+		shown := ip(t, ns, append([]string{"xfrm", "state", "get"}, id...)...)
+		k := key.FindStringSubmatch(shown)
+		if k == nil {
+			t.Fatalf("no key in:\n%s", shown)
+		}
+		away := remote.Next()
+		ip(t, ns, "xfrm", "state", "add", "src", elsewhere.String(), "dst", away.String(), "proto", "esp", "spi", "0x1001", "reqid", "7", "mode", "tunnel", "aead", "rfc4106(gcm(aes))", k[1], "128")
+		ip(t, ns, append([]string{"xfrm", "state", "delete"}, id...)...)
+		next := func(what string) backend.Event {
+			t.Helper()
+			select {
+			case e := <-b.Events():
+				return e
+			case <-time.After(30 * time.Second):
+				t.Fatalf("nobody was told of %s", what)
+			}
+			return nil
+		}
+		want := migrate.Single{Proto: 50, SPI: 0x1001, Dst: remote, New: migrate.Pair{Src: elsewhere, Dst: away}}
+		if e, ok := next("the move").(backend.MigrateSA); !ok || e.Event != want {
+			t.Fatalf("event %+v, expected %+v", e, want)
+		}
+		if s := ip(t, ns, "xfrm", "policy"); strings.Contains(s, away.String()) {
+			t.Errorf("the policy is another one before anybody said so:\n%s", s)
+		}
+		if followed {
+			moved, err := b.UpdateSA(out.ID, backend.Move{Src: elsewhere, Dst: away})
+			must(t, err)
+			p := protection()
+			p.OuterLocal, p.OuterRemote = elsewhere, away
+			must(t, b.ApplyPolicies([]uint64{p.ID}, []spd.Policy{p}))
+			if s := ip(t, ns, "xfrm", "policy"); strings.Contains(s, "src 192.0.2.1 ") || strings.Count(s, elsewhere.String()) != 3 {
+				t.Errorf("policies:\n%s", s)
+			}
+			time.Sleep(time.Second) // two comparisons
+			if n := b.Counters()["repaired"] + b.Counters()["sas_removed_by_others"]; n != 0 {
+				t.Errorf("%d things were put right, or are taken to be gone", n)
+			}
+			must(t, b.DeleteSA(moved))
+		} else if e, ok := next("the end of an SA that nobody followed").(backend.Expire); !ok || e.ID != out.ID || e.Why != "removed" {
+			t.Errorf("event %+v", e)
+		}
+		if s := ip(t, ns, "xfrm", "state"); strings.Contains(s, "0x00001001") {
+			t.Errorf("followed %t: left in the kernel:\n%s", followed, s)
+		}
 	}
 }
