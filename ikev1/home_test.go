@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"iked/ikev1/message"
 	"iked/internal/keyex"
 	"iked/spd"
 )
@@ -186,5 +187,33 @@ func TestMobilityHeaderInQuickMode(t *testing.T) {
 	c := p.b.in[slices.Collect(spisOf(p.b.in))[0]]
 	if c.Remote[0] != ts(t, homeAddr+"[135/5]") || c.Local[0] != ts(t, homeAgent+"[135/6]") {
 		t.Errorf("the agent has %v === %v", c.Local, c.Remote)
+	}
+}
+
+// RFC 2407, Section 4.6.3.3: the peer has no other SA when it says so; a Quick Mode that
+// overtakes the one with the notify is no SA of before.
+func TestFirstContactOvertaken(t *testing.T) {
+	p := newPair(t)
+	p.ca.V1.Aggressive, p.cb.V1.Aggressive, p.cb.V1.AggressivePSK = true, true, true
+	p.ca.InitialContact = true
+	second := *p.cha
+	second.Name, second.Local = "second", []keyex.Selector{net("10.3.0.0/16")}
+	of := *p.chb
+	of.Name, of.Remote = "second", second.Local
+	p.ca.Children, p.cb.Children = append(p.ca.Children, &second), append(p.cb.Children, &of)
+	held := 0
+	p.filter = func(q *packet) []*packet {
+		if q.from.Addr() == p.a.addr && q.data[18] == uint8(message.ExchangeQuick) && held == 0 {
+			held++
+			q.extra = 5 * time.Millisecond
+		}
+		return []*packet{q}
+	}
+	p.saA = p.a.initiate(p.ca, p.b, p.cha)
+	p.a.start(p.saA, keyex.CreateChild{Child: &second})
+	p.run(5 * time.Second)
+	p.matched(2)
+	if held != 1 || len(happened[keyex.Up](p.b)) != 2 || !happened[keyex.Up](p.b)[1].InitialContact {
+		t.Errorf("held %d, %d times up", held, len(happened[keyex.Up](p.b)))
 	}
 }

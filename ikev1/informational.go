@@ -166,14 +166,15 @@ func (sa *SA) takeNotify(now time.Time, n *message.Notify) {
 }
 
 // firstContact: the peer has no other SA with us (RFC 2407, Section 4.6.3.3). What
-// was taken over from an older ISAKMP SA of its is dead as well.
+// was taken over from an older ISAKMP SA of its is dead as well. What is still being
+// negotiated is of this one: the Quick Mode that says it may be overtaken.
 func (sa *SA) firstContact(now time.Time) {
 	if sa.contact {
 		return // said before: a first contact comes first, and not from who recorded it
 	}
 	sa.contact = true
 	for _, c := range slices.Clone(sa.children) {
-		if c.Installed.Before(sa.established) {
+		if !c.Installed.IsZero() && c.Installed.Before(sa.established) {
 			sa.dropChild(now, c, true)
 		}
 	}

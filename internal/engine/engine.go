@@ -105,18 +105,19 @@ type Engine struct {
 	gate   *gate
 	bus    bus
 
-	spis     spiTable
-	children childTable
-	policies *policies
-	statics  *statics
-	devices  devices
-	virtual  virtual
-	migrates migrates
-	peers    maphash.Seed // spreads peers over shards
-	pools    *pools
-	store    *credStore
-	users    userChecks
-	failures failureLog
+	spis      spiTable
+	children  childTable
+	policies  *policies
+	statics   *statics
+	devices   devices
+	virtual   virtual
+	migrates  migrates
+	wanderers wanderers
+	peers     maphash.Seed // spreads peers over shards
+	pools     *pools
+	store     *credStore
+	users     userChecks
+	failures  failureLog
 
 	total     counterSet
 	connCount connCounters

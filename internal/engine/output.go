@@ -413,6 +413,9 @@ func (s *shard) newSA(x *ikeSA, ev ikev2.NewSA) {
 	if !ev.Redundant && y.heir {
 		y.heir = false
 		s.inherit(x, y)
+		if y.v1 {
+			s.wandered(y)
+		}
 	}
 	s.do(func(s *shard) { s.drive(y, func(time.Time) {}) })
 }
@@ -441,6 +444,9 @@ func (s *shard) inherit(x, y *ikeSA) {
 func (s *shard) moved(x *ikeSA) {
 	old := x.last
 	info := s.look(x)
+	if x.v1 && x.up {
+		s.wandered(x)
+	}
 	s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.IKE,
 		Msg: fmt.Sprintf("IKE_SA %s[%d] goes from %s to %s now", x.conn, x.id, info.Local, info.Remote)}))
 	s.e.bus.publish(Event{Kind: EventIKEUpdate, At: time.Now(), SA: &old, New: &info})

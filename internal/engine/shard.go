@@ -297,6 +297,7 @@ func (s *shard) bury(x *ikeSA, end ikev2.Closed) {
 		s.kinkLeave(x)
 	}
 	delete(s.sas, x.id)
+	s.e.wanderers.drop(x.id)
 	s.e.ikeCount.Add(-1)
 	var gone []*childSA
 	for _, c := range x.children {

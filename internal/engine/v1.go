@@ -193,6 +193,13 @@ func (s *shard) peerDeletes(x *ikeSA, ev keyex.PeerDeletes) {
 // shardOf is the shard of the IKEv1 SAs with a peer: they take over each other's
 // CHILD_SAs, so that they share one.
 func (e *Engine) shardOf(peer netip.Addr) *shard {
+	if s := e.wanderers.find(peer.Unmap()); s != nil {
+		return s
+	}
+	return e.hashedShard(peer)
+}
+
+func (e *Engine) hashedShard(peer netip.Addr) *shard {
 	return e.shards[maphash.Comparable(e.peers, peer.Unmap())%uint64(len(e.shards))]
 }
 
@@ -217,6 +224,7 @@ func (s *shard) adoptV1(x *ikeSA, now time.Time) bool {
 	}
 	x.m.(ikev1SA).Adopt(now, old.m.(ikev1SA).SA)
 	s.inherit(old, x)
+	s.wandered(x)
 	s.do(func(s *shard) { s.drive(old, func(time.Time) {}) })
 	return true
 }

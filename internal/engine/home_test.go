@@ -1,0 +1,208 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"iked/migrate"
+	"iked/sad"
+	"iked/spd"
+)
+
+const (
+	homeAddr  = "2001:db8:1::5"
+	agentAddr = "2001:db8::1"
+	careOf1   = "2001:db8:aa::5"
+	careOf2   = "2001:db8:bb::5"
+)
+
+// mobileNode is a mobile node with the SAs of RFC 4877, Section 5: Binding Updates and
+// Acknowledgements in transport mode, its traffic in a tunnel.
+func mobileNode(extra, payload string) string {
+	return fmt.Sprintf(`
+connections:
+  - name: home
+    remote_addrs: ['%s']
+    mobility_role: mobile
+    proposals: [aes128-sha256-x25519]
+    local: {id: mn.example.org, auth: psk}
+    remote: {id: ha.example.org, auth: psk}
+%s
+    children:
+      - {name: bu, mode: transport, local_ts: ['%s[135/5]'], remote_ts: ['dynamic[135/6]'], esp_proposals: [aes128-sha256], reqid: 11, start: always}
+%s
+secrets:
+  - {psk: "correct horse battery staple"}
+`, agentAddr, extra, homeAddr, payload)
+}
+
+func homeAgent(extra, homes, payload string) string {
+	return fmt.Sprintf(`
+connections:
+  - name: nodes
+    mobility_role: agent
+    proposals: [aes128-sha256-x25519]
+    local: {id: ha.example.org, auth: psk}
+    remote: {id: '*.example.org', auth: psk}
+%s
+    children:
+      - {name: bu, mode: transport, local_ts: ['%s[135/6]'], remote_ts: ['2001:db8:1::/64[135/5]'], esp_proposals: [aes128-sha256], start: passive}
+%s
+secrets:
+  - {psk: "correct horse battery staple"}
+%s
+`, extra, agentAddr, payload, homes)
+}
+
+const homesOfMN = "home_addresses: [{id: mn.example.org, addrs: ['" + homeAddr + "']}]"
+
+// between checks the SAs of a gateway in a mode: they are between two addresses.
+func (g *gateway) between(mode spd.Mode, local, remote, when string) {
+	g.w.t.Helper()
+	l, r := addr(local), addr(remote)
+	n := 0
+	for _, s := range g.back.SAs() {
+		if s.Mode != mode {
+			continue
+		}
+		n++
+		if s.Encap != nil || s.Dir == sad.Out && (s.Src != l || s.Dst != r) || s.Dir == sad.In && (s.Src != r || s.Dst != l) {
+			g.w.t.Errorf("%s, %s: an SA of mode %d goes from %v to %v (encap %v), expected between %v here and %v", g.name, when, mode, s.Src, s.Dst, s.Encap, l, r)
+		}
+	}
+	if n != 2 {
+		g.w.t.Errorf("%s, %s: %d SAs of mode %d, expected 2\n%s", g.name, when, n, mode, g.dump())
+	}
+}
+
+// RFC 4877, Sections 3 to 5; RFC 3776: SAs of Binding Updates are between the home
+// address and the home agent while IKE is between the care-of address and it; the tunnel
+// of the payload is between the addresses of IKE. A mobility manager moves the tunnel
+// and IKE, abroad and home, without a message of IKE, and rekeying of everything is done
+// at the new place.
+func TestMobileNodeAndHomeAgent(t *testing.T) {
+	for _, version := range []string{"version: 2", "version: 1\n    aggressive: yes\n    aggressive_psk: yes"} {
+		simulate(t, func(w *world) {
+			payload := `      - {name: payload, local_ts: ['` + homeAddr + `'], remote_ts: ['2001:db8:2::/64'], esp_proposals: [aes128-sha256], reqid: 12, start: always}`
+			of := `      - {name: payload, local_ts: ['2001:db8:2::/64'], remote_ts: [dynamic], esp_proposals: [aes128-sha256], start: passive}`
+			extra := "    " + version + "\n    mobility: kbit\n    dpd_delay: 1h"
+			ha := w.gateway("ha", agentAddr, strings.ReplaceAll(homeAgent(extra, homesOfMN, of), "x25519", "modp2048"))
+			mn := w.gateway("mn", careOf1, strings.ReplaceAll(mobileNode(strings.ReplaceAll(extra, "    aggressive_psk: yes\n", ""), payload), "x25519", "modp2048"))
+			w.after(5 * time.Second)
+			check := func(careOf, when string) {
+				t.Helper()
+				mn.want(1, 2, when)
+				ha.want(1, 2, when)
+				mn.between(spd.Transport, homeAddr, agentAddr, when)
+				ha.between(spd.Transport, agentAddr, homeAddr, when)
+				mn.between(spd.Tunnel, careOf, agentAddr, when)
+				ha.between(spd.Tunnel, agentAddr, careOf, when)
+				if s := ha.sas()[0]; s.Remote.Addr() != addr(careOf) {
+					t.Errorf("%s: the agent has IKE at %v", when, s.Remote)
+				}
+			}
+			check(careOf1, "at first")
+			var protects []string
+			for _, p := range ha.back.Policies() {
+				if p.Action == spd.Protect && p.Mode == spd.Transport && len(p.Remote) == 1 && p.Remote[0].IsHost() {
+					protects = append(protects, fmt.Sprint(p.Local, p.Remote))
+				}
+			}
+			if want := []string{"[2001:db8::1/128[mobility-header/6]] [2001:db8:1::5/128[mobility-header/5]]"}; !slices.Equal(protects, want) {
+				t.Errorf("the agent's policies are for %v, expected %v", protects, want)
+			}
+			at := careOf1
+			for _, to := range []string{careOf2, homeAddr, careOf1} {
+				w.mu.Lock()
+				w.gates[addr(to)] = mn
+				delete(w.gates, addr(at))
+				mn.addr = addr(to)
+				messages := len(w.sent)
+				w.mu.Unlock()
+				for _, g := range []*gateway{mn, ha} {
+					for _, ev := range movedHome(g == mn, at, to) {
+						if _, _, err := g.e.Migrate(context.Background(), ev); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				w.after(2 * restTime)
+				w.mu.Lock()
+				messages = len(w.sent) - messages
+				w.mu.Unlock()
+				if messages != 0 {
+					t.Errorf("at %s: %d messages of IKE were exchanged", to, messages)
+				}
+				check(to, "at "+to)
+				for _, child := range []string{"bu", "payload"} {
+					for _, g := range []*gateway{mn, ha} {
+						if _, err := g.e.Rekey(context.Background(), Selector{Child: child}, false); err != nil {
+							t.Fatal(err)
+						}
+						w.after(2 * time.Minute)
+						check(to, "at "+to+", "+child+" rekeyed by "+g.name)
+					}
+				}
+				if _, err := mn.e.Rekey(context.Background(), Selector{IKE: "home"}, false); err != nil {
+					t.Fatal(err)
+				}
+				w.after(2 * time.Minute)
+				check(to, "at "+to+", IKE rekeyed")
+				at = to
+			}
+		})
+	}
+}
+
+// movedHome are the events of a mobility manager for the policies of a node that goes
+// from one care-of address to another, the home address being one of them: those of
+// transport mode, whose entries say that the node moved, and those of the tunnel.
+func movedHome(mn bool, from, to string) (list []migrate.Event) {
+	home, agent, net := netip.MustParsePrefix(homeAddr+"/128"), netip.MustParsePrefix(agentAddr+"/128"), netip.MustParsePrefix("2001:db8:2::/64")
+	km := migrate.Ends{Local: addr(to), Remote: addr(agentAddr)}
+	if !mn {
+		km.Local, km.Remote = km.Remote, km.Local
+	}
+	add := func(dir migrate.Dir, up bool, src, dst netip.Prefix, mode spd.Mode) {
+		x := migrate.Entry{Proto: 50, Mode: mode, Old: migrate.Pair{Src: addr(from), Dst: addr(agentAddr)}, New: migrate.Pair{Src: addr(to), Dst: addr(agentAddr)}}
+		if !up {
+			src, dst = dst, src
+			x.Old, x.New = migrate.Pair{Src: x.Old.Dst, Dst: x.Old.Src}, migrate.Pair{Src: x.New.Dst, Dst: x.New.Src}
+		}
+		list = append(list, migrate.Event{Dir: dir, KM: km, Selector: spd.KernelSelector{Src: src, Dst: dst}, Entries: []migrate.Entry{x}})
+	}
+	for _, d := range []migrate.Dir{migrate.Out, migrate.In} {
+		up := (d == migrate.Out) == mn
+		add(d, up, home, agent, spd.Transport)
+		add(d, up, home, net, spd.Tunnel)
+	}
+	return list
+}
+
+// RFC 4877, Section 6.1: who is authenticated as another node than the one that the
+// address belongs to gets no SA for it; the agent says why, and what to set.
+func TestHomeAddressOfAnother(t *testing.T) {
+	simulate(t, func(w *world) {
+		ha := w.gateway("ha", agentAddr, homeAgent("", "home_addresses: [{id: other.example.org, addrs: ['"+homeAddr+"']}, {id: '*.example.org', addrs: ['2001:db8:1::100-2001:db8:1::1ff']}]", ""))
+		mn := w.gateway("mn", careOf1, mobileNode("", ""))
+		w.after(5 * time.Second)
+		if n := len(ha.back.SAs()) + len(mn.back.SAs()); n != 0 {
+			t.Errorf("there are %d SAs", n)
+		}
+		found := false
+		for _, f := range ha.e.Explain("") {
+			found = found || strings.Contains(f.Sentence, "the peer mn.example.org may not have "+homeAddr) && strings.Contains(f.Advice, "home_addresses")
+		}
+		if !found {
+			t.Errorf("the agent keeps no failure that says why\n%s", ha.dump())
+		}
+		if !mn.logged("TS_UNACCEPTABLE") {
+			t.Errorf("the node is not told TS_UNACCEPTABLE\n%s", mn.dump())
+		}
+	})
+}
