@@ -168,8 +168,6 @@ func (l *loader) checkPolicies(ch *Child) {
 	switch {
 	case !ch.SAs():
 		l.fault(at, "remove policies", "a child that passes or drops its traffic is a policy, and nothing is left of it without")
-	case ch.PFP != 0:
-		l.fault(ch.pos.sub("pfp", 0), "remove pfp, or policies", "pfp is about policies, and those of the child are somebody else's (policies: no)")
 	case !ch.reqIDGiven:
 		l.fault(at, "set reqid to the request id of the policies, or to 0 when they have none", "the policies of the child are somebody else's (policies: no), and nothing says which SAs serve them: reqid is not given")
 	case len(ch.AH) > 0:
@@ -191,7 +189,7 @@ func (l *loader) checkPFP(ch *Child) {
 	if (ch.StartAction|ch.CloseAction|ch.DPDAction)&ActionStart != 0 {
 		l.fault(ch.pos.sub("pfp", 0), "set start: on-demand or passive", "pfp takes the selectors of an SA from the packet that asks for it, and start: always asks without one")
 	}
-	if ch.ReqID != 0 {
+	if ch.ReqID != 0 && !ch.OthersPolicies {
 		l.fault(ch.pos.sub("reqid", 0), "remove reqid", "pfp makes an SA for each value, and each needs a reqid of its own")
 	}
 	if ch.Priority == 1 {

@@ -56,7 +56,6 @@ func TestContradictionsOfModes(t *testing.T) {
 		{"", "ah_proposals: [aes128]", "ah_proposals[0]", "AH"},
 		{"", "policies: no", "policies", "reqid is not given"},
 		{"", "policies: no, reqid: 5, mode: drop", "policies", "nothing is left of it without"},
-		{"", "policies: no, pfp: [remote_port]", "pfp", "pfp is about policies"},
 		{"version: 1", "policies: no, reqid: 5, ah_proposals: [sha256], esp_proposals: [aes128gcm16]", "ah_proposals", "has a request id of its own"},
 		{"", "policies: no, reqid: 5, ipcomp: yes", "ipcomp", "those of the child are somebody else's"},
 		{"", "policies: no, reqid: 5, priority: 7", "priority", "has no policies of the daemon's"},

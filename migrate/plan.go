@@ -140,6 +140,11 @@ func (x *Entry) names(c *Child, d Dir) bool {
 	return x.Proto == c.Proto && x.Mode == c.Mode && (x.ReqID == 0 || x.ReqID == id || c.AnyReqID)
 }
 
+// About tells whether an event may be about the SAs of a child.
+func (e *Event) About(c *Child) bool {
+	return !e.Sub && slices.ContainsFunc(e.Entries, func(x Entry) bool { return x.names(c, e.Dir) }) && e.has(c)
+}
+
 // has tells whether the selector of the event's policy is about the traffic of a
 // CHILD_SA.
 func (e *Event) has(c *Child) bool {

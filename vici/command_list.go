@@ -49,7 +49,12 @@ func (s *Server) listConns(c *call) wire.Message {
 	}
 	for i := range conns {
 		var m wire.Message
-		m.SetSection(conns[i].Conf.Name, connSection(conns[i].Conf))
+		section := connSection(conns[i].Conf)
+		if k := conns[i].KM; k != nil {
+			section.SetList("kmaddress", k.Local.String(), k.Remote.String())
+			section.SetIf("kmaddress-unused", printable(k.Unused))
+		}
+		m.SetSection(conns[i].Conf.Name, section)
 		c.event(evListConn, m)
 	}
 	return nil
@@ -176,6 +181,13 @@ func childConfSection(k *conf.Child) wire.Message {
 	m.SetIf("interface", k.Interface)
 	if k.Priority != 0 {
 		m.SetUint("priority", uint64(k.Priority))
+	}
+	if k.OthersPolicies {
+		m.Set("policies", "no")
+		m.SetUint("reqid", uint64(k.ReqID))
+		if k.ReqIDIn != 0 {
+			m.SetUint("reqid-in", uint64(k.ReqIDIn))
+		}
 	}
 	return m
 }

@@ -19,11 +19,14 @@ func (s *Server) migrate(c *call) wire.Message {
 	if err != nil {
 		return failure(err.Error())
 	}
-	children, ikes, err := s.engine.Migrate(s.ctx, ev)
-	if err == nil && children+ikes == 0 {
+	r, err := s.engine.Migrate(s.ctx, ev)
+	if err == nil && r.Children+r.IKEs+r.Begin == 0 {
 		err = errors.New("no SA is where the request says, or all of them are there already")
 	}
-	return counted(err, func(m *wire.Message) { m.SetInt("matches", int64(children+ikes)) })
+	return counted(err, func(m *wire.Message) {
+		m.SetInt("matches", int64(r.Children+r.IKEs))
+		m.SetInt("begin", int64(r.Begin))
+	})
 }
 
 // migration reads the request: one direction of one policy, with one entry.

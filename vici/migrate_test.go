@@ -4,7 +4,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"iked/conf"
 	"iked/migrate"
 	"iked/spd"
 	"iked/vici/wire"
@@ -55,5 +57,33 @@ func TestMigration(t *testing.T) {
 	_, client := engineServer(t)
 	if m, err := client.Call(t.Context(), "migrate", request(), nil); err == nil && m.Bool("success", false) {
 		t.Error("a move of SAs that are not there succeeds")
+	}
+}
+
+// What of a connection is somebody else's word is told with it: whose policies its
+// children have.
+func TestConnectionBesideAManager(t *testing.T) {
+	cfg, faults := conf.Parse("/nowhere/iked.yaml", []byte(`
+connections:
+  - name: c
+    remote_addrs: [192.0.2.2]
+    local: {id: a, auth: psk}
+    remote: {id: b, auth: psk}
+    children: [{name: theirs, policies: no, reqid: 7, reqid_in: 8}, {name: ours, reqid: 9}]
+secrets: [{psk: "a-long-secret"}]
+`), time.Now())
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	kids, _ := connSection(cfg.Connections[0]).Section("children")
+	theirs, _ := kids.Section("theirs")
+	ours, _ := kids.Section("ours")
+	for key, want := range map[string]string{"policies": "no", "reqid": "7", "reqid-in": "8"} {
+		if got, _ := theirs.Text(key); got != want {
+			t.Errorf("%s is %q, expected %q", key, got, want)
+		}
+		if ours.Has(key) {
+			t.Errorf("%s is told of a child that has its own policies", key)
+		}
 	}
 }

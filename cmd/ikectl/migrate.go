@@ -13,6 +13,9 @@ fwd, seen from here):
 
   ikectl migrate old_src=192.0.2.1 old_dst=198.51.100.2 new_src=203.0.113.1 new_dst=198.51.100.2
 
+With ike_local and ike_remote, connections whose children the request is about begin there from
+now on, also when there is no SA yet.
+
 Further words: dir, proto (esp, ah), mode (tunnel, beet, transport), reqid, src_ts, dst_ts, ike_local, ike_remote.`
 	return c
 }

@@ -108,10 +108,14 @@ type connView struct {
 	LocalAuth   string   `json:"local_auth"`
 	RemoteAuth  string   `json:"remote_auth"`
 	// Role is this side's part in Mobile IPv6, HomeAddresses what the peer may have.
-	Role          string          `json:"mobility_role,omitempty"`
-	HomeAddresses []string        `json:"home_addresses,omitempty"`
-	Up            bool            `json:"up"`
-	Children      []connChildView `json:"children"`
+	Role          string   `json:"mobility_role,omitempty"`
+	HomeAddresses []string `json:"home_addresses,omitempty"`
+	// KMAddress is where IKE begins as a mobility manager told, local and remote, Unused
+	// why it does not.
+	KMAddress       []string        `json:"kmaddress,omitempty"`
+	KMAddressUnused string          `json:"kmaddress_unused,omitempty"`
+	Up              bool            `json:"up"`
+	Children        []connChildView `json:"children"`
 }
 
 type connChildView struct {
@@ -120,7 +124,11 @@ type connChildView struct {
 	Start    string   `json:"start,omitempty"`
 	LocalTS  []string `json:"local_ts"`
 	RemoteTS []string `json:"remote_ts"`
-	Up       bool     `json:"up"`
+	// Policies is "no" when they are somebody else's, of these request ids.
+	Policies string `json:"policies,omitempty"`
+	ReqID    string `json:"reqid,omitempty"`
+	ReqIDIn  string `json:"reqid_in,omitempty"`
+	Up       bool   `json:"up"`
 }
 
 type policyView struct {
@@ -272,6 +280,7 @@ func connViews(m wire.Message) []connView {
 			LocalAuth:   text(local, "class"),
 			RemoteAuth:  text(remote, "class"),
 			Role:        text(s, "mobility_role"), HomeAddresses: list(remote, "home_addresses"),
+			KMAddress: list(s, "kmaddress"), KMAddressUnused: text(s, "kmaddress-unused"),
 			Children: []connChildView{},
 		}
 		kids := section(s, "children")
@@ -280,6 +289,7 @@ func connViews(m wire.Message) []connView {
 			v.Children = append(v.Children, connChildView{
 				Name: k.Name, Mode: text(c, "mode"), Start: text(c, "start"),
 				LocalTS: list(c, "local-ts"), RemoteTS: list(c, "remote-ts"),
+				Policies: text(c, "policies"), ReqID: text(c, "reqid"), ReqIDIn: text(c, "reqid-in"),
 			})
 		}
 		out = append(out, v)

@@ -19,6 +19,7 @@ type demand struct {
 	policy uint64
 	flow   spd.Flow
 	peer   netip.Addr // one of many, else invalid
+	local  netip.Addr // the own address towards it
 	begun  bool       // an attempt carries it
 	ike    uint32     // the IKE SA that negotiates it, 0: none yet
 }
@@ -108,7 +109,7 @@ func (p *supervisor) acquire(owner childKey, policy uint64, flow spd.Flow) {
 			return // it is being answered
 		}
 		if many {
-			d.peer = flow.Remote
+			d.local, d.peer = p.e.peerFor(c.prog.conf, &flow)
 		}
 		ps := c.peers[d.peer]
 		switch {
@@ -196,7 +197,7 @@ func (p *supervisor) tendPeers(c *connState) {
 				continue
 			}
 			if sa := p.usableFor(c, d.peer); sa != nil {
-				if sa.info.Local.Addr().Unmap() != d.flow.Local {
+				if sa.info.Local.Addr().Unmap() != d.local {
 					p.e.drops.add("acquire-forwarded")
 					p.failDemands(k, acquirePause, func(o *demand) bool { return o == d })
 					continue
@@ -266,8 +267,12 @@ func (p *supervisor) beginPeer(c *connState, kid string, d *demand, ps *peerStat
 }
 
 // addressesOf are the two ends for a packet between this host and one of many peers.
-// What a router forwards is none of this host's traffic.
+// What a router forwards is none of this host's traffic. Addresses that a mobility
+// manager told for the packet come before its own.
 func (e *Engine) addressesOf(c *conf.Connection, flow spd.Flow) (local, remote netip.AddrPort, err error) {
+	if local, remote, ok := e.kmEnds(c, &flow); ok {
+		return local, remote, nil
+	}
 	locals, err := e.resolve(c.LocalAddrs)
 	if err != nil {
 		return local, remote, fmt.Errorf("local_addrs: %w", err)

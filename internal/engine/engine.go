@@ -284,11 +284,11 @@ func (e *Engine) backendEvent(ev backend.Event) {
 			})
 		}
 	case backend.Migrate:
-		if _, _, err := e.Migrate(e.ctx, ev.Event); err != nil && e.ctx.Err() == nil {
+		if _, err := e.Migrate(e.ctx, ev.Event); err != nil && e.ctx.Err() == nil {
 			e.warnf(trace.KNL, "%v", err)
 		}
 	case backend.MigrateSA:
-		if _, _, err := e.MigrateSA(e.ctx, ev.Event); err != nil && e.ctx.Err() == nil {
+		if _, err := e.MigrateSA(e.ctx, ev.Event); err != nil && e.ctx.Err() == nil {
 			e.warnf(trace.KNL, "%v", err)
 		}
 	case backend.InvalidSelectors:

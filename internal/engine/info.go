@@ -126,6 +126,9 @@ type ConnInfo struct {
 	Trying   bool
 	Failures int       // attempts in a row that failed
 	NextTry  time.Time // zero: none is planned
+	// KM is where its negotiations begin, as a mobility manager told; nil: it told
+	// nothing, or the packet says which of many peers it is about.
+	KM       *KMAddress
 	Children []ChildConnInfo
 }
 
@@ -145,7 +148,7 @@ func (e *Engine) ListConns(ctx context.Context, name string) ([]ConnInfo, error)
 			if name != "" && prog.conf.Name != name {
 				continue
 			}
-			i := ConnInfo{Conf: prog.conf, VICI: prog.vici}
+			i := ConnInfo{Conf: prog.conf, VICI: prog.vici, KM: e.kmAddress(prog.conf, nil)}
 			c := e.sup.conns[prog.conf.Name]
 			i.Up = e.sup.index.byConn[prog.conf.Name]
 			if c != nil {

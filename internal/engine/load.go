@@ -109,6 +109,7 @@ func (e *Engine) enforce(ctx context.Context) error {
 	e.loadCreds()
 	e.setupKINK(p)
 	e.config.Store(p)
+	e.keepKM(p)
 	if p.kink {
 		e.known.greet(p)
 	}

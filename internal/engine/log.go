@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,6 +91,9 @@ func clip(s string, n int) string {
 func (e *Engine) told(f trace.Failure, uniqueID uint32) {
 	if f.At.IsZero() {
 		f.At = time.Now()
+	}
+	if s := e.kmEvidence(&f); s != "" {
+		f.Evidence = append(slices.Clone(f.Evidence), s)
 	}
 	if !e.keep(f) {
 		return

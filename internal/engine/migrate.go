@@ -18,6 +18,7 @@ import (
 type migrates struct {
 	mu    sync.Mutex
 	once  migrate.Once
+	km    migrate.KMTable
 	timer *time.Timer // nil: nothing waits for its twin
 }
 
@@ -60,40 +61,49 @@ const restTime = 500 * time.Millisecond
 
 // Migrate follows a MIGRATE: the SAs of a policy are at other addresses. What it is
 // about is found by request id, mode, protocol and the addresses before, so events may
-// come in any order and more than once. It tells how many CHILD_SAs and IKE SAs go on
-// elsewhere.
-func (e *Engine) Migrate(ctx context.Context, ev migrate.Event) (children, ikes int, err error) {
+// come in any order and more than once.
+func (e *Engine) Migrate(ctx context.Context, ev migrate.Event) (MigrateResult, error) {
 	if err := ev.Check(); err != nil {
-		return 0, 0, err
+		return MigrateResult{}, err
 	}
 	if !e.migrates.hear(&ev, e.migrateLate) {
-		return 0, 0, nil
+		return MigrateResult{}, nil
 	}
 	return e.follow(ctx, &ev)
 }
 
+// MigrateResult is what an event did: how many CHILD_SAs and IKE SAs go on elsewhere,
+// and how many connections begin where it told (KMADDRESS).
+type MigrateResult struct{ Children, IKEs, Begin int }
+
 // migrateLate follows what PF_KEY alone told.
 func (e *Engine) migrateLate() {
 	for _, ev := range e.migrates.late(e.migrateLate) {
-		if _, _, err := e.follow(e.ctx, &ev); err != nil && e.ctx.Err() == nil {
+		if _, err := e.follow(e.ctx, &ev); err != nil && e.ctx.Err() == nil {
 			e.warnf(trace.KNL, "%v", err)
 		}
 	}
 }
 
 // follow lets everybody plan and do what follows from an event.
-func (e *Engine) follow(ctx context.Context, ev *migrate.Event) (children, ikes int, err error) {
-	return e.relocate(ctx, relocation{
+func (e *Engine) follow(ctx context.Context, ev *migrate.Event) (MigrateResult, error) {
+	begin, err := e.followKM(ctx, ev)
+	if err != nil {
+		return MigrateResult{Begin: begin}, err
+	}
+	r, err := e.relocate(ctx, relocation{
 		plan:   func(s *migrate.State) migrate.Plan { return migrate.Make(ev, s) },
 		what:   fmt.Sprintf("MIGRATE of direction %v by %v", ev.Dir, ev.Source),
 		atOnce: ev.Source == migrate.Control,
 	})
+	r.Begin = begin
+	return r, err
 }
 
 // MigrateSA follows the move of one SA; of several, each is told.
-func (e *Engine) MigrateSA(ctx context.Context, ev migrate.Single) (children, ikes int, err error) {
+func (e *Engine) MigrateSA(ctx context.Context, ev migrate.Single) (MigrateResult, error) {
 	if err := ev.Check(); err != nil {
-		return 0, 0, err
+		return MigrateResult{}, err
 	}
 	return e.relocate(ctx, relocation{
 		plan: func(s *migrate.State) migrate.Plan { return migrate.MakeSingle(&ev, s) },
@@ -110,16 +120,16 @@ type relocation struct {
 }
 
 // relocate plans and does what follows for everything that there is.
-func (e *Engine) relocate(ctx context.Context, r relocation) (children, ikes int, err error) {
+func (e *Engine) relocate(ctx context.Context, of relocation) (r MigrateResult, err error) {
 	for _, s := range e.shards {
 		if err := s.wait(ctx, func(s *shard) {
-			c, i := s.relocate(&r)
-			children, ikes = children+c, ikes+i
+			c, i := s.relocate(&of)
+			r.Children, r.IKEs = r.Children+c, r.IKEs+i
 		}); err != nil {
-			return children, ikes, err
+			return r, err
 		}
 	}
-	return children, ikes, nil
+	return r, nil
 }
 
 // relocate does so for the SAs of a shard: an IKE SA and its children are in the same

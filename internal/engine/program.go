@@ -9,6 +9,7 @@ import (
 	"iked/conf"
 	"iked/ikev2"
 	"iked/internal/keyex"
+	"iked/migrate"
 	"iked/sad"
 	"iked/spd"
 )
@@ -35,6 +36,7 @@ type connProgram struct {
 	// vici tells that it came over the control protocol.
 	vici  bool
 	index int
+	km    []migrate.Child // its children as MIGRATE sees them
 }
 
 // childExtra is what the engine keeps with a child's configuration.
@@ -62,11 +64,11 @@ func buildProgram(g conf.Global, old *program, fit func(*ikev2.Config), lists ..
 		for _, c := range list {
 			if old != nil {
 				if o := old.conns[c.conf.Name]; o != nil && o.conf == c.conf && old.global == g {
-					c = &connProgram{conf: o.conf, ike: o.ike, vici: c.vici}
+					c = &connProgram{conf: o.conf, ike: o.ike, vici: c.vici, km: o.km}
 				}
 			}
 			if c.ike == nil {
-				c.ike = ikeConfig(&g, c.conf)
+				c.ike, c.km = ikeConfig(&g, c.conf), kmChildren(c.conf)
 				if fit != nil {
 					fit(c.ike)
 				}
@@ -294,7 +296,7 @@ func authConfig(rounds []*conf.Auth, local bool) ikev2.AuthConfig {
 
 func childConfig(c *conf.Child) *ikev2.ChildConfig {
 	cfg := &ikev2.ChildConfig{
-		Name: c.Name, Proposals: c.Proposals, AH: c.AH, IPComp: c.IPComp, ReqID: c.ReqID,
+		Name: c.Name, Mode: modeOf(c.Mode), Proposals: c.Proposals, AH: c.AH, IPComp: c.IPComp, ReqID: c.ReqID,
 		Local: selectors(c.Local), Remote: selectors(c.Remote),
 		Time:      ikev2.Lifetime{Rekey: c.Time.Rekey, Hard: c.Time.Life, Jitter: c.Time.Rand},
 		SoftBytes: c.Bytes.Rekey, HardBytes: c.Bytes.Life, BytesJitter: c.Bytes.Rand,
@@ -320,16 +322,20 @@ func childConfig(c *conf.Child) *ikev2.ChildConfig {
 	case conf.DSCPNo:
 		cfg.DSCP = sad.DSCPNo
 	}
-	switch c.Mode {
-	case conf.ModeTransport:
-		cfg.Mode = spd.Transport
-	case conf.ModeBEET:
-		cfg.Mode = spd.BEET
-	}
 	if c.OthersPolicies && cfg.Mode != spd.Tunnel {
 		cfg.ModeRequired = true // SAs of another mode would serve none of the policies
 	}
 	return cfg
+}
+
+func modeOf(m conf.Mode) spd.Mode {
+	switch m {
+	case conf.ModeTransport:
+		return spd.Transport
+	case conf.ModeBEET:
+		return spd.BEET
+	}
+	return spd.Tunnel
 }
 
 func selectors(list []conf.TS) []ikev2.Selector {

@@ -17,8 +17,11 @@ var errClosed = errors.New("the daemon is shutting down")
 
 // addresses chooses the two ends of an attempt. Names are resolved now, every
 // time. When a peer has several addresses, turn chooses among them, so that
-// attempts go round.
+// attempts go round. Those that a mobility manager told come before all.
 func (e *Engine) addresses(c *conf.Connection, turn int) (local, remote netip.AddrPort, err error) {
+	if local, remote, ok := e.kmEnds(c, nil); ok {
+		return local, remote, nil
+	}
 	remotes, err := e.resolve(c.RemoteAddrs)
 	if err != nil {
 		return local, remote, fmt.Errorf("remote_addrs: %w", err)

@@ -14,6 +14,7 @@ import (
 	"iked/internal/keyex"
 	"iked/internal/trace"
 	"iked/kink"
+	"iked/migrate"
 	"iked/spd"
 )
 
@@ -41,6 +42,7 @@ type connState struct {
 	attempt  *attempt
 	failures int // attempts in a row that failed
 	started  time.Time
+	begun    migrate.Ends // of the last attempt; invalid while they are looked for
 	timer    *time.Timer
 	// ikeOnly asks for the IKE SA without a child.
 	ikeOnly bool
@@ -89,6 +91,7 @@ type attempt struct {
 	demand   *demand        // whose packet it carries
 	kink     kink.Principal // of the peer, with KINK
 	peer     netip.Addr     // one of many
+	local    netip.Addr     // the own address; invalid while it is looked for
 }
 
 // saState is an IKE SA as the supervisor knows it.
@@ -334,7 +337,7 @@ func (p *supervisor) begin(c *connState, k *kidState, reauthOf uint32) {
 			}
 		}
 	}
-	c.attempt, c.started = a, a.began
+	c.attempt, c.started, c.begun = a, a.began, migrate.Ends{}
 	turn := c.failures
 	go func() {
 		local, remote, err := p.e.addresses(c.prog.conf, turn)
@@ -363,6 +366,10 @@ func (p *supervisor) launch(a *attempt, local, remote netip.AddrPort, err error)
 		p.attemptFailed(a, f)
 		return
 	}
+	if a.local = local.Addr(); !a.peer.IsValid() {
+		c.begun = migrate.Ends{Local: local.Addr(), Remote: remote.Addr()}
+	}
+	p.e.sayKM(a, local, remote)
 	cfg := c.prog.ike
 	if cfg.InitialContact && p.hasSA(c.name) {
 		// RFC 7296, Section 2.4: it would make the peer drop what is there.
