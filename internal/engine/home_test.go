@@ -126,7 +126,7 @@ func TestMobileNodeAndHomeAgent(t *testing.T) {
 				w.mu.Unlock()
 				for _, g := range []*gateway{mn, ha} {
 					for _, ev := range movedHome(g == mn, at, to) {
-						if _, _, err := g.e.Migrate(context.Background(), ev); err != nil {
+						if _, err := g.e.Migrate(context.Background(), ev); err != nil {
 							t.Fatal(err)
 						}
 					}
