@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"net/netip"
 	"slices"
 
 	"iked/internal/keyex"
@@ -76,6 +77,14 @@ func (l *loader) checkHomeTS(c *Connection, ch *Child) {
 	if c.MobilityRole == keyex.RoleMobile && slices.ContainsFunc(ch.Remote, wide) {
 		l.fault(ch.pos.sub("remote_ts", 0), "write dynamic or the address of the home agent, or use mode: tunnel", "mode transport is between two addresses, and remote_ts has a subnet")
 	}
+}
+
+// HasHome tells whether an own address is a home address: one that the role mobile has
+// as the whole of a local selector.
+func (c *Connection) HasHome(a netip.Addr) bool {
+	return c.MobilityRole == keyex.RoleMobile && slices.ContainsFunc(c.Children, func(ch *Child) bool {
+		return ch.SAs() && slices.ContainsFunc(ch.Local, func(t TS) bool { return !t.Dynamic && t.IsHost() && t.From == a })
+	})
 }
 
 // HomeTS are the home addresses of the remote sections, any protocol and port.

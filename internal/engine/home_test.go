@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"iked/ikev2"
 	"iked/migrate"
 	"iked/sad"
 	"iked/spd"
@@ -205,4 +206,59 @@ func TestHomeAddressOfAnother(t *testing.T) {
 			t.Errorf("the node is not told TS_UNACCEPTABLE\n%s", mn.dump())
 		}
 	})
+}
+
+// ways are the routes of a host: its addresses in the order of preference, of which
+// some reach a peer.
+type ways struct{ own, to []netip.Addr }
+
+func (w *ways) LocalFor(netip.Addr) (netip.Addr, error) { return w.own[0], nil }
+func (w *ways) Paths(netip.Addr) ([]netip.Addr, error)  { return slices.Clone(w.to), nil }
+func (w *ways) Addresses() (list []OwnAddress, err error) {
+	for _, a := range w.own {
+		list = append(list, OwnAddress{Addr: a, Link: 1, Leads: true})
+	}
+	return list, nil
+}
+
+// RFC 4877, Section 4.1: IKE is not begun at, moved to or told of the home address while
+// another address leads to the peer; at home it is the address there is, and what
+// local_addrs names is meant.
+func TestIKEFromCareOfAddress(t *testing.T) {
+	home, care := addr(homeAddr), addr(careOf1)
+	for name, x := range map[string]struct {
+		own, to []netip.Addr
+		extra   string
+		role    string
+		want    netip.Addr
+		told    []netip.Addr
+	}{
+		"abroad":            {[]netip.Addr{home, care}, []netip.Addr{home, care}, "", "mobile", care, []netip.Addr{care}},
+		"at home":           {[]netip.Addr{home}, []netip.Addr{home}, "", "mobile", home, []netip.Addr{home}},
+		"one way only":      {[]netip.Addr{home, care}, []netip.Addr{home}, "", "mobile", home, []netip.Addr{home, care}},
+		"named":             {[]netip.Addr{care, home}, []netip.Addr{care, home}, "    local_addrs: ['" + homeAddr + "']", "mobile", home, []netip.Addr{home}},
+		"another role":      {[]netip.Addr{home, care}, []netip.Addr{home, care}, "    pools: [p]", "correspondent", home, []netip.Addr{home, care}},
+		"a range of allows": {[]netip.Addr{home, care}, []netip.Addr{home, care}, "    local_addrs: ['2001:db8:1::/64', '2001:db8:aa::/64']", "mobile", care, []netip.Addr{care}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				routes := &ways{x.own, x.to}
+				w.setup = func(g *gateway, o *Options) { o.Routes = routes }
+				conf := strings.ReplaceAll(mobileNode(x.extra, ""), "mobility_role: mobile", "mobility_role: "+x.role) + "\npools: [{name: p, addrs: '2001:db8:9::/120'}]\n"
+				mn := w.gateway("mn", careOf1, strings.ReplaceAll(conf, "start: always", "start: passive"))
+				c := mn.e.config.Load().conns["home"]
+				local, _, err := mn.e.addresses(c.conf, 0)
+				if err != nil || local.Addr() != x.want {
+					t.Errorf("IKE begins at %v (%v), expected %v", local, err, x.want)
+				}
+				got := mn.e.findPaths(ikev2.FindPaths{Config: c.ike, Local: x.want, Remotes: []netip.Addr{addr(agentAddr)}})
+				if len(got.Paths) == 0 || got.Paths[0].Local != x.want || x.role == "mobile" && len(got.Paths) != 1 {
+					t.Errorf("the paths are %v, expected one from %v", got.Paths, x.want)
+				}
+				if !slices.Equal(got.Own, x.told) {
+					t.Errorf("the peer is told of %v, expected %v", got.Own, x.told)
+				}
+			})
+		})
+	}
 }

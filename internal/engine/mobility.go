@@ -130,7 +130,18 @@ func (e *Engine) outside(c *conf.Connection, local netip.Addr) (out []netip.Addr
 			out = append(out, a.Addr)
 		}
 	}
-	return out
+	return abroad(c, out, local)
+}
+
+// abroad leaves the home addresses of a mobile node out of own addresses, except the
+// one in use and what the configuration names, as long as others are left: else the
+// node is at home.
+func abroad(c *conf.Connection, list []netip.Addr, local netip.Addr) []netip.Addr {
+	away := slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool { return a != local && c.HasHome(a) && !named(c, a) })
+	if len(away) == 0 {
+		return list
+	}
+	return away
 }
 
 // pathsTo are the own addresses from which packets of a connection reach a peer.
@@ -144,7 +155,8 @@ func (e *Engine) pathsTo(c *conf.Connection, to netip.Addr) []netip.Addr {
 			list = []netip.Addr{a.Unmap()}
 		}
 	}
-	return slices.DeleteFunc(list, func(a netip.Addr) bool { return !allowed(c, a) || e.virtual.has(a) })
+	list = slices.DeleteFunc(list, func(a netip.Addr) bool { return !allowed(c, a) || e.virtual.has(a) })
+	return abroad(c, list, netip.Addr{})
 }
 
 // allowed tells whether the configuration lets a connection be at an own address.

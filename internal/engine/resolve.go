@@ -65,7 +65,7 @@ func orPort(p, other uint16) uint16 {
 }
 
 // localFor is the own address for a peer: the configured one of its family, or
-// the one that the routes give.
+// the one that the routes give; of a mobile node, the care-of address.
 func (e *Engine) localFor(c *conf.Connection, locals []netip.Addr, remote netip.Addr) (netip.Addr, error) {
 	for _, l := range locals {
 		if l.Is4() == remote.Is4() {
@@ -83,6 +83,13 @@ func (e *Engine) localFor(c *conf.Connection, locals []netip.Addr, remote netip.
 		return netip.Addr{}, fmt.Errorf("no route to %s: %w", remote, err)
 	}
 	l = l.Unmap()
+	if c.HasHome(l) {
+		// RFC 4877, Section 4.1: away from home nothing comes back to the home address
+		// before the binding that IKE is about to protect.
+		if list := e.pathsTo(c, remote); len(list) > 0 {
+			l = list[0]
+		}
+	}
 	if len(c.LocalAddrs) > 0 && fit(c.LocalAddrs, l) == rankNone {
 		return netip.Addr{}, fmt.Errorf("packets to %s leave from %s, which local_addrs does not allow", remote, l)
 	}
