@@ -20,11 +20,11 @@ func (s *Server) migrate(c *call) wire.Message {
 		return failure(err.Error())
 	}
 	r, err := s.engine.Migrate(s.ctx, ev)
-	if err == nil && r.Children+r.IKEs+r.Begin == 0 {
+	if err == nil && r.Children+r.IKEs+r.Static+r.Begin == 0 {
 		err = errors.New("no SA is where the request says, or all of them are there already")
 	}
 	return counted(err, func(m *wire.Message) {
-		m.SetInt("matches", int64(r.Children+r.IKEs))
+		m.SetInt("matches", int64(r.Children+r.IKEs+r.Static))
 		m.SetInt("begin", int64(r.Begin))
 	})
 }

@@ -72,9 +72,9 @@ func (e *Engine) Migrate(ctx context.Context, ev migrate.Event) (MigrateResult, 
 	return e.follow(ctx, &ev)
 }
 
-// MigrateResult is what an event did: how many CHILD_SAs and IKE SAs go on elsewhere,
-// and how many connections begin where it told (KMADDRESS).
-type MigrateResult struct{ Children, IKEs, Begin int }
+// MigrateResult is what an event did: how many CHILD_SAs, IKE SAs and SAs keyed by hand
+// go on elsewhere, and how many connections begin where it told (KMADDRESS).
+type MigrateResult struct{ Children, IKEs, Static, Begin int }
 
 // migrateLate follows what PF_KEY alone told.
 func (e *Engine) migrateLate() {
@@ -129,6 +129,7 @@ func (e *Engine) relocate(ctx context.Context, of relocation) (r MigrateResult, 
 			return r, err
 		}
 	}
+	r.Static = e.statics.relocate(&of)
 	return r, nil
 }
 

@@ -45,6 +45,7 @@ type statics struct {
 	order     map[*sad.SA]uint64 // in which they came: the newest of a reqid carries
 	added     uint64
 	policies  map[string]*spd.Policy
+	moves     staticMoves
 	nextReqID uint32
 	nextID    uint64
 }
@@ -211,6 +212,11 @@ func (e *Engine) UpdateStaticSA(sel StaticSelector, m backend.Move) error {
 	if !m.Dst.IsValid() {
 		m.Dst = sa.Dst
 	}
+	return s.move(sa, m)
+}
+
+// move changes the outside of an SA.
+func (s *statics) move(sa *sad.SA, m backend.Move) error {
 	id, err := s.db.UpdateSA(sa.ID, m)
 	if err != nil {
 		return err
@@ -435,6 +441,10 @@ func (s *statics) expired(ev backend.Expire) bool {
 func (s *statics) clear() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.moves.timer != nil {
+		s.moves.timer.Stop()
+	}
+	s.moves = staticMoves{}
 	var err error
 	for _, sa := range s.sas {
 		err = errors.Join(err, s.remove(sa, "deleted"))

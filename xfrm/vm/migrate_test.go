@@ -1,23 +1,19 @@
 package vm
 
 import (
-	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"iked/internal/backend"
 	"iked/internal/testnet"
 	"iked/internal/uml"
+	"iked/interop/mip6"
 	"iked/migrate"
-	"iked/migrate/form"
 	"iked/spd"
 	"iked/xfrm"
-	"iked/xfrm/wire"
 )
 
 // elsewhere is where the local end goes.
@@ -37,64 +33,12 @@ func moves(dirs ...migrate.Dir) (list []migrate.Event) {
 	return list
 }
 
-// kernelMoves asks the kernel for a MIGRATE by netlink, as a mobility manager does.
-func kernelMoves(ns *testnet.Namespace, ev migrate.Event) error {
-	return ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_XFRM)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		m := wire.AppendMessage(nil, wire.Header{Type: wire.MigrateMsg, Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK, Seq: 1}, form.ToXFRM(&ev))
-		if err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-			return err
-		}
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20})
-		buf := make([]byte, 4096)
-		n, _, err := unix.Recvfrom(fd, buf, 0)
-		if err != nil {
-			return err
-		}
-		for raw, err := range wire.Messages(buf[:n]) {
-			if err != nil {
-				return err
-			}
-			if ack, err := wire.ParseAck(raw.Header, raw.Body); err != nil || ack.Errno != 0 {
-				return fmt.Errorf("MIGRATE of direction %v: %w: %v", ev.Dir, unix.Errno(ack.Errno), err)
-			}
-		}
-		return nil
-	})
-}
-
-// kernelMovesByPFKey asks for the same by PF_KEY.
-func kernelMovesByPFKey(ns *testnet.Namespace, ev migrate.Event) error {
-	return ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_KEY, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 2)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20})
-		if _, err := unix.Write(fd, form.AppendPFKey(nil, &ev, 1, uint32(unix.Getpid()))); err != nil {
-			return err
-		}
-		buf := make([]byte, 4096)
-		n, err := unix.Read(fd, buf) // the error, or what all sockets are told
-		if err != nil {
-			return err
-		}
-		_, err = form.ParsePFKey(buf[:n])
-		return err
-	})
-}
-
 // A MIGRATE that somebody asks for, by either of the kernel's ways, is heard by both:
 // netlink tells all, PF_KEY all but ports. The backend then finds its SAs where they
 // were moved to: nothing is put into the kernel, and what follows is about the new place.
 func TestMigrateIsHeardByBothWays(t *testing.T) {
 	uml.Require(t)
-	for name, ask := range map[string]func(*testnet.Namespace, migrate.Event) error{"netlink": kernelMoves, "PF_KEY": kernelMovesByPFKey} {
+	for name, ask := range map[string]func(*testnet.Namespace, ...migrate.Event) error{"netlink": mip6.Netlink, "PF_KEY": mip6.PFKey} {
 		t.Run(name, func(t *testing.T) {
 			ns := namespace(t)
 			state := t.TempDir()
