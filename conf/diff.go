@@ -301,7 +301,7 @@ var childKeys = map[string]string{"Local": "local_ts", "Remote": "remote_ts", "P
 // keyOf is the key of a field: LocalAddrs is local_addrs.
 func keyOf(name string) string {
 	special := map[string]string{
-		"VIPs": "vips", "PortNATT": "port_nat_t", "PortKINK": "port_kink", "Krb5Conf": "krb5_conf", "ETypes": "krb5_etypes", "Racoon2": "kink_compat", "UserToUser": "kink_user_to_user", "SHA256_96": "sha256_96", "XAuthHook": "xauth_hook", "MinRSABits": "min_rsa_bits", "Time": "rekey_time, life_time or rand_time",
+		"VIPs": "vips", "PortNATT": "port_nat_t", "PortKINK": "port_kink", "Krb5Conf": "krb5_conf", "ETypes": "krb5_etypes", "Racoon2": "kink_compat", "NoNATs": "nat_traversal", "UserToUser": "kink_user_to_user", "SHA256_96": "sha256_96", "XAuthHook": "xauth_hook", "MinRSABits": "min_rsa_bits", "Time": "rekey_time, life_time or rand_time",
 		"Bytes": "rekey_bytes, life_bytes or rand_bytes", "Packets": "rekey_packets, life_packets or rand_packets",
 		"SendCertReq": "send_certreq", "KeyingTries": "keyingtries", "ReqID": "reqid", "Local": "local", "Remote": "remote",
 		"Homes": "home_addresses", "IfIDIn": "if_id_in", "IfIDOut": "if_id_out",

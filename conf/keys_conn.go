@@ -38,6 +38,11 @@ func connectionFields() []field[Connection] {
 		{key: "dscp", typ: "six binary digits", def: "000000", doc: "DSCP of IKE packets.", set: value(parseDSCP, func(c *Connection) *uint8 { return &c.DSCP })},
 		{key: "encap", typ: "yes/no", def: "no", doc: "Force UDP encapsulation, NAT or not.", set: boolean(func(c *Connection) *bool { return &c.Encap })},
 		{key: "mobike", typ: "yes/no", def: "yes", doc: "Offer and take MOBIKE (RFC 4555): the IKE SA and its CHILD_SAs move when an address of either side changes, a route, or a NAT. IKEv2 only.", set: boolean(func(c *Connection) *bool { return &c.Mobike })},
+		{key: "nat_traversal", typ: "yes/no", def: "yes", doc: "no: NATs are neither looked for nor allowed, and UDP encapsulation is not used. With MOBIKE the peer is told to refuse a move whose packet a NAT changed (RFC 4555, Section 3.9), which may as well be an attack. IKEv2 only.", fileOnly: true, set: func(_ *loader, c *Connection, it *Item) error {
+			yes, err := parseBool(it.Value)
+			c.NoNATs = err == nil && !yes
+			return err
+		}},
 		{key: "mobility", typ: "mobike, kbit, reauth", def: "mobike", doc: "How the peer hears of it when a mobility manager moves this side (MIGRATE): mobike: by MOBIKE where that was agreed, else by its own manager; kbit: by its own manager alone; reauth: by a new IKE SA from the new address.", fileOnly: true,
 			set: choice(func(c *Connection) *Mobility { return &c.Mobility }, []string{"mobike", "kbit", "reauth"}, MobilityMOBIKE, MobilityKBit, MobilityReauth)},
 		{key: "mobility_role", typ: "none, mobile, agent, correspondent", def: "none", doc: "This side's part in Mobile IPv6 (RFC 4877, with version 1 RFC 3776). With one, the SAs of children in transport mode are between the addresses of local_ts and remote_ts, the home address and the home agent or correspondent node, and not between those of IKE; they stay when IKE moves. mobile: this side has a home address, in local_ts or vips. agent and correspondent: the peer may only have the home addresses that are permitted to its identity (home_addresses), or that a pool gave it.",

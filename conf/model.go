@@ -170,6 +170,7 @@ type Connection struct {
 	DSCP        uint8        // of IKE packets
 	Encap       bool         // force UDP encapsulation
 	Mobike      bool
+	NoNATs      bool // nat_traversal: no
 	Mobility    Mobility
 	// MobilityRole is this side's part in Mobile IPv6.
 	MobilityRole keyex.MobilityRole

@@ -75,6 +75,12 @@ func (l *loader) checkConnection(c *Connection) {
 	}
 	l.checkVersion(c)
 	l.checkMobility(c)
+	switch at := c.pos.sub("nat_traversal", 0); {
+	case c.NoNATs && c.Version != 2:
+		l.fault(at, "remove nat_traversal, or set version to 2", "nat_traversal is about IKEv2, and the connection speaks another key exchange")
+	case c.NoNATs && c.Encap:
+		l.fault(at, "remove nat_traversal, or encap", "encap acts as if there were a NAT, and nat_traversal allows none")
+	}
 	for _, ch := range c.Children {
 		l.checkChild(c, ch)
 	}

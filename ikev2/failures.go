@@ -83,6 +83,7 @@ func (sa *SA) refusedBy(now time.Time, n *message.Notify, what string) *trace.Fa
 		message.FailedCPRequired:       "the peer wants us to ask for a virtual address: configure vips",
 		message.InvalidMajorVersion:    "the peer does not speak IKEv2",
 		message.NoAdditionalSAs:        "the peer allows no further CHILD_SA on this IKE SA",
+		message.UnexpectedNATDetected:  "there is a NAT on the way, which one of both sides does not allow: set nat_traversal to yes, or remove the NAT",
 		message.SinglePairRequired:     "the peer accepts one pair of addresses per CHILD_SA only",
 	}[n.Kind]
 	if advice == "" {

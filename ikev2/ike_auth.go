@@ -106,6 +106,7 @@ func (x *authInitiator) send(now time.Time) {
 		ps = append(ps, x.offer.payloads()...)
 	}
 	ps = append(ps, x.mobike...)
+	ps = append(ps, sa.forbidNATs()...)
 	if err := sa.request(now, message.ExchangeIKEAuth, ps...); err != nil {
 		sa.close(now, Closed{Reason: CloseFailed, Failure: sa.failure(now, trace.StageConfig, err.Error(), "raise fragment_size, or send fewer certificates")})
 	}

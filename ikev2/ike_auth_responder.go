@@ -38,16 +38,20 @@ func (sa *SA) respondAuth(now time.Time, m *message.Message) {
 	}
 	sa.learnCertReqs(v.CertReqs)
 	sa.remoteID = v.IDi.Value
-	x.Run(now, x.choosePeer, x.verify, x.chooseIdentity, x.prove, x.establish, x.assignAddress, x.chooseChild, x.installChild, x.findAddresses, x.reply)
+	x.Run(now, x.choosePeer, x.verify, x.checkNATs, x.chooseIdentity, x.prove, x.establish, x.assignAddress, x.chooseChild, x.installChild, x.findAddresses, x.reply)
 }
 
 // refuse answers AUTHENTICATION_FAILED and nothing more: who is not
 // authenticated learns no reason (RFC 7296, Section 2.21.2).
 func (x *authResponder) refuse(now time.Time, f *trace.Failure) {
+	x.refuseWith(now, message.NewNotify(message.AuthenticationFailed, nil), f)
+}
+
+func (x *authResponder) refuseWith(now time.Time, n *message.Notify, f *trace.Failure) {
 	sa := x.sa
 	x.Stop()
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
-	sa.reply(now, message.NewNotify(message.AuthenticationFailed, nil))
+	sa.reply(now, n)
 	sa.close(now, Closed{Reason: CloseFailed, Failure: f, Tombstone: sa.tombstone()})
 }
 

@@ -135,7 +135,9 @@ func (x *ikeInit) send(now time.Time) {
 		m.Payloads = append(m.Payloads, message.NewNotify(message.Cookie, hs.cookie))
 	}
 	m.Payloads = append(m.Payloads, offerSA(sa.cfg.Proposals, nil), &message.KE{Group: hs.group, Data: hs.pair.Public()}, &message.Nonce{Data: hs.ni})
-	m.Payloads = append(m.Payloads, sa.natNotifies(sa.cfg, sa.local, sa.remote)...)
+	if !sa.cfg.NoNATs {
+		m.Payloads = append(m.Payloads, sa.natNotifies(sa.cfg, sa.local, sa.remote)...)
+	}
 	m.Payloads = append(m.Payloads, sa.abilities(sa.cfg, true)...)
 	m.Payloads = append(m.Payloads, vendorIDs(sa.cfg)...)
 	b, err := m.Append(nil)

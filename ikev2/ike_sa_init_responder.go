@@ -170,7 +170,7 @@ func (x *initResponder) reply(now time.Time, pair *ke.KeyPair) {
 		&message.KE{Group: v.KE.Group, Data: pair.Public()},
 		&message.Nonce{Data: sa.hs.nr},
 	}}
-	if v.Notifies.Has(message.NATDetectionSourceIP) {
+	if v.Notifies.Has(message.NATDetectionSourceIP) && !sa.cfg.NoNATs {
 		m.Payloads = append(m.Payloads, sa.natNotifies(sa.cfg, x.from.Local, x.from.Remote)...)
 	}
 	if sa.cfg.SendCertReq && sa.cfg.Remote.Class != AuthPSK {

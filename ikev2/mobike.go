@@ -33,6 +33,7 @@ type mobility struct {
 	before   *childEnds // where CHILD_SAs are while the peer's new address is not proven
 	asked    time.Time  // for the mapping, because of a change of the network
 	mapped   []byte     // by the peer's NAT_DETECTION_DESTINATION_IP: how it sees us
+	nats     int        // how often in a row a NAT got in the way of a request that allows none
 }
 
 type childEnds struct{ local, remote netip.AddrPort }
@@ -193,14 +194,17 @@ func additionalNotifies(list []netip.Addr) (ps []message.Payload) {
 //
 //	HDR, SK {N(ADDITIONAL_*_ADDRESS)+ or N(NO_ADDITIONAL_ADDRESSES)}  -->
 //	                                                       <--  HDR, SK {}
-type tellAddresses struct{ sa *SA }
+type tellAddresses struct {
+	sa    *SA
+	again int // how often it was refused because of a NAT
+}
 
 func (x *tellAddresses) task() string      { return "IKE_MOBIKE" }
 func (x *tellAddresses) abandon(time.Time) {}
 
 func (x *tellAddresses) begin(now time.Time) {
 	sa := x.sa
-	if sa.toldAll() || sa.mobile.stranded {
+	if sa.toldAll() && x.again == 0 || sa.mobile.stranded {
 		sa.finish()
 		return
 	}
@@ -209,12 +213,25 @@ func (x *tellAddresses) begin(now time.Time) {
 	if len(ps) == 0 {
 		ps = append(ps, message.NewNotify(message.NoAdditionalAddresses, nil))
 	}
+	ps = append(ps, sa.forbidNATs()...)
 	if err := sa.request(now, message.ExchangeInformational, ps...); err != nil {
 		sa.finish()
 	}
 }
 
-func (x *tellAddresses) answer(time.Time, *message.Message) { x.sa.finish() }
+func (x *tellAddresses) answer(now time.Time, m *message.Message) {
+	sa := x.sa
+	sa.finish()
+	if !m.Notifies().Has(message.UnexpectedNATDetected) {
+		return
+	}
+	// RFC 4555, Section 3.9: several times. The next move tells of all addresses anew.
+	if x.again++; x.again < natTries {
+		sa.enqueue(x)
+		return
+	}
+	sa.log(now, trace.Control, true, "the peer cannot be told of the addresses of this host: there is a NAT, and %s allows none (nat_traversal)", sa.cfg.Name)
+}
 
 // queueTell queues tellAddresses when there is something to tell.
 func (sa *SA) queueTell() {
@@ -262,8 +279,14 @@ func (sa *SA) respondMobility(now time.Time, ns message.Notifies) (ps []message.
 		// RFC 4555, Sections 3.7 and 4.2.5.
 		ps = append(ps, message.NewNotify(message.Cookie2, c.Data))
 	}
+	list, said := additional(ns)
+	if ns.Has(message.UpdateSAAddresses) || said {
+		if n := sa.unexpectedNAT(now, ns, d); n != nil {
+			return append(ps, n), nil
+		}
+	}
 	if ns.Has(message.UpdateSAAddresses) && !sa.mobile.leads {
-		if n := sa.refuseMove(now, ns, d); n != nil {
+		if n := sa.refuseMove(now, d); n != nil {
 			return append(ps, n), nil
 		}
 		then = func(now time.Time) { sa.updated(now, ns, d) }
@@ -272,7 +295,7 @@ func (sa *SA) respondMobility(now time.Time, ns message.Notifies) (ps []message.
 		// RFC 4555, Section 3.8: in any INFORMATIONAL request, and then in its answer.
 		ps = append(ps, sa.natNotifies(sa.cfg, d.Local, d.Remote)...)
 	}
-	if list, said := additional(ns); said {
+	if said {
 		sa := sa.living()
 		sa.mobile.others = list
 		sa.log(now, trace.Detail, false, "the peer has the further addresses %v", list)

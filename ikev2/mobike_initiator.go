@@ -237,6 +237,7 @@ func (x *updateAddresses) begin(now time.Time) {
 	if sa.mobile.natt {
 		ps = append(ps, sa.natNotifies(sa.cfg, sa.local, sa.remote)...)
 	}
+	ps = append(ps, sa.forbidNATs()...)
 	if err := sa.request(now, message.ExchangeInformational, ps...); err != nil {
 		sa.finish()
 		return
@@ -254,10 +255,13 @@ func (x *updateAddresses) answer(now time.Time, m *message.Message) {
 	case x.sent != nil && x.sent.spread:
 		// Which of the copies the peer followed cannot be told.
 		sa.queueUpdate()
+	case ns.Has(message.UnexpectedNATDetected) && sa.mobile.nats+1 < natTries:
+		sa.mobile.nats++
+		sa.queueUpdate()
 	case ns.Has(message.UnacceptableAddresses), ns.Has(message.UnexpectedNATDetected):
 		x.refused(now, ns)
 	default:
-		sa.mobile.refused = nil
+		sa.mobile.refused, sa.mobile.nats = nil, 0
 		if n := ns.Find(message.NATDetectionDestinationIP); n != nil && sa.mobile.natt {
 			sa.mobile.mapped = slices.Clone(n.Data)
 			sa.detectNAT(ns, sa.spiI, sa.spiR, sa.local, sa.remote)
@@ -272,12 +276,14 @@ func (x *updateAddresses) answer(now time.Time, m *message.Message) {
 func (x *updateAddresses) refused(now time.Time, ns message.Notifies) {
 	sa := x.sa
 	n := ns.Error()
-	sa.mobile.refused = append(sa.mobile.refused, sa.path())
+	sa.mobile.refused, sa.mobile.nats = append(sa.mobile.refused, sa.path()), 0
 	if sa.state == Rekeyed {
 		return // its successor hears the same
 	}
 	f := sa.refusedBy(now, n, fmt.Sprintf("the move to %v === %v", sa.local, sa.remote))
-	f.Advice = "allow the address in the peer's remote_addrs"
+	if n.Kind == message.UnacceptableAddresses {
+		f.Advice = "allow the address in the peer's remote_addrs"
+	}
 	sa.log(now, trace.Control, true, "%s", f.Sentence)
 	sa.Event(Failed{Failure: f})
 	if len(sa.mobile.usable()) == 0 || len(sa.mobile.refused) > maxPaths*maxPaths {

@@ -2,7 +2,6 @@ package ikev2
 
 import (
 	"crypto/subtle"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -11,16 +10,11 @@ import (
 	"iked/internal/trace"
 )
 
-// The side that follows (RFC 4555, Sections 3.5, 3.7 and 3.9).
+// The side that follows (RFC 4555, Sections 3.5 and 3.7).
 
 // refuseMove is the notify that refuses an UPDATE_SA_ADDRESSES which came between
 // the addresses of d; nil: it is accepted.
-func (sa *SA) refuseMove(now time.Time, ns message.Notifies, d Datagram) *message.Notify {
-	if n := ns.Find(message.NoNATsAllowed); n != nil && !slices.Equal(n.Data, noNATs(d)) {
-		// RFC 4555, Section 3.9.
-		sa.log(now, trace.Control, true, "the peer allows no NAT, and there is one between it and %v", d.Local)
-		return message.NewNotify(message.UnexpectedNATDetected, nil)
-	}
+func (sa *SA) refuseMove(now time.Time, d Datagram) *message.Notify {
 	// RFC 4555, Section 3.5: whether the pair is acceptable is local policy, which is
 	// that of a peer that begins from there.
 	ok := usable(d.Remote.Addr()) && slices.ContainsFunc(sa.env.Candidates(d.Local.Addr(), d.Remote.Addr()), func(c *Config) bool { return c.Name == sa.cfg.Name })
@@ -30,14 +24,6 @@ func (sa *SA) refuseMove(now time.Time, ns message.Notifies, d Datagram) *messag
 		return message.NewNotify(message.UnacceptableAddresses, nil)
 	}
 	return nil
-}
-
-// noNATs is the content of NO_NATS_ALLOWED for a message that arrived as d: source
-// and destination addresses, source and destination ports (RFC 4555, Section 4.2.6).
-func noNATs(d Datagram) []byte {
-	b := append(d.Remote.Addr().AsSlice(), d.Local.Addr().AsSlice()...)
-	b = binary.BigEndian.AppendUint16(b, d.Remote.Port())
-	return binary.BigEndian.AppendUint16(b, d.Local.Port())
 }
 
 // updated follows an UPDATE_SA_ADDRESSES that was answered.

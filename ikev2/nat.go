@@ -66,11 +66,12 @@ func (sa *SA) detectNAT(ns message.Notifies, spii, spir isakmp.SPI, local, remot
 		sources++
 		match = match || subtle.ConstantTimeCompare(n.Data, want) == 1
 	}
-	if dst == nil || sources == 0 {
-		sa.nat = natState{} // the peer does not traverse NATs
+	if dst == nil || sources == 0 || sa.cfg.NoNATs && sa.initiator {
+		sa.nat = natState{} // one of both does not traverse NATs
 		return
 	}
-	sa.mobile.natt = true
+	// What the peer says serves to refuse it where no NAT is allowed.
+	sa.mobile.natt = !sa.cfg.NoNATs
 	sa.nat.remote = !match
 	sa.nat.local = subtle.ConstantTimeCompare(dst.Data, natHash(spii, spir, local)) != 1
 }

@@ -48,7 +48,7 @@ func keyCases() map[string]map[string]keyCase {
 		"connections": {
 			"version": v("1"), "local_addrs": v("[192.0.2.9]"), "remote_addrs": v("[192.0.2.9]"), "local_port": v("4500"), "remote_port": v("4500"),
 			"proposals": v("[aes128-sha256-modp2048]"), "vips": v("[0.0.0.0]"), "aggressive": {value: "yes", with: "version: 1"}, "aggressive_psk": {value: "yes", with: "version: 1\naggressive: yes"}, "pull": {value: "no", with: "version: 1"}, "proposal_check": {value: "exact", with: "version: 1"}, "unity": {value: "yes", with: "version: 1\nvips: [0.0.0.0]"}, "kink_compat": at(kink), "kink_user_to_user": at("internal/engine/kink_test.go:TestKINKUserToUser"), "kink_gss": no("allow"), "dscp": v("'101110'"),
-			"encap": v("yes"), "mobike": v("no"), "mobility": at("internal/engine/migrate_test.go:TestMobilityKey"), "mobility_role": {value: "agent", with: "pools: [p]"}, "dpd_delay": v("10s"), "dpd_timeout": {nothing: "IKEv1 only"},
+			"encap": v("yes"), "mobike": v("no"), "nat_traversal": v("no"), "mobility": at("internal/engine/migrate_test.go:TestMobilityKey"), "mobility_role": {value: "agent", with: "pools: [p]"}, "dpd_delay": v("10s"), "dpd_timeout": {nothing: "IKEv1 only"},
 			"fragmentation": v("no"), "childless": no("force"), "send_certreq": v("no"), "send_cert": v("always"), "ocsp": no("both"),
 			"ppk_id": no("x"), "ppk_required": no("yes"), "keyingtries": at("internal/engine/keys_act_test.go:TestKeyingTries"),
 			"unique": at("internal/engine/operate_test.go:TestUnique"), "reauth_time": v("1h"), "rekey_time": v("1h"), "over_time": v("9m"), "rand_time": v("3m"),

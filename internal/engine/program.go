@@ -191,7 +191,7 @@ func ikeConfig(g *conf.Global, c *conf.Connection) *ikev2.Config {
 		V1:    v1Config(c),
 		KINK:  keyex.KINK{Racoon2: c.Racoon2, UserToUser: c.UserToUser},
 		Local: authConfig(c.Local, true), Remote: authConfig(c.Remote, false),
-		FragmentSize: g.FragmentSize, ForceEncap: c.Encap, Mobike: c.Mobike, SendCertReq: c.SendCertReq,
+		FragmentSize: g.FragmentSize, ForceEncap: c.Encap, Mobike: c.Mobike, NoNATs: c.NoNATs, SendCertReq: c.SendCertReq,
 		VIPs: c.VIPs, Pools: c.Pools, DPDDelay: c.DPDDelay, KeepAlive: keepAlive, PortNATT: g.PortNATT,
 		InitialContact: c.Unique != conf.UniqueNever, HalfOpen: g.Limits.HalfOpenTimeout,
 		Retransmit: ikev2.Retransmit{Timeout: g.Retransmit.Timeout, Base: g.Retransmit.Base,

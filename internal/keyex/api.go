@@ -144,6 +144,8 @@ type Config struct {
 	ForceEncap    bool
 	// Mobike offers and takes MOBIKE (RFC 4555).
 	Mobike bool
+	// NoNATs neither looks for NATs nor allows any (RFC 4555, Section 3.9); IKEv2.
+	NoNATs bool
 	// Role is this side's part in Mobile IPv6, Homes the home addresses that peers may
 	// have.
 	Role        MobilityRole
