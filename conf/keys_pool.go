@@ -49,8 +49,43 @@ func poolFields() []field[Pool] {
 		}
 	}
 	return append(fields,
+		field[Pool]{key: "home_prefix", typ: "list of IPv6 subnets", list: true, doc: "Mobile IPv6: prefixes of the home link, for mobile nodes that ask (RFC 5026, Section 5.2), with an infinite lifetime; with mobility_role: agent.", set: each(setHomePrefix)},
+		field[Pool]{key: "home_agent", typ: "list of an IPv6 address, and perhaps an IPv4 address", list: true, doc: "Mobile IPv6: the address of the home agent, for mobile nodes that ask (3GPP TS 24.302); with mobility_role: agent.", set: setHomeAgent},
 		field[Pool]{key: "banner", typ: "text", fileOnly: true, doc: "Text that clients show (Unity, IKEv1); over the control protocol the key 28672 is the same.", set: words(28672, "")},
 		field[Pool]{key: "domain", typ: "domain name", fileOnly: true, doc: "Where clients look for names without dots (Unity, IKEv1); over the control protocol the key 28674 is the same.", set: words(28674, "abcdefghijklmnopqrstuvwxyz0123456789-.")})
+}
+
+// Configuration attributes of Mobile IPv6.
+const (
+	attrHomePrefix = 16
+	attrHomeAgent  = 19
+)
+
+// setHomePrefix makes lifetime, prefix and prefix length (RFC 5026, Section 5.2).
+func setHomePrefix(_ *loader, p *Pool, s string) error {
+	x, err := netip.ParsePrefix(s)
+	if err != nil || !x.Addr().Is6() || x.Addr().Is4In6() || !x.Masked().Addr().IsGlobalUnicast() {
+		return refuse("", "expected an IPv6 subnet, found %s", quote(s))
+	}
+	v := append([]byte{0xff, 0xff, 0xff, 0xff}, x.Masked().Addr().AsSlice()...)
+	p.Attrs = append(p.Attrs, Attr{attrHomePrefix, append(v, byte(x.Bits()))})
+	return nil
+}
+
+// setHomeAgent makes an IPv6 address with perhaps an IPv4 address behind it.
+func setHomeAgent(_ *loader, p *Pool, it *Item) error {
+	var v []byte
+	for i, s := range it.List {
+		a, err := address(s)
+		if err != nil || i > 1 || a.Is6() != (i == 0) || !a.IsGlobalUnicast() {
+			return refuse("", "expected an IPv6 address and perhaps an IPv4 address, found %s", quote(strings.Join(it.List, " ")))
+		}
+		v = append(v, a.AsSlice()...)
+	}
+	if v != nil {
+		p.Attrs = append(p.Attrs, Attr{attrHomeAgent, v})
+	}
+	return nil
 }
 
 // maxPool is the most addresses of a pool.

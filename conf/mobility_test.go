@@ -103,3 +103,31 @@ func TestHomeAddressesByControl(t *testing.T) {
 		t.Error("a home agent that permits nothing is taken")
 	}
 }
+
+// RFC 5026, Section 5.2, and 3GPP TS 24.302: what a pool tells mobile nodes of their home
+// link, as attributes of the configuration payload.
+func TestHomeLinkOfPool(t *testing.T) {
+	pool := func(keys string) (*Pool, Faults) {
+		c, faults := Parse("/nowhere/iked.yaml", []byte("pools: [{name: p, addrs: '2001:db8:1::/120', "+keys+"}]"), testNow)
+		if c == nil {
+			return nil, faults
+		}
+		return c.Pools[0], faults
+	}
+	p, faults := pool("home_prefix: ['2001:db8:1::5/64'], home_agent: ['2001:db8::1', 192.0.2.1]")
+	if faults.Failed() {
+		t.Fatal(faults)
+	}
+	want := []Attr{
+		{16, []byte("\xff\xff\xff\xff\x20\x01\x0d\xb8\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x40")},
+		{19, []byte("\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\xc0\x00\x02\x01")},
+	}
+	if len(p.Attrs) != 2 || p.Attrs[0].Type != 16 || string(p.Attrs[0].Value) != string(want[0].Value) || p.Attrs[1].Type != 19 || string(p.Attrs[1].Value) != string(want[1].Value) {
+		t.Errorf("attributes %x, expected %x", p.Attrs, want)
+	}
+	for _, bad := range []string{"home_prefix: ['10.0.0.0/8']", "home_prefix: ['2001:db8::1']", "home_prefix: ['ff02::/16']", "home_agent: [192.0.2.1]", "home_agent: ['2001:db8::1', '2001:db8::2']", "home_agent: ['2001:db8::1', 192.0.2.1, 192.0.2.2]", "home_agent: ['::']"} {
+		if _, faults := pool(bad); !faults.Failed() {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+}

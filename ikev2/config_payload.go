@@ -37,6 +37,10 @@ func (sa *SA) configRequest() *message.CP {
 	if v6 {
 		cp.Attributes = append(cp.Attributes, message.CPAttribute{Type: message.InternalIP6DNS})
 	}
+	if v6 && sa.cfg.Role == keyex.RoleMobile {
+		// RFC 5026, Section 3.2: the home address comes with the prefix of its link.
+		cp.Attributes = append(cp.Attributes, message.CPAttribute{Type: message.MIP6HomePrefix}, message.CPAttribute{Type: message.HomeAgentAddress})
+	}
 	return cp
 }
 
@@ -44,6 +48,7 @@ func (sa *SA) configRequest() *message.CP {
 const (
 	maxNameServers = 8
 	maxAddresses   = 4 // of each family, for one IKE SA
+	maxPrefixes    = 4 // of the home link
 )
 
 // takeAddresses uses what the responder gave. A failure means that the
@@ -54,6 +59,7 @@ func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
 	}
 	if cp != nil && cp.Kind == message.CFGReply {
 		for _, a := range cp.Attributes {
+			sa.takeHome(now, a)
 			addr, ok := a.Addr()
 			if !ok {
 				continue
@@ -73,6 +79,7 @@ func (sa *SA) takeAddresses(now time.Time, cp *message.CP) *trace.Failure {
 	if len(sa.vipLocal) == 0 {
 		return sa.failure(now, trace.StageAddress, "the peer gave no virtual address", "configure pools at the peer, or remove vips here")
 	}
+	sa.checkHome(now)
 	sa.usingAddresses = true
 	sa.Tell(UseAddress{Config: sa.cfg, Addrs: sa.vipLocal, DNS: sa.dns})
 	return nil
@@ -106,7 +113,7 @@ func answerQueries(cp *message.CP) []message.CPAttribute {
 		// RFC 7296, Section 3.15.1: two octets for each.
 		var list []byte
 		for _, t := range [...]message.CPAttributeType{message.InternalIP4Address, message.InternalIP4DNS, message.ApplicationVersion,
-			message.InternalIP6Address, message.InternalIP6DNS, message.SupportedAttributes} {
+			message.InternalIP6Address, message.InternalIP6DNS, message.SupportedAttributes, message.MIP6HomePrefix, message.HomeAgentAddress} {
 			list = append(list, byte(t>>8), byte(t))
 		}
 		answer = append(answer, message.CPAttribute{Type: message.SupportedAttributes, Value: list})
@@ -143,7 +150,7 @@ func (sa *SA) assignAddress(now time.Time, x *flow, cp *message.CP, then func(ti
 			w.Attrs = append(w.Attrs, uint16(a.Type))
 		}
 	}
-	if !asksAddress(cp) {
+	if !asksAddress(cp) && !sa.asksHome(cp) {
 		return
 	}
 	x.Ask(w, func(now time.Time, r Reply) {
@@ -169,6 +176,9 @@ func (sa *SA) assignAddress(now time.Time, x *flow, cp *message.CP, then func(ti
 			reply.Attributes = append(reply.Attributes, message.NewCPAddr(t, d))
 		}
 		for _, o := range a.Others {
+			if !sa.tellsHome(cp, message.CPAttributeType(o.Type)) {
+				continue
+			}
 			reply.Attributes = append(reply.Attributes, message.CPAttribute{Type: message.CPAttributeType(o.Type), Value: o.Value})
 		}
 		then(now, reply, nil)

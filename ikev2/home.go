@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"iked/ikev2/message"
+	"iked/internal/keyex"
 	"iked/internal/trace"
 	"iked/spd"
 )
@@ -87,4 +89,57 @@ func (sa *SA) unpermitted(now time.Time, cfg *ChildConfig, offered []spd.TS) *tr
 // IKE on a side that has dynamic selectors.
 func staysHome(vips []netip.Prefix, list []Selector) bool {
 	return len(vips) > 0 || !slices.ContainsFunc(list, func(s Selector) bool { return s.Dynamic })
+}
+
+// takeHome takes what a home agent tells of the home link, asked or not by a mobile
+// node alone.
+func (sa *SA) takeHome(now time.Time, a message.CPAttribute) {
+	if sa.cfg.Role != keyex.RoleMobile {
+		return
+	}
+	switch a.Type {
+	case message.MIP6HomePrefix:
+		p, ok := a.HomePrefix()
+		if !ok || len(sa.home.Prefixes) >= maxPrefixes || slices.Contains(sa.home.Prefixes, p.Prefix) {
+			return
+		}
+		sa.home.Prefixes = append(sa.home.Prefixes, p.Prefix)
+		life := "for ever"
+		if p.Lifetime != 1<<32-1 {
+			life = fmt.Sprintf("for %d seconds", p.Lifetime)
+		}
+		sa.log(now, trace.Control, false, "the home agent says that the home link has the prefix %v %s", p.Prefix, life)
+	case message.HomeAgentAddress:
+		if h, ok := a.HomeAgent(); ok && !sa.home.Agent.IsValid() {
+			sa.home.Agent, sa.home.Agent4 = h.Addr, h.Addr4
+			sa.log(now, trace.Control, false, "the home agent has the address %v", h.Addr)
+		}
+	}
+}
+
+// checkHome warns of a home address outside of the home link.
+func (sa *SA) checkHome(now time.Time) {
+	for _, v := range sa.vipLocal {
+		if len(sa.home.Prefixes) > 0 && v.Addr().Is6() && !slices.ContainsFunc(sa.home.Prefixes, func(p netip.Prefix) bool { return p.Contains(v.Addr()) }) {
+			sa.log(now, trace.Control, true, "the home address %v is in none of the prefixes %v of the home link", v.Addr(), sa.home.Prefixes)
+		}
+	}
+}
+
+// asksHome tells whether a mobile node asks for what a home agent tells of the home
+// link, with or without a home address (RFC 5026, Section 3.2).
+func (sa *SA) asksHome(cp *message.CP) bool {
+	_, prefix := cp.Find(message.MIP6HomePrefix)
+	_, agent := cp.Find(message.HomeAgentAddress)
+	return sa.cfg.Role == keyex.RoleAgent && (prefix || agent)
+}
+
+// tellsHome tells whether an attribute of the pools goes to a peer: those about the home
+// link only from a home agent to who asks for them.
+func (sa *SA) tellsHome(cp *message.CP, t message.CPAttributeType) bool {
+	if t != message.MIP6HomePrefix && t != message.HomeAgentAddress {
+		return true
+	}
+	_, asked := cp.Find(t)
+	return asked && sa.cfg.Role == keyex.RoleAgent
 }

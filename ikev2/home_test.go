@@ -273,6 +273,88 @@ func TestAssignedHomeAddress(t *testing.T) {
 	}
 }
 
+// RFC 5026, Sections 3.2 and 5.2; 3GPP TS 24.302: a mobile node asks for the prefix of
+// its home link and for the home agent's address with the home address, and the home
+// agent tells them; nobody else asks, is told or believes what it did not ask for.
+func TestHomeLinkInConfiguration(t *testing.T) {
+	prefix := message.HomePrefix{Lifetime: 3600, Prefix: netip.MustParsePrefix("2001:db8:1::/64")}
+	agent := message.HomeAgent{Addr: agentAddr, Addr4: netip.MustParseAddr("192.0.2.1")}
+	for name, x := range map[string]struct{ a, b keyex.MobilityRole }{
+		"mobile and agent": {keyex.RoleMobile, keyex.RoleAgent}, "no mobile node": {keyex.RoleNone, keyex.RoleAgent}, "no home agent": {keyex.RoleMobile, keyex.RoleNone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newHome(t)
+			p.ca.Role, p.cb.Role = x.a, x.b
+			p.ca.VIPs = []netip.Addr{netip.IPv6Unspecified()}
+			p.cb.Pools, p.b.Pool = []string{"homes"}, []netip.Addr{homeOfA}
+			for _, o := range []message.CPAttribute{prefix.Attribute(), prefix.Attribute(), agent.Attribute(), {Type: message.MIP6HomePrefix, Value: []byte{1}}} {
+				p.b.Others = append(p.b.Others, ikev2.Attribute{Type: uint16(o.Type), Value: o.Value})
+			}
+			for _, c := range []*ikev2.ChildConfig{p.cha, p.chb} {
+				c.Mode, c.ModeRequired, c.Local, c.Remote = spd.Tunnel, false, []ikev2.Selector{sel(t, "dynamic")}, []ikev2.Selector{sel(t, "dynamic")}
+			}
+			asked, told := p.seen(t, message.ExchangeIKEAuth, false), p.net.Fate
+			answered := p.seen(t, message.ExchangeIKEAuth, true)
+			also := p.net.Fate
+			p.net.Fate = func(q *ikev2test.Packet) ikev2test.Verdict { told(q); return also(q) }
+			p.a.Initiate(p.ca, agentAddr, p.cha)
+			p.net.Run(5 * time.Second)
+			p.consistent(t, 1)
+			has := func(list *[]*message.Message, kind message.CPAttributeType) bool {
+				cp, ok := payload[*message.CP]((*list)[0])
+				if !ok {
+					return false
+				}
+				_, ok = cp.Find(kind)
+				return ok
+			}
+			mobile, both := x.a == keyex.RoleMobile, x.a == keyex.RoleMobile && x.b == keyex.RoleAgent
+			for _, kind := range []message.CPAttributeType{message.MIP6HomePrefix, message.HomeAgentAddress} {
+				if has(asked, kind) != mobile || has(answered, kind) != both {
+					t.Errorf("attribute %d: asked %t, answered %t", kind, has(asked, kind), has(answered, kind))
+				}
+			}
+			rekeyIKE(p.a)
+			p.net.Run(5 * time.Second)
+			home := p.a.SA().Status().Home
+			want := keyex.HomeLink{}
+			if both {
+				want = keyex.HomeLink{Prefixes: []netip.Prefix{prefix.Prefix}, Agent: agent.Addr, Agent4: agent.Addr4}
+			}
+			if !slices.Equal(home.Prefixes, want.Prefixes) || home.Agent != want.Agent || home.Agent4 != want.Agent4 {
+				t.Errorf("the node has %+v, expected %+v", home, want)
+			}
+		})
+	}
+	// A node with a home address of its own asks for the prefix alone, and gets no lease.
+	p := newHome(t)
+	p.cb.Pools, p.b.Pool = []string{"homes"}, []netip.Addr{homeOfB}
+	p.b.Others = []ikev2.Attribute{{Type: uint16(message.MIP6HomePrefix), Value: prefix.Attribute().Value}}
+	answers := 0
+	p.net.Fate = func(q *ikev2test.Packet) ikev2test.Verdict {
+		if q.Header().Exchange != message.ExchangeIKEAuth {
+			return ikev2test.Deliver
+		}
+		m := p.read(t, q)
+		if !isResponse(q) {
+			query := &message.CP{Kind: message.CFGRequest, Attributes: []message.CPAttribute{{Type: message.MIP6HomePrefix}}}
+			q.Data = ikev2.SealForTest(p.holder(q, true), message.ExchangeIKEAuth, 1, false, append(m.Payloads, query)...).Data
+			return ikev2test.Deliver
+		}
+		answers++
+		if cp, ok := payload[*message.CP](m); !ok || len(cp.Attributes) != 1 || cp.Attributes[0].Type != message.MIP6HomePrefix || len(p.b.Leased) != 0 {
+			t.Errorf("the answer is %+v, leases %v", cp, p.b.Leased)
+		}
+		return ikev2test.Deliver
+	}
+	p.a.Initiate(p.ca, agentAddr, p.cha)
+	p.net.Run(5 * time.Second)
+	p.atHome(t, "with a home address of its own")
+	if answers != 1 {
+		t.Errorf("%d answers", answers)
+	}
+}
+
 // A new CHILD_SA in transport mode is refused where a NAT is found: its packets have no
 // UDP to pass it. A tunnel is not.
 func TestHomeAddressThroughNAT(t *testing.T) {

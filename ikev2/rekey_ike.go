@@ -279,7 +279,7 @@ func (sa *SA) inherit(now time.Time, next *SA) {
 	sa.state = Rekeyed
 	next.children, next.fading = sa.children, sa.fading
 	sa.children, sa.fading = nil, nil
-	next.vipLocal, next.vipRemote, next.dns = sa.vipLocal, sa.vipRemote, sa.dns
+	next.vipLocal, next.vipRemote, next.dns, next.home = sa.vipLocal, sa.vipRemote, sa.dns, sa.home
 	next.usingAddresses, next.leasedAddresses = sa.usingAddresses, sa.leasedAddresses
 	sa.usingAddresses, sa.leasedAddresses = false, false
 	next.setLifetimes(now)

@@ -37,6 +37,7 @@ type SA struct {
 	vipLocal        []netip.Prefix // virtual addresses that we were given
 	vipRemote       []netip.Prefix // virtual addresses that the peer was given
 	dns             []netip.Addr
+	home            keyex.HomeLink // that we were told of
 	children        []*Child
 	fading          []*Child // replaced CHILD_SAs that still receive
 	window          window

@@ -11,7 +11,7 @@ func (sa *SA) Status() Status {
 	s := Status{
 		Version: 2, UniqueID: sa.uniqueID, State: sa.state, Initiator: sa.initiator, SPIi: sa.SPIi(), SPIr: sa.SPIr(), Config: sa.cfg,
 		Local: sa.local, Remote: sa.remote, NATT: sa.natt, NATLocal: sa.nat.local, NATRemote: sa.nat.remote, NATFake: sa.nat.fake,
-		LocalID: sa.localID, RemoteID: sa.remoteID, Proposal: sa.proposal, LocalVIPs: sa.vipLocal, RemoteVIPs: sa.vipRemote, DNS: sa.dns,
+		LocalID: sa.localID, RemoteID: sa.remoteID, Proposal: sa.proposal, LocalVIPs: sa.vipLocal, RemoteVIPs: sa.vipRemote, DNS: sa.dns, Home: sa.home,
 		Children: sa.Children(), Established: sa.established, RekeyAt: sa.timers.rekey,
 		ExpireAt: earliest(sa.timers.hard, sa.timers.reauthHard), ReauthAt: sa.timers.reauth, LastInbound: sa.lastInbound,
 	}

@@ -42,13 +42,15 @@ func ikeSection(sa *engine.SAInfo, now time.Time) wire.Message {
 	addresses(&m, "remote-vips", sa.RemoteVIPs)
 	m.SetIf("banner", printable(sa.Banner))
 	m.SetIf("domain", printable(sa.Domain))
-	if len(sa.Networks) > 0 {
-		var list []string
-		for _, p := range sa.Networks {
-			list = append(list, p.String())
+	prefixes(&m, "split-include", sa.Networks)
+	var home []netip.Addr
+	prefixes(&m, "home-prefixes", sa.Home.Prefixes)
+	for _, a := range []netip.Addr{sa.Home.Agent, sa.Home.Agent4} {
+		if a.IsValid() {
+			home = append(home, a)
 		}
-		m.SetList("split-include", list...)
 	}
+	addresses(&m, "home-agent", home)
 	tasks(&m, "tasks-queued", sa.Queued)
 	tasks(&m, "tasks-active", sa.Active)
 	tasks(&m, "tasks-passive", sa.Passive)
@@ -261,6 +263,17 @@ func addresses(m *wire.Message, key string, list []netip.Addr) {
 	s := make([]string, len(list))
 	for i, a := range list {
 		s[i] = a.String()
+	}
+	m.SetList(key, s...)
+}
+
+func prefixes(m *wire.Message, key string, list []netip.Prefix) {
+	if len(list) == 0 {
+		return
+	}
+	s := make([]string, len(list))
+	for i, p := range list {
+		s[i] = p.String()
 	}
 	m.SetList(key, s...)
 }

@@ -190,6 +190,9 @@ func showSAs(w io.Writer, all []saView) {
 		if v.Domain != "" || len(v.Networks) > 0 {
 			fmt.Fprintf(w, "  the peer has networks [%s], domain %q\n", strings.Join(v.Networks, " "), v.Domain)
 		}
+		if len(v.HomePrefixes)+len(v.HomeAgent) > 0 {
+			fmt.Fprintf(w, "  home link [%s], home agent [%s]\n", strings.Join(v.HomePrefixes, " "), strings.Join(v.HomeAgent, " "))
+		}
 		if v.Proposal.Encryption != "" {
 			fmt.Fprintf(w, "  %s\n", v.Proposal)
 		}

@@ -32,6 +32,8 @@ type saView struct {
 	Banner       string      `json:"banner,omitempty"`
 	Domain       string      `json:"domain,omitempty"`
 	Networks     []string    `json:"split_include,omitempty"`
+	HomePrefixes []string    `json:"home_prefixes,omitempty"`
+	HomeAgent    []string    `json:"home_agent,omitempty"`
 	TasksQueued  []string    `json:"tasks_queued"`
 	TasksActive  []string    `json:"tasks_active"`
 	Children     []childView `json:"children"`
@@ -214,6 +216,8 @@ func saViews(m wire.Message) []saView {
 			Banner:       text(s, "banner"),
 			Domain:       text(s, "domain"),
 			Networks:     list(s, "split-include"),
+			HomePrefixes: list(s, "home-prefixes"),
+			HomeAgent:    list(s, "home-agent"),
 			TasksQueued:  list(s, "tasks-queued"),
 			TasksActive:  list(s, "tasks-active"),
 			Children:     []childView{},

@@ -38,8 +38,9 @@ type Host struct {
 	DemandCookies bool
 	Pool          []netip.Addr
 	DNS           []netip.Addr
-	LastIn        time.Time // answers LastInbound
-	Anchors       []byte    // answers CertRequests
+	Others        []ikev2.Attribute // of the pool
+	LastIn        time.Time         // answers LastInbound
+	Anchors       []byte            // answers CertRequests
 	// OnWork, when set, sees each piece of work before it is done.
 	OnWork func(ikev2.Work)
 
@@ -376,10 +377,10 @@ func (h *Host) assign(w ikev2.AssignAddress) ikev2.Reply {
 			}
 		}
 	}
-	if len(r.Addrs) == 0 {
+	if len(r.Addrs) == 0 && len(w.Wanted) > 0 {
 		return ikev2.AddressReply{Err: errors.New("the pool is empty")}
 	}
-	r.DNS = h.DNS
+	r.DNS, r.Others = h.DNS, h.Others
 	return r
 }
 

@@ -80,7 +80,7 @@ func keyCases() map[string]map[string]keyCase {
 		},
 		"pools": {
 			"addrs": at("internal/engine/more_test.go:TestPoolRunsOut"), "dns": v("[10.0.0.1]"), "address": v("[10.0.0.1]"), "nbns": v("[10.0.0.1]"), "dhcp": v("[10.0.0.1]"),
-			"netmask": v("[255.0.0.0]"), "subnet": v("[10.0.0.0/8]"), "p_cscf": v("[10.0.0.1]"), "server": v("[10.0.0.1]"), "split_include": v("[10.0.0.0/8]"), "split_exclude": v("[10.0.0.0/8]"), "banner": v("hello"), "domain": v("example.org"),
+			"netmask": v("[255.0.0.0]"), "subnet": v("[10.0.0.0/8]"), "p_cscf": v("[10.0.0.1]"), "server": v("[10.0.0.1]"), "split_include": v("[10.0.0.0/8]"), "split_exclude": v("[10.0.0.0/8]"), "banner": v("hello"), "domain": v("example.org"), "home_prefix": v("['2001:db8::/64']"), "home_agent": v("['2001:db8::1']"),
 		},
 		"authorities": {
 			"cacert": at(confTest), "file": at(confTest), "handle": no("01"), "slot": no("1"), "module": no("x"),

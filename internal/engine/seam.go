@@ -64,7 +64,7 @@ func lookOf(st keyex.Status) SAInfo {
 		Initiator: st.Initiator, SPIi: st.SPIi, SPIr: st.SPIr, NATLocal: st.NATLocal, NATRemote: st.NATRemote, NATFake: st.NATFake,
 		Established: st.Established, RekeyAt: st.RekeyAt, ReauthAt: st.ReauthAt,
 		Queued: st.Queued, Active: st.Active, Passive: st.Passive,
-		User: st.User, Banner: st.Banner, Domain: st.Domain, Networks: st.Networks,
+		User: st.User, Banner: st.Banner, Domain: st.Domain, Networks: st.Networks, Home: st.Home,
 	}
 	for _, t := range st.Proposal.Transforms {
 		switch t.Type {

@@ -9,6 +9,7 @@ import (
 	"iked/crypto/suite"
 	"iked/ikev2"
 	"iked/internal/ident"
+	"iked/internal/keyex"
 	"iked/spd"
 )
 
@@ -39,6 +40,8 @@ type SAInfo struct {
 	// gave with Cisco's extensions of Mode Config.
 	User, Banner, Domain string
 	Networks             []netip.Prefix
+	// Home is the home link that a home agent told of.
+	Home keyex.HomeLink
 	// Tasks by state, in the names of the control protocol.
 	Queued, Active, Passive []string
 	Children                []ChildInfo

@@ -41,6 +41,14 @@ type Home struct {
 	Addrs []spd.TS
 }
 
+// HomeLink is what a home agent tells a mobile node of its home link with the home
+// address (RFC 5026, Section 5.2; 3GPP TS 24.302): the peer's word.
+type HomeLink struct {
+	Prefixes []netip.Prefix
+	// Agent and Agent4 are the addresses of the home agent; invalid: not told.
+	Agent, Agent4 netip.Addr
+}
+
 // OwnEnds tells whether the SAs of a mode are between addresses of their own and not
 // those of IKE.
 func (c *Config) OwnEnds(m spd.Mode) bool { return c.Role != RoleNone && m == spd.Transport }

@@ -25,6 +25,8 @@ type Status struct {
 	Proposal                     suite.Proposal // chosen; no transforms before IKE_SA_INIT
 	LocalVIPs, RemoteVIPs        []netip.Prefix
 	DNS                          []netip.Addr
+	// Home is the home link that a home agent told of.
+	Home HomeLink
 	// User is whom XAuth authenticated, at the server of it.
 	User string
 	// Banner, Domain and Networks are what a peer gave with Cisco's extensions. None
