@@ -118,12 +118,8 @@ func (b *Backend) migrated(ev *migrate.Event, err error) {
 		b.log(true, "a MIGRATE of somebody else is not understood, and not followed: %v", err)
 		return
 	}
-	for _, r := range b.sas {
-		for _, x := range ev.Entries {
-			if !r.dead && x.Proto == ipProto(r.id.Proto) && x.Mode == r.mode && (x.ReqID == 0 || x.ReqID == r.reqID) && (x.Old == r.here() || x.Old == r.next) {
-				b.noteNext(r, x.New)
-			}
-		}
+	for i := range ev.Entries {
+		b.follow(&ev.Entries[i], ev.Source)
 	}
 	b.tellMoved(backend.Migrate{Event: *ev})
 }

@@ -202,6 +202,7 @@ func (b *Backend) AddSA(sa *sad.SA) error {
 		return fmt.Errorf("SA %s, SPI 0x%08x: %w", sa.Name, sa.SPI, refused(err))
 	}
 	b.put(r)
+	b.catchUp(r)
 	if sa.Dir == sad.Out {
 		b.serving[r.reqID]++
 		b.asking.answered(m)
@@ -330,6 +331,7 @@ func (b *Backend) DeleteSA(id sad.ID) error {
 		err := b.req.do([]request{r.deletion()})[0].err
 		if gone(err) {
 			b.removeNext(r)
+			b.bury(r)
 		} else if err != nil {
 			return fmt.Errorf("delete SA %s, SPI 0x%08x: %w", r.name, id.SPI, err)
 		}

@@ -84,6 +84,8 @@ type Backend struct {
 	resync    bool
 	// holdUntil: nothing is compared before.
 	holdUntil time.Time
+	recent    recent
+	buried    []buried
 	watchAt   time.Time
 	addrs     addresses
 	counts    [numCounts]uint64

@@ -111,6 +111,21 @@ func (r *roaming) agree(child string) (*interop.IKESA, *interop.ChildSA) {
 	}
 }
 
+// single tells what keeps both sides from having one CHILD_SA, the same.
+func (r *roaming) single() string {
+	_, c := r.agree("payload")
+	for _, side := range []*interop.Control{r.mobile, r.agent} {
+		sas, err := side.SAs(r.ctx)
+		if err != nil || len(sas) != 1 || len(sas[0].Children) != 1 {
+			return fmt.Sprintf("%s, %v", interop.Describe(sas), err)
+		}
+		if x := sas[0].Children[0]; x.SPIIn != c.SPIIn && x.SPIIn != c.SPIOut {
+			return interop.Describe(sas)
+		}
+	}
+	return ""
+}
+
 // at wants the IKE SA and the SAs of the tunnel to be between a place and the home
 // agent, at both sides and in both kernels.
 func (r *roaming) at(p *mip6.Place) {
@@ -249,8 +264,8 @@ const foreignID = 4711
 // A mobile node is at home, on a foreign link, on another one, in IPv4, at home again
 // and abroad again, and its mobility manager and that of its home agent tell of each
 // move, by netlink or by PF_KEY. Tunnels go on: nothing is lost but what was on its way
-// in a move, no message of IKE is needed for it, and rekeyings and Deletes work from
-// each new address.
+// in a move, no message of IKE is needed for it, a rekeying at the same time moves too,
+// and rekeyings and Deletes work from each new address.
 func TestMobileNode(t *testing.T) {
 	uml.Require(t)
 	r := newRoaming(t)
@@ -290,6 +305,18 @@ func TestMobileNode(t *testing.T) {
 	}
 	r.eventually(foreign)
 
+	must(r.flows.During("rekeyings by both sides in a move", func() error {
+		for _, side := range []*interop.Control{r.mobile, r.agent} {
+			if _, err := side.Call(r.ctx, "rekey", map[string]any{"child": "payload"}); err != nil {
+				return err
+			}
+		}
+		// An SA that comes into being meanwhile may have to be moved when it is there.
+		err := r.Move(mip6.Second, by(mip6.Netlink))
+		r.eventually(r.single)
+		r.at(mip6.Second)
+		return err
+	}))
 	r.rekeyed(r.mobile)
 
 	if wrong := foreign(); !strings.Contains(strings.Join(kernelList(t, r.Mobile, "state"), "\n"), "spi 0x00004711") {
