@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iked/datapath/netstate"
+	"iked/internal/heartbeat"
 )
 
 // Options of New.
@@ -130,6 +131,7 @@ func (r *Ring) open() error {
 	if r.producer, err = unix.Mmap(r.ring, int64(page), page+2*r.opt.Size, unix.PROT_READ, unix.MAP_SHARED); err != nil {
 		return fmt.Errorf("map ring: %w", err)
 	}
+	heartbeat.Start() // its reader waits in a system call
 	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("eventfd: %w", err)
 	}

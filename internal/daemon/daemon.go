@@ -19,6 +19,7 @@ import (
 	"iked/ikev2"
 	"iked/internal/backend"
 	"iked/internal/engine"
+	"iked/internal/heartbeat"
 	"iked/internal/trace"
 	"iked/internal/transport"
 	"iked/kink/krb"
@@ -79,6 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	for _, f := range warnings {
 		logger.warn(trace.CFG, "%s", f)
 	}
+	heartbeat.Start()
 	d := &process{opt: o, log: logger, cfg: cfg}
 	defer d.cleanup()
 	if err := d.start(); err != nil {

@@ -21,6 +21,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"iked/internal/heartbeat"
 )
 
 // Net is a set of namespaces with what runs in them.
@@ -92,6 +94,7 @@ type Namespace struct {
 // it are usable at once: duplicate address detection is off. name is a label for
 // messages only.
 func (n *Net) Namespace(name string) (*Namespace, error) {
+	heartbeat.Start() // captures wait in system calls
 	fd := -1
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {

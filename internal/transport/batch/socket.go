@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"iked/internal/heartbeat"
 )
 
 // ListenUDP opens a UDP socket of one address family. Its packets carry no DF
@@ -85,6 +87,7 @@ func open(cfg Config, typ, proto int) (*Conn, int, error) {
 		// A descriptor in blocking mode stays out of the poller; every call says
 		// MSG_DONTWAIT itself.
 		kind &^= unix.SOCK_NONBLOCK
+		heartbeat.Start() // its readers wait in system calls
 		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 		if err != nil {
 			return nil, -1, fmt.Errorf("eventfd: %w", err)
