@@ -82,9 +82,10 @@ func (sa *SA) newChild(cfg *keyex.ChildConfig, g agreed, local, remote []spd.TS,
 	c := &keyex.Child{
 		UniqueID: sa.env.NextChildID(), Config: cfg, State: keyex.ChildInstalling, Proto: t.Proposal.Protocol,
 		SPIIn: in.Main, SPIOut: g.spi, ESN: t.Proposal.ESN(), Local: local, Remote: remote,
-		LocalAddr: sa.local, RemoteAddr: sa.remote, NoTFC: true,
+		NoTFC: true,
 	}
 	c.Mode, _, _ = offer.ModeOf(t.Encap)
+	c.LocalAddr, c.RemoteAddr = sa.ends(c)
 	c.Encr, _ = t.Proposal.First(suite.ENCR)
 	c.Integ, _ = t.Proposal.First(suite.INTEG)
 	c.KE, _ = t.Proposal.First(suite.KE)

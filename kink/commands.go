@@ -48,6 +48,7 @@ func (sa *SA) command(now time.Time, c *Command) {
 	case old != nil:
 		// RFC 4430, Section 9: the command is not carried out again. The answer is for
 		// an authenticator that the peer remembers.
+		old.cmd.Local, old.cmd.Remote = c.Local, c.Remote // it may have moved
 		sa.count("ike-retransmit", "response")
 		sa.transmitTo(c, old.reply)
 		return

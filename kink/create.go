@@ -231,6 +231,7 @@ func (c *create) answer(now time.Time, in *message.Body, ackReq bool) {
 	}, func(now time.Time) {
 		m := c.optimistic
 		if same {
+			sa.place(m)
 			m.SPIOut = ch.spi
 			if m.AH != nil {
 				m.AH.SPIOut = ch.ahSPI

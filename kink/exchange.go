@@ -228,7 +228,7 @@ func (sa *SA) reply(now time.Time, d keyex.Datagram) {
 		sa.dropped(now, "unexpected-message", "a "+m.Type.String()+" is no REPLY")
 	case x == nil || x.kind != message.GetTGT && len(x.verifiers) == 0:
 		sa.dropped(now, "unknown-xid", "no transaction of ours has this number")
-	case unmap(d.Remote).Addr() != sa.remote.Addr():
+	case !sa.At(unmap(d.Remote).Addr()):
 		sa.dropped(now, "address", "a REPLY comes from another address than the command went to")
 	case x.kind == message.GetTGT:
 		x.gotTGT(now, m)

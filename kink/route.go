@@ -22,7 +22,7 @@ func (c *Command) Route(env Env, list []*SA, candidates []*keyex.Config) (to *SA
 	}
 	cfg = c.choose(env, candidates)
 	for _, sa := range list {
-		if cfg != nil && !sa.greeting && sa.cfg.Name == cfg.Name && sa.peer == c.Client && sa.own == c.Server && sa.remote.Addr() == unmap(c.Remote).Addr() && !sa.deleting {
+		if cfg != nil && !sa.greeting && sa.cfg.Name == cfg.Name && sa.peer == c.Client && sa.own == c.Server && sa.At(unmap(c.Remote).Addr()) && !sa.deleting {
 			return sa, nil
 		}
 	}

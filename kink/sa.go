@@ -31,6 +31,7 @@ type SA struct {
 	state         keyex.SAState
 	own, peer     Principal
 	local, remote netip.AddrPort
+	before        netip.Addr // of the peer, before it moved; invalid: it has not
 
 	epoch      uint32 // of the peer
 	epochKnown bool
@@ -102,6 +103,14 @@ func (sa *SA) Advance(now time.Time) {
 
 // start turns a task of the engine into a transaction of ours.
 func (sa *SA) start(now time.Time, t keyex.Task) {
+	switch t := t.(type) {
+	case keyex.Relocated:
+		sa.relocated(now, t)
+		return
+	case keyex.ChildRelocated:
+		sa.childRelocated(t)
+		return
+	}
 	if sa.deleting {
 		if d, ok := t.(keyex.Delete); ok && d.Force {
 			sa.close(now, keyex.Closed{Reason: d.Why})
@@ -142,7 +151,8 @@ func (sa *SA) start(now time.Time, t keyex.Task) {
 	case keyex.Liveness:
 		sa.ping(now)
 	case keyex.PeerMoved:
-		sa.log(now, trace.Control, true, "an address changed, yet SAs of KINK do not move: they are between the addresses of the messages that made them")
+		// RFC 4430 has no translators and no message that a host moved.
+		sa.log(now, trace.Control, true, "packets of %s come from %v, yet SAs of KINK move by a mobility manager alone", sa.peer, t.Remote)
 	}
 }
 

@@ -77,7 +77,13 @@ func (c *createAnswer) findChild(now time.Time, list []quick.Payload, theirs *qu
 			if exact {
 				fits = slices.Contains(l, local) && slices.Contains(r, remote)
 			}
-			if !fits || !offer.PerPacket(cfg, l, r, local, remote) {
+			// What a pair has its successor may have: a peer that moved has dynamic
+			// selectors with another address by now.
+			same := sa.sameTraffic(&keyex.Child{Config: cfg, Local: []spd.TS{local}, Remote: []spd.TS{remote}})
+			if !exact {
+				fits = fits || same != nil
+			}
+			if !fits || same == nil && !offer.PerPacket(cfg, l, r, local, remote) {
 				continue
 			}
 			c.cfg, c.local, c.remote = cfg, []spd.TS{local}, []spd.TS{remote}

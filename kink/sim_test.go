@@ -114,7 +114,7 @@ func (n *network) send(p *packet) {
 		q := &packet{q.from, q.to, slices.Clone(q.data), q.extra}
 		n.later(n.delay+q.extra, func() {
 			for _, h := range n.hosts {
-				if h.addr == q.to.Addr() && !h.dead {
+				if (h.addr == q.to.Addr() || h.second == q.to.Addr()) && !h.dead {
 					h.receive(q)
 				}
 			}
@@ -137,6 +137,7 @@ type host struct {
 	n       *network
 	name    string
 	addr    netip.Addr
+	second  netip.Addr // another one that it has
 	epoch   uint32
 	realm   *realm
 	acc     *acceptor
@@ -371,6 +372,11 @@ func (h *host) do(w keyex.Work) keyex.Reply {
 			}
 			delete(h.out, w.Child.SPIOut)
 		}
+	case keyex.MoveChild:
+		if h.in[w.Child.SPIIn] == nil && h.out[w.Child.SPIOut] == nil {
+			h.n.t.Errorf("%s: SA %08x is moved, it is not there", h.name, w.Child.SPIIn)
+		}
+		h.counts["moves"]++
 	case keyex.LastInbound:
 		return keyex.TimeReply{At: h.lastIn}
 	default:

@@ -53,6 +53,7 @@ type kinkState struct {
 	opened bool // under loading
 	// given counts the workers that get the own ticket-granting ticket for strangers.
 	given atomic.Int32
+	away  kinkAway
 }
 
 // kerberosState is Kerberos as the configuration has it.

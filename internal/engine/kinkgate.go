@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -51,7 +50,7 @@ func (g *gate) receiveKINK(d keyex.Datagram) string {
 			return "rate-per-source"
 		}
 	}
-	s := e.shardOf(d.Remote.Addr())
+	s := e.hashedShard(d.Remote.Addr())
 	if !s.box.offer(message{fn: func(s *shard) { s.receiveKINK(d) }}) {
 		return "queue-full"
 	}
@@ -64,13 +63,7 @@ func (s *shard) receiveKINK(d keyex.Datagram) {
 	peer := d.Remote.Addr().Unmap()
 	h, err := kinkmsg.ParseHeader(d.Data)
 	if err == nil && h.Type == kinkmsg.Reply {
-		for _, x := range s.kink[peer] {
-			if x.m.(kinkSA).Awaits(h.XID) {
-				s.drive(x, func(now time.Time) { x.m.Receive(now, d) })
-				return
-			}
-		}
-		e.drops.add("unknown-xid")
+		s.replyKINK(d, h.XID, e.kink.away.others(peer))
 		return
 	}
 	k := e.kerberos.Load()
@@ -153,11 +146,47 @@ func (s *shard) answerGetTGT(d keyex.Datagram, c *kink.Command, k *kerberosState
 	})
 }
 
-// command hands an authentic command to the SA that it is for, and makes one for a
-// CREATE of a principal that a connection allows.
+// replyKINK finds whose REPLY a datagram is, here or in the other shards that have SAs
+// with its sender.
+func (s *shard) replyKINK(d keyex.Datagram, xid uint32, rest []*shard) {
+	for _, x := range s.kink[d.Remote.Addr().Unmap()] {
+		if x.m.(kinkSA).Awaits(xid) {
+			s.drive(x, func(now time.Time) { x.m.Receive(now, d) })
+			return
+		}
+	}
+	if len(rest) == 0 {
+		s.e.drops.add("unknown-xid")
+		return
+	}
+	if !rest[0].box.offer(message{fn: func(s *shard) { s.replyKINK(d, xid, rest[1:]) }}) {
+		s.e.drops.add("queue-full")
+	}
+}
+
+// commandKINK is an authentic command on its way to who takes it: through the shard of
+// the peer's address, and through the others that have SAs with a peer there.
+type commandKINK struct {
+	d    keyex.Datagram
+	c    *kink.Command
+	home *shard
+	rest []*shard
+	// to is who takes it, in the shard at; nil: nobody so far. sure: it is about what
+	// that SA has.
+	to   *ikeSA
+	at   *shard
+	sure bool
+}
+
+// command begins to look for who takes a command.
 func (s *shard) command(d keyex.Datagram, c *kink.Command) {
-	e := s.e
-	peer := d.Remote.Addr().Unmap()
+	s.lookForTaker(&commandKINK{d: d, c: c, home: s, rest: s.e.kink.away.others(d.Remote.Addr().Unmap())})
+}
+
+// lookForTaker looks among the SAs of a shard, lets the others know what the command
+// says to all of them, and passes it on.
+func (s *shard) lookForTaker(r *commandKINK) {
+	e, c, peer := s.e, r.c, r.d.Remote.Addr().Unmap()
 	var list []*kink.SA
 	for _, x := range slices.Clone(s.kink[peer]) {
 		s.drive(x, func(now time.Time) { x.m.(kinkSA).SeeEpoch(now, c) })
@@ -165,22 +194,47 @@ func (s *shard) command(d keyex.Datagram, c *kink.Command) {
 			list = append(list, x.m.(kinkSA).SA)
 		}
 	}
-	to, cfg := c.Route(e.kinkEnv(), list, e.config.Load().candidates(d.Local.Addr().Unmap(), peer, keyex.VersionKINK))
+	if !r.sure {
+		to, _ := c.Route(e.kinkEnv(), list, e.config.Load().candidates(r.d.Local.Addr().Unmap(), peer, keyex.VersionKINK))
+		if to != nil && (r.to == nil || to.Knows(c)) {
+			for _, x := range s.kink[peer] {
+				if x.m.(kinkSA).SA == to {
+					r.to, r.at, r.sure = x, s, to.Knows(c)
+				}
+			}
+		}
+	}
 	if c.Type == kinkmsg.Delete {
 		for _, x := range slices.Clone(s.kink[peer]) {
-			if x.m.(kinkSA).SA != to {
+			if x != r.to {
 				s.drive(x, func(now time.Time) { x.m.(kinkSA).DeleteFor(now, c) })
 			}
 		}
 	}
-	switch {
-	case to != nil:
-		for _, x := range s.kink[peer] {
-			if x.m.(kinkSA).SA == to {
-				s.drive(x, func(now time.Time) { to.Command(now, c) })
-				return
-			}
+	next := func(to *shard, fn func(*shard)) {
+		if to == s {
+			fn(s)
+		} else if !to.box.offer(message{fn: fn}) {
+			e.drops.add("queue-full")
 		}
+	}
+	switch {
+	case len(r.rest) > 0:
+		to := r.rest[0]
+		r.rest = r.rest[1:]
+		next(to, func(s *shard) { s.lookForTaker(r) })
+	case r.to != nil:
+		next(r.at, func(s *shard) { s.drive(r.to, func(now time.Time) { r.to.m.(kinkSA).Command(now, c) }) })
+	default:
+		next(r.home, func(s *shard) { s.takeAnew(r.d, c) })
+	}
+}
+
+// takeAnew makes an SA for a CREATE of a principal that a connection allows.
+func (s *shard) takeAnew(d keyex.Datagram, c *kink.Command) {
+	e, peer := s.e, d.Remote.Addr().Unmap()
+	_, cfg := c.Route(e.kinkEnv(), nil, e.config.Load().candidates(d.Local.Addr().Unmap(), peer, keyex.VersionKINK))
+	switch {
 	case cfg != nil:
 		if c.Type == kinkmsg.Create {
 			if lim := e.config.Load().global.Limits.IKESAs; lim > 0 && e.ikeCount.Load() >= int64(lim) {
@@ -239,19 +293,4 @@ func kinkAdvice(err error) (string, []string) {
 		return k.Advice, k.Evidence
 	}
 	return "see `ikectl explain` and the clocks of both hosts", nil
-}
-
-// kinkEnter notes an SA of KINK by the address of its peer.
-func (s *shard) kinkEnter(x *ikeSA) {
-	if s.kink == nil {
-		s.kink = make(map[netip.Addr][]*ikeSA)
-	}
-	s.kink[x.remote] = append(s.kink[x.remote], x)
-}
-
-func (s *shard) kinkLeave(x *ikeSA) {
-	list := slices.DeleteFunc(s.kink[x.remote], func(y *ikeSA) bool { return y == x })
-	if s.kink[x.remote] = list; len(list) == 0 {
-		delete(s.kink, x.remote)
-	}
 }

@@ -150,7 +150,7 @@ func (e *Engine) greet(c *connProgram, peer kink.Principal, remote netip.Addr) {
 	if err != nil {
 		return // who cannot be reached finds out by itself
 	}
-	s := e.shardOf(remote)
+	s := e.hashedShard(remote)
 	s.do(func(s *shard) {
 		x := s.initiate(c.ike, peer, netip.AddrPortFrom(local, e.localPort(c.conf)), netip.AddrPortFrom(remote, orPort(c.conf.RemotePort, 910)))
 		s.drive(x, func(now time.Time) { x.m.(kinkSA).Greet(now) })

@@ -447,6 +447,10 @@ func (s *shard) moved(x *ikeSA) {
 	if x.v1 && x.up {
 		s.wandered(x)
 	}
+	if x.kink {
+		s.kinkMoved(x, info.Remote.Addr().Unmap())
+		s.e.known.note(kinkPeer{Conn: x.conn, Peer: info.RemoteID.Data, Remote: x.remote})
+	}
 	s.e.log(s.record(x, trace.Record{Level: trace.Control, Group: trace.IKE,
 		Msg: fmt.Sprintf("IKE_SA %s[%d] goes from %s to %s now", x.conn, x.id, info.Local, info.Remote)}))
 	s.e.bus.publish(Event{Kind: EventIKEUpdate, At: time.Now(), SA: &old, New: &info})

@@ -47,6 +47,7 @@ type ikeSA struct {
 	v1       bool       // it speaks IKEv1
 	kink     bool       // it speaks KINK
 	remote   netip.Addr // KINK: that of the peer
+	before   netip.Addr // KINK: that of the peer before it moved
 	deadline time.Time
 	index    int // in the heap, -1: not in it
 	replies  []reply
@@ -274,7 +275,7 @@ func (s *shard) adopt(x *ikeSA) {
 		s.e.spis.put(x.spi, x)
 	}
 	if x.kink {
-		s.kinkEnter(x)
+		s.kinkEnter(x, x.remote)
 	}
 }
 
@@ -294,7 +295,8 @@ func (s *shard) bury(x *ikeSA, end ikev2.Closed) {
 		s.e.spis.remove(x.spi, x)
 	}
 	if x.kink {
-		s.kinkLeave(x)
+		s.kinkLeave(x, x.remote)
+		s.kinkLeave(x, x.before)
 	}
 	delete(s.sas, x.id)
 	s.e.wanderers.drop(x.id)

@@ -382,8 +382,11 @@ func (p *supervisor) launch(a *attempt, local, remote netip.AddrPort, err error)
 		task.Child = k.ike
 	}
 	s := p.e.shards[rand.IntN(len(p.e.shards))]
-	if cfg.Version == 1 || cfg.Version == keyex.VersionKINK {
+	switch cfg.Version {
+	case 1:
 		s = p.e.shardOf(remote.Addr())
+	case keyex.VersionKINK:
+		s = p.e.hashedShard(remote.Addr())
 	}
 	s.do(func(s *shard) {
 		x := s.initiate(cfg, a.kink, local, remote)
