@@ -28,10 +28,12 @@ func homeYAML(role, id, peer, local, remote string, conn, child []string) string
     remote: {id: '%s', auth: psk}
     children:
       - {name: bu, mode: transport, local_ts: ['%s'], remote_ts: ['%s'], %s}
+      - {name: mpd, mode: transport, local_ts: ['%s'], remote_ts: ['%s'], %s}
       - {name: data, mode: transport, local_ts: ['%s'], remote_ts: ['%s'], %s}
 secrets:
   - {psk: "a throw-away secret"}
 `, role, strings.Join(conn, "\n    "), id, peer, local+"[135/"+map[bool]string{true: "5", false: "6"}[role == "mobile"]+"]", remote+"[135/"+map[bool]string{true: "6", false: "5"}[role == "mobile"]+"]",
+		strings.Join(child, ", "), local+"[58/"+map[bool]string{true: "146", false: "147"}[role == "mobile"]+"]", remote+"[58/"+map[bool]string{true: "147", false: "146"}[role == "mobile"]+"]",
 		strings.Join(child, ", "), local+"[udp/7777]", remote+"[udp/7777]", strings.Join(child, ", "))
 }
 
@@ -67,6 +69,8 @@ func TestMobileIPv6(t *testing.T) {
 			}
 			home, ha := netip.MustParseAddr(homeOnWire), topo.WanB6
 			exchangeMH(t, ctx, topo, home, ha)
+			exchange(t, ctx, topo.GwA, home, topo.GwB, ha, "ip6:58", solicitation)
+			exchange(t, ctx, topo.GwB, ha, topo.GwA, home, "ip6:58", advertisement)
 			exchangeUDP(t, ctx, topo, home, ha)
 			ike, child, err := a.UntilInstalled(ctx, "bu")
 			if err != nil {
@@ -95,7 +99,7 @@ func TestMobileIPv6(t *testing.T) {
 					if !(p.Src == home && p.Dst == ha || p.Src == ha && p.Dst == home) {
 						t.Errorf("ESP between other addresses: %v", p)
 					}
-				case p.Proto == 135 || p.Proto == 17 && p.Class != testnet.IKE && (p.SrcPort == 7777 || p.DstPort == 7777):
+				case p.Proto == 135 || p.Proto == 58 && len(p.Payload) > 0 && (p.Payload[0] == 146 || p.Payload[0] == 147) || p.Proto == 17 && p.Class != testnet.IKE && (p.SrcPort == 7777 || p.DstPort == 7777):
 					t.Errorf("in clear: %v", p)
 				}
 			}
@@ -138,40 +142,59 @@ func setHome(t *testing.T, x *testnet.Topology) {
 
 // mobilityHeader is a Binding Update (type 5) or Acknowledgement (type 6) of 16 octets
 // (RFC 6275, Sections 6.1.7 and 6.1.8); the kernel fills in the checksum.
-func mobilityHeader(kind, seq byte) []byte {
-	return []byte{59, 1, kind, 0, 0, 0, 0, seq, 0xc0, 0, 0, 60, 1, 2, 0, 0}
+func mobilityHeader(kind byte) []byte {
+	return []byte{59, 1, kind, 0, 0, 0, 0, 1, 0xc0, 0, 0, 60, 1, 2, 0, 0}
 }
+
+// Mobile Prefix Solicitation and Advertisement, without options (RFC 6275, Sections 6.7
+// and 6.8); the kernel fills in the checksum.
+var (
+	solicitation  = []byte{146, 0, 0, 0, 0, 1, 0, 0}
+	advertisement = []byte{147, 0, 0, 0, 0, 1, 0, 0}
+)
 
 // exchangeMH sends Binding Updates from the home address until one is there, and
 // Acknowledgements back.
 func exchangeMH(t *testing.T, ctx context.Context, topo *testnet.Topology, home, ha netip.Addr) {
 	t.Helper()
-	pass := func(from *testnet.Namespace, src netip.Addr, to *testnet.Namespace, dst netip.Addr, kind byte) {
-		t.Helper()
-		listen, err := to.ListenPacket("ip6:135", dst.String())
-		if err != nil {
+	exchange(t, ctx, topo.GwA, home, topo.GwB, ha, "ip6:135", mobilityHeader(5))
+	exchange(t, ctx, topo.GwB, ha, topo.GwA, home, "ip6:135", mobilityHeader(6))
+}
+
+// exchange sends a message of a protocol from one address until it is at the other.
+func exchange(t *testing.T, ctx context.Context, from *testnet.Namespace, src netip.Addr, to *testnet.Namespace, dst netip.Addr, network string, message []byte) {
+	t.Helper()
+	listen, err := to.ListenPacket(network, dst.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listen.Close()
+	send, err := from.ListenPacket(network, src.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer send.Close()
+	buf := make([]byte, 128)
+	for ctx.Err() == nil {
+		if _, err := send.WriteTo(message, &net.IPAddr{IP: dst.AsSlice()}); err != nil {
 			t.Fatal(err)
 		}
-		defer listen.Close()
-		send, err := from.ListenPacket("ip6:135", src.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer send.Close()
-		buf := make([]byte, 128)
-		for seq := byte(1); ctx.Err() == nil; seq++ {
-			if _, err := send.WriteTo(mobilityHeader(kind, seq), &net.IPAddr{IP: dst.AsSlice()}); err != nil {
-				t.Fatal(err)
+		for deadline := time.Now().Add(300 * time.Millisecond); ; {
+			listen.SetReadDeadline(deadline)
+			n, who, err := listen.ReadFrom(buf)
+			if err != nil {
+				break
 			}
-			listen.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-			if n, who, err := listen.ReadFrom(buf); err == nil && n >= 8 && buf[2] == kind && who.String() == src.String() {
+			sum := 2 // where the checksum is
+			if network == "ip6:135" {
+				sum = 4
+			}
+			if n == len(message) && bytes.Equal(buf[:sum], message[:sum]) && bytes.Equal(buf[sum+2:n], message[sum+2:]) && who.String() == src.String() {
 				return
 			}
 		}
-		t.Fatalf("no mobility header of type %d came from %v to %v", kind, src, dst)
 	}
-	pass(topo.GwA, home, topo.GwB, ha, 5)
-	pass(topo.GwB, ha, topo.GwA, home, 6)
+	t.Fatalf("no message %x came from %v to %v", message, src, dst)
 }
 
 // exchangeUDP sends datagrams from the home address until one is there, and answers.

@@ -124,8 +124,9 @@ func boxes(l, r TS, dir Dirs) (out []box5) {
 		if !ok {
 			continue
 		}
-		// The type of a mobility header is its sender's (RFC 4301, Section 4.4.1.1).
-		mh := s.from == protoMH
+		// The type of a mobility header is its sender's (RFC 4301, Section 4.4.1.1), and
+		// so are types of ICMP that differ.
+		mh := s.from == protoMH || Apart(l, r)
 		out = append(out, box5{
 			local: addrRange{l.From, l.To}, remote: addrRange{r.From, r.To}, proto: s,
 			lport: l.portSpan(mh && dir == Inbound), rport: r.portSpan(mh && dir == Outbound),

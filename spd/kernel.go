@@ -115,9 +115,13 @@ func (x *expansion) pair(l, r TS) error {
 	return x.add(src, dst, proto, sp, dp)
 }
 
-// icmp expands type<<8|code, which both sides must have, into two ports.
+// icmp expands type<<8|code, which both sides must have, into two ports; of sides that
+// are apart, the sender's.
 func (x *expansion) icmp(src, dst TS, proto uint8) error {
 	from, to := max(src.PortFrom, dst.PortFrom), min(src.PortTo, dst.PortTo)
+	if Apart(src, dst) {
+		from, to = src.PortFrom, src.PortTo
+	}
 	if to < from {
 		return nil
 	}

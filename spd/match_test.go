@@ -84,6 +84,14 @@ func TestSelectorsMatch(t *testing.T) {
 		{"mobility header: ANY has every type and its fragments", any6 + "[mobility-header]", any6 + "[mobility-header/6]",
 			[]string{"2001:db8::1 2001:db8::2 mobility-header/9(0)", "2001:db8::1 2001:db8::2 mobility-header/-"},
 			[]string{"2001:db8::1 2001:db8::2 mobility-header/9(0) in"}},
+		// RFC 4301, Section 4.4.1.3; RFC 4877, Section 5.3: solicitations out, advertisements in.
+		{"ICMP: types that differ are the sender's", any6 + "[ipv6-icmp/146]", any6 + "[ipv6-icmp/147]",
+			[]string{"2001:db8::1 2001:db8::2 ipv6-icmp/146(0)", "2001:db8::1 2001:db8::2 ipv6-icmp/147(3) in"},
+			[]string{"2001:db8::1 2001:db8::2 ipv6-icmp/147(0)", "2001:db8::1 2001:db8::2 ipv6-icmp/146(0) in", "2001:db8::1 2001:db8::2 ipv6-icmp/-", "2001:db8::1 2001:db8::2 ipv6-icmp/148(0) in"}},
+		{"ICMP: a type that one side alone names is both ways", any6 + "[ipv6-icmp/146]", any6,
+			[]string{"2001:db8::1 2001:db8::2 ipv6-icmp/146(0)", "2001:db8::1 2001:db8::2 ipv6-icmp/146(0) in"}, []string{"2001:db8::1 2001:db8::2 ipv6-icmp/147(0) in"}},
+		{"ICMP: types that overlap are both ways", any4 + "[icmp/8-10]", any4 + "[icmp/10-12]",
+			[]string{"10.0.0.1 10.0.0.2 icmp/10(0)", "10.0.0.1 10.0.0.2 icmp/10(1) in"}, []string{"10.0.0.1 10.0.0.2 icmp/8(0)", "10.0.0.1 10.0.0.2 icmp/12(0) in"}},
 	} {
 		local, remote := list(c.local), list(c.remote)
 		for i, set := range [][]string{c.no, c.yes} {

@@ -13,7 +13,9 @@ const (
 // TS is one side of one traffic selector: a range of addresses, a next layer
 // protocol (0 is ANY) and a range of ports (RFC 7296, Section 3.13.1). For ICMP
 // the port fields hold type<<8|code, for the mobility header type<<8 (RFC 4301,
-// Section 4.4.1.1). From and To are of one family, unmapped. It is comparable.
+// Section 4.4.1.1). Where the two sides of a pair have ICMP messages of different types,
+// each side's are those that it sends (Section 4.4.1.3); else both are about every
+// message. From and To are of one family, unmapped. It is comparable.
 type TS struct {
 	From, To netip.Addr
 	Proto    uint8

@@ -214,7 +214,7 @@ func (e *entry) matches(f *Flow) bool {
 	if len(e.pol.Remote) == 1 && len(e.pol.Local) == 1 {
 		local, remote := f.sides()
 		return e.ts[0].match(f.Remote, f.Proto, f.RemotePort, remote) &&
-			e.ts[1].match(f.Local, f.Proto, f.LocalPort, local)
+			e.ts[1].match(f.Local, f.Proto, f.LocalPort, local) || e.ts[1].Proto != 0 && f.matchApart(&e.ts[1], &e.ts[0])
 	}
 	return f.Match(e.pol.Local, e.pol.Remote)
 }

@@ -192,7 +192,43 @@ func (f *Flow) MatchRemote(list []TS) bool {
 
 // Match tells whether the flow has a selector in each list.
 func (f *Flow) Match(local, remote []TS) bool {
-	return f.MatchRemote(remote) && f.MatchLocal(local)
+	if f.MatchRemote(remote) && f.MatchLocal(local) {
+		return true
+	}
+	if f.Proto != protoICMP && f.Proto != protoICMPv6 {
+		return false
+	}
+	for i := range remote {
+		for j := range local {
+			if f.matchApart(&local[j], &remote[i]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Apart tells whether a pair of selectors has ICMP messages of one type one way and of
+// another type the other way, as a solicitation and its advertisement. Each side's is
+// what it sends then, as with mobility headers (RFC 4301, Section 4.4.1.3; RFC 4877,
+// Section 5.3). No message has both types.
+func Apart(local, remote TS) bool {
+	return (local.Proto == protoICMP || local.Proto == protoICMPv6) && remote.Proto == local.Proto && !local.AnyPort() && !remote.AnyPort() &&
+		!local.Opaque() && !remote.Opaque() && (local.PortTo < remote.PortFrom || remote.PortTo < local.PortFrom)
+}
+
+// matchApart tells whether a flow of ICMP is of a pair that is apart.
+func (f *Flow) matchApart(local, remote *TS) bool {
+	if !Apart(*local, *remote) {
+		return false
+	}
+	l, r := f.sides()
+	if f.Inbound {
+		l = foreign
+	} else {
+		r = foreign
+	}
+	return remote.match(f.Remote, f.Proto, f.RemotePort, r) && local.match(f.Local, f.Proto, f.LocalPort, l)
 }
 
 // LocalTS and RemoteTS are the selectors of exactly this packet, the very

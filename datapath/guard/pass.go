@@ -153,7 +153,9 @@ func match(p Pass) []expr.Any {
 	switch proto {
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 		// Type and code, the first two octets (RFC 4301, Section 4.4.1.1).
-		port(0, p.Local)
+		if !spd.Apart(p.Local, p.Remote) {
+			port(0, p.Local) // else those that go the other way
+		}
 		port(0, p.Remote)
 	case unix.IPPROTO_MH:
 		if named { // its type is no whole word of the header

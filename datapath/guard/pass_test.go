@@ -66,6 +66,7 @@ func TestMatch(t *testing.T) {
 	dhcp := Pass{Local: one("10.0.0.1/32[udp/68]"), Remote: one("0.0.0.0/0[udp/67]")}
 	nd := Pass{Local: one("fe80::1/128[ipv6-icmp/133-137]"), Remote: one("::/0[ipv6-icmp/133-137]")}
 	nd.Local.PortTo, nd.Remote.PortTo = 137<<8|255, 137<<8|255
+	apart := Pass{Local: one("fe80::1/128[ipv6-icmp/146]"), Remote: one("fe80::2/128[ipv6-icmp/147]")}
 	for _, x := range []struct {
 		name string
 		pass Pass
@@ -84,6 +85,8 @@ func TestMatch(t *testing.T) {
 		{"type 138", nd, icmp6(2, 1, 138), false},
 		{"advertisement to another", nd, icmp6(2, 3, 136), false},
 		{"any protocol", Pass{Local: one("10.0.0.1/32"), Remote: one("10.0.0.0/24")}, udp4(9, 1, 1, 2), true},
+		{"advertisement, where the other side solicits", apart, icmp6(2, 1, 147), true},
+		{"solicitation, where this side solicits", apart, icmp6(2, 1, 146), false},
 	} {
 		rule := match(x.pass)
 		if rule == nil {
