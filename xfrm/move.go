@@ -146,9 +146,9 @@ func (b *Backend) moveInPlace(r *saRecord, to sad.ID, m backend.Move) (done bool
 	}
 	switch {
 	case errors.Is(err, unix.EEXIST):
-		return true, fmt.Errorf("another SA has its SPI at %v: %w: %w", m.Dst, err, backend.ErrExists)
+		return true, fmt.Errorf("another SA has its SPI at %v; rekey it, or remove the other one: %w: %w", m.Dst, err, backend.ErrExists)
 	case gone(err):
-		return true, fmt.Errorf("the kernel does not have it any more: %w", err)
+		return true, fmt.Errorf("the kernel does not have it any more, so that it must be made anew: %w", err)
 	}
 	b.log(true, "SA %s, SPI 0x%08x: the kernel does not move it in place, so it is removed and added: %v", r.name, r.id.SPI, err)
 	return false, nil

@@ -285,6 +285,16 @@ func TestMoveIsFound(t *testing.T) {
 		t.Error("an SA at its place was found elsewhere")
 	}
 	k.moves(r, at)
+	// What finds no room is told the next time.
+	for len(b.events.C()) < cap(b.events.C()) {
+		b.events.Emit(backend.Acquire{})
+	}
+	if !b.findMoved(k.seen()) || b.counts[eventsLost] != 1 {
+		t.Error("policies would be put right before anybody was told")
+	}
+	for len(b.events.C()) > 0 {
+		b.told()
+	}
 	if !b.findMoved(k.seen()) || b.findMoved(k.seen()) {
 		t.Error("the move was not told, or twice")
 	}

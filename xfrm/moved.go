@@ -141,13 +141,15 @@ func (b *Backend) migratedSA(m *wire.StateMigrate) {
 	b.tellMoved(backend.MigrateSA{Event: *ev})
 }
 
-// tellMoved passes a move on. What finds no room is found by the comparison.
-func (b *Backend) tellMoved(ev backend.Event) {
-	if b.resync = true; b.events.Emit(ev) {
-		b.holdUntil = time.Now().Add(holdTime)
-	} else {
+// tellMoved passes a move on. False: it finds no room; the comparison finds it then.
+func (b *Backend) tellMoved(ev backend.Event) bool {
+	b.resync = true
+	if !b.events.Emit(ev) {
 		b.counts[eventsLost]++
+		return false
 	}
+	b.holdUntil = time.Now().Add(holdTime)
+	return true
 }
 
 // seenSA is an SA in the kernel as a comparison saw it.
@@ -195,12 +197,13 @@ func (b *Backend) findMoved(seen map[wire.SAID]seenSA) (told bool) {
 		if ev.Check() != nil {
 			continue
 		}
+		b.noteNext(r, ev.New)
+		if told = true; !b.tellMoved(backend.MigrateSA{Event: ev}) {
+			continue
+		}
 		// Once: when nobody follows, it is an SA that somebody took away.
 		r.searched = true
 		b.log(true, "SA %s, SPI 0x%08x to %v is at %v now: somebody else moved it", r.name, r.id.SPI, r.id.Dst, ev.New)
-		b.noteNext(r, ev.New)
-		b.tellMoved(backend.MigrateSA{Event: ev})
-		told = true
 	}
 	return told
 }

@@ -3,6 +3,7 @@ package xfrm
 import (
 	"errors"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -30,7 +31,30 @@ const (
 	maxKeyMessage = 4096
 )
 
+// errNoPFKey is that of a kernel without it, or one that has not loaded it. A socket
+// would have it loaded, which nobody asked for: who uses PF_KEY has it there.
+var errNoPFKey = errors.New("the kernel has no PF_KEY (CONFIG_NET_KEY is not set, or af_key is not loaded)")
+
+// hasPFKey looks whether it is there.
+func hasPFKey() bool {
+	b, err := os.ReadFile("/proc/thread-self/net/protocols")
+	return err == nil && listsPFKey(string(b))
+}
+
+// listsPFKey reads /proc/net/protocols.
+func listsPFKey(text string) bool {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 0 && f[0] == "KEY" {
+			return true
+		}
+	}
+	return false
+}
+
 func newKeyListener() (*keyListener, error) {
+	if !hasPFKey() {
+		return nil, errNoPFKey
+	}
 	fd, err := unix.Socket(unix.AF_KEY, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, pfKeyV2)
 	if err != nil {
 		return nil, os.NewSyscallError("PF_KEY socket", err)

@@ -11,6 +11,7 @@ import (
 	"iked/migrate"
 	"iked/migrate/form"
 	"iked/spd"
+	"iked/xfrm/wire"
 )
 
 func anEvent() migrate.Event {
@@ -77,5 +78,41 @@ func TestMigrateLost(t *testing.T) {
 	ev := anEvent()
 	if b.pfKey(form.AppendPFKey(nil, &ev, 0, 0)); b.counts[eventsLost] != 1 || !b.resync {
 		t.Errorf("%d events lost, resync %t", b.counts[eventsLost], b.resync)
+	}
+}
+
+// PF_KEY is listened to where it is in the kernel already: to open a socket would load a
+// module.
+func TestListsPFKey(t *testing.T) {
+	const head = "protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re sp bi br ha uh gp em\n"
+	for text, want := range map[string]bool{
+		"": false, head: false, head + "NETLINK   1096      6      -1   NI       0   no   kernel      n  n  n\n": false,
+		head + "KEY        808      1      -1   NI       0   no   af_key      n  n  n\n": true, head + "KEYS 1\n\n": false, "KEY": true,
+	} {
+		if listsPFKey(text) != want {
+			t.Errorf("%q: %t", text, !want)
+		}
+	}
+}
+
+// What is heard faster than it is handled is lost, and whoever handles it knows: the
+// tables are compared.
+func TestHeardTooFast(t *testing.T) {
+	l := &listener{out: make(chan heard, heardQueue)}
+	for range heardQueue + 10 {
+		l.tell(heard{wire.MigrateMsg, &wire.Migrate{}})
+	}
+	close(l.out)
+	b := newBackend(Options{})
+	b.events.Init()
+	lost := 0
+	for h := range l.out {
+		if h.msg == nil {
+			lost++
+			b.event(h)
+		}
+	}
+	if lost == 0 || b.counts[eventsLost] != uint64(lost) || !b.resync {
+		t.Errorf("%d times told, %d counted, resync %t", lost, b.counts[eventsLost], b.resync)
 	}
 }
