@@ -18,7 +18,10 @@ import (
 // same two addresses, whatever the flow, and drops or blocks the packets. For most
 // policies that is as it should be. Where each flow wants its own SA (PFP), and when
 // it is known that there will be none, the question is taken back.
-type asking struct{ open map[flowKey]*question }
+type asking struct {
+	open map[flowKey]*question
+	took map[wanted]bool // what of policies of others is answered here
+}
 
 // flowKey is a policy and, with PFP, the selectors of the flow that it takes from
 // the packet. Policies of others have the number 0, and the whole flow.
@@ -51,7 +54,7 @@ const (
 	maxFlows     = 256
 )
 
-func (a *asking) init() { a.open = map[flowKey]*question{} }
+func (a *asking) init() { a.open, a.took = map[flowKey]*question{}, map[wanted]bool{} }
 
 // full tells whether an entry has no place for one more question.
 func (a *asking) full(p *spd.Policy) bool {

@@ -98,5 +98,32 @@ func (b *Backend) AcquireTaken(flow spd.Flow) {
 	defer b.mu.Unlock()
 	if q := b.asking.open[flowKey{flow: flow}]; q != nil && q.others {
 		q.taken, q.clear = true, q.until
+		b.asking.took[q.want()] = true
+	}
+}
+
+// wanted is what a question asks for.
+type wanted struct {
+	reqID uint32
+	proto uint8
+	mode  uint8
+}
+
+func (q *question) want() wanted {
+	w := wanted{reqID: q.reqID, proto: q.acq.ID.Proto}
+	if t := q.acq.Asked(); t != nil {
+		w.mode = t.Mode
+	}
+	return w
+}
+
+// giveUp takes back the open questions of policies of others that would have been
+// answered here. The policies stay, and with a note of a question the kernel asks nobody
+// who comes next.
+func (b *Backend) giveUp() {
+	for _, q := range b.asking.open {
+		if q.others && b.asking.took[q.want()] {
+			b.takeBack(q.acq)
+		}
 	}
 }

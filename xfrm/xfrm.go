@@ -287,6 +287,7 @@ func (b *Backend) Close() error {
 		b.keys.close()
 		b.wg.Wait()
 		b.mu.Lock()
+		b.giveUp()
 		b.closeErr = errors.Join(b.removeAll(), b.addrs.removeAll(), b.journal.remove())
 		b.mu.Unlock()
 		b.release()

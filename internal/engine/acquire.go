@@ -13,7 +13,7 @@ const acquirePause = 10 * time.Second
 // acquire passes on that a packet waits for an SA, if its policy may ask.
 func (e *Engine) acquire(ev backend.Acquire) {
 	if ev.Policy == 0 {
-		e.sup.post(func() { e.sup.claim(ev) })
+		e.sup.post(func() { e.sup.claim(ev, time.Now()) })
 		return
 	}
 	owner, asks, ok := e.policies.find(ev.Policy)

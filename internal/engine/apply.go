@@ -56,6 +56,7 @@ func (p *supervisor) program(next *program) {
 		p.children(c, n, diffs[c.name], globals)
 		p.tend(c)
 	}
+	p.reclaim()
 	if err := p.e.devices.sweep(false); err != nil {
 		p.e.warnf(trace.KNL, "%v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"iked/conf"
 	"iked/crypto/suite"
@@ -15,11 +16,46 @@ import (
 // Children with policies: no stand beside somebody else, as a mobility manager, who
 // owns their policies in the kernel. What is theirs in the backend are SAs alone.
 
+// unclaimed is a question of somebody else's policy that no child claimed.
+type unclaimed struct {
+	ev backend.Acquire
+	at time.Time
+}
+
+// Bounds of what is remembered of such questions. The kernel forgets one after
+// net.core.xfrm_acq_expires, 30 seconds as a rule, and asks no second time before.
+const (
+	maxUnclaimed  = 256
+	unclaimedTime = 30 * time.Second
+)
+
+// putOff remembers a question that no child claims now: the one that will may not be
+// configured yet, as when the daemon has just begun.
+func (p *supervisor) putOff(ev backend.Acquire, at time.Time) {
+	p.unclaimed = slices.DeleteFunc(p.unclaimed, func(u unclaimed) bool {
+		return time.Since(u.at) >= unclaimedTime || u.ev.Flow == ev.Flow
+	})
+	if len(p.unclaimed) < maxUnclaimed {
+		p.unclaimed = append(p.unclaimed, unclaimed{ev, at})
+	}
+}
+
+// reclaim asks the children of a new configuration.
+func (p *supervisor) reclaim() {
+	list := p.unclaimed
+	p.unclaimed = nil
+	for _, u := range list {
+		if time.Since(u.at) < unclaimedTime {
+			p.claim(u.ev, u.at)
+		}
+	}
+}
+
 // claim answers a packet that met a policy of somebody else's, if it is that of a
 // child: by protocol, mode and request id, and by the packet. The first child in the
 // order of the configuration has it. What no child claims may be answered by others
-// and is left alone.
-func (p *supervisor) claim(ev backend.Acquire) {
+// and is left alone. at is when it was asked.
+func (p *supervisor) claim(ev backend.Acquire, at time.Time) {
 	if p.stopped {
 		return
 	}
@@ -48,6 +84,7 @@ func (p *supervisor) claim(ev backend.Acquire) {
 			return
 		}
 	}
+	p.putOff(ev, at)
 	if passive {
 		p.e.drops.add("acquire-not-on-demand")
 		return

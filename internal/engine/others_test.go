@@ -127,6 +127,35 @@ func TestQuestionsOfOthers(t *testing.T) {
 	}
 }
 
+// A packet that asked before the child was configured, as when the daemon has just begun,
+// is answered when it is: the kernel asks no second time. What was asked longer ago than
+// the kernel remembers is not.
+func TestQuestionBeforeTheConfiguration(t *testing.T) {
+	for wait, want := range map[time.Duration]int{5 * time.Second: 1, time.Minute: 0} {
+		simulate(t, func(w *world) {
+			kernelLike(w)
+			w.gateway("sun", sunAddr, sunConf("", ", start: passive"))
+			theirs := ", start: on-demand, policies: no, reqid: 7"
+			moon := w.gateway("moon", moonAddr, moonConf("", strings.Replace(theirs, "7", "9", 1)))
+			reload := func(child string) {
+				t.Helper()
+				moon.conf = moonConf("", child)
+				if _, err := moon.e.Reload(context.Background(), false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			moon.back.Emit(otherAsks(nil))
+			w.after(wait / 2)
+			reload(strings.Replace(theirs, "7", "11", 1))
+			w.after(wait / 2)
+			moon.want(0, 0, "before the child is there")
+			reload(theirs)
+			w.after(2 * time.Second)
+			moon.want(want, want, "when the child is there")
+		})
+	}
+}
+
 // A child whose policies have no request id is asked by its packets, and its SAs have
 // none. When the peer is away the kernel is told that there will be no SA, so that it
 // may ask again.

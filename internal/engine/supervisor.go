@@ -21,15 +21,17 @@ import (
 // supervisor owns what should be up. It is one goroutine; the shards and the
 // control protocol reach it by messages.
 type supervisor struct {
-	e       *Engine
-	global  conf.Global
-	box     *mailbox[func()]
-	conns   map[string]*connState
-	sas     map[uint32]*saState // changed by enter and leave only
-	index   peerIndex
-	ops     []*operation
-	waits   []*termination
-	stopped bool
+	e      *Engine
+	global conf.Global
+	box    *mailbox[func()]
+	conns  map[string]*connState
+	sas    map[uint32]*saState // changed by enter and leave only
+	index  peerIndex
+	ops    []*operation
+	waits  []*termination
+	// unclaimed are questions of policies of others.
+	unclaimed []unclaimed
+	stopped   bool
 }
 
 // connState is a connection and what is being done for it.

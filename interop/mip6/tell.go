@@ -23,8 +23,9 @@ type Bond struct {
 	// peer send; 0: any.
 	Proto              uint8
 	HomeType, PeerType uint16
-	// ReqID of the SAs; 0: any.
-	ReqID uint32
+	// ReqID of the SAs; 0: any. ReqIDBack is that of what the peer sends, where it is
+	// another one.
+	ReqID, ReqIDBack uint32
 	// Forward tells that there are policies of direction fwd.
 	Forward bool
 }
@@ -39,6 +40,14 @@ func (b *Bond) selector(fromHome bool) spd.KernelSelector {
 		k.SrcMask = 0xffff
 	}
 	return k
+}
+
+// reqid is that of the SA for what the mobile node or its peer sends.
+func (b *Bond) reqid(fromHome bool) uint32 {
+	if !fromHome && b.ReqIDBack != 0 {
+		return b.ReqIDBack
+	}
+	return b.ReqID
 }
 
 // Events are what the mobility manager of one side tells of a move: that of the mobile
@@ -66,7 +75,7 @@ func Events(bonds []Bond, mobile bool, from, to *Place, oldPeer, peer netip.Addr
 					continue
 				}
 				fromHome := mobile == (d == migrate.Out)
-				x := migrate.Entry{Proto: 50, Mode: mode, ReqID: b.ReqID, Old: out(from, oldPeer), New: out(to, peer)}
+				x := migrate.Entry{Proto: 50, Mode: mode, ReqID: b.reqid(fromHome), Old: out(from, oldPeer), New: out(to, peer)}
 				if !fromHome {
 					x.Old, x.New = back(x.Old), back(x.New)
 				}

@@ -71,6 +71,38 @@ func TestPolicyOfSomebodyElseAsks(t *testing.T) {
 	}
 }
 
+// At its end the backend takes back the questions that would have been answered here, so
+// that whoever comes next is asked; those of others stay.
+func TestQuestionsAtTheEnd(t *testing.T) {
+	uml.Require(t)
+	ns := routed(t)
+	ip(t, ns, "route", "add", "10.3.0.0/16", "dev", "eth0", "src", "10.1.0.1")
+	b := open(t, ns, xfrm.Options{})
+	for _, x := range [][2]string{{"10.2.0.0/16", "7"}, {"10.3.0.0/16", "8"}} {
+		ip(t, ns, "xfrm", "policy", "add", "src", "10.1.0.0/16", "dst", x[0], "dir", "out", "tmpl", "src", local.String(), "dst", remote.String(), "proto", "esp", "mode", "tunnel", "reqid", x[1])
+	}
+	a, ok := asked(t, ns, b, 5*time.Second)
+	if !ok || a.ReqID != 7 {
+		t.Fatalf("event %+v, %v", a, ok)
+	}
+	b.AcquireTaken(a.Flow)
+	b.AcquireFailed(a.Policy, a.Flow, 0)
+	eventually(t, "the question is taken back", 5*time.Second, func() bool { return larvae(ip(t, ns, "xfrm", "state")) == 0 })
+	before := b.Counters()["acquires"]
+	for _, to := range []string{"10.2.0.2:9", "10.3.0.1:9"} { // asks again, and nobody listens
+		if c, err := ns.Dial("udp", to); err == nil {
+			_, _ = c.Write([]byte("x"))
+			c.Close()
+		}
+	}
+	eventually(t, "both questions are open", 5*time.Second, func() bool { return larvae(ip(t, ns, "xfrm", "state")) == 2 })
+	eventually(t, "both questions are heard", 5*time.Second, func() bool { return b.Counters()["acquires"] == before+2 })
+	must(t, b.Close())
+	if s := ip(t, ns, "xfrm", "state"); larvae(s) != 1 || !strings.Contains(s, "reqid 8") {
+		t.Errorf("open questions after the end:\n%s", s)
+	}
+}
+
 // The Binding Update of a mobile node asks by the policy of its mobility manager (RFC
 // 4877, Section 4.2): the question has the type of the mobility header.
 func TestBindingUpdateAsks(t *testing.T) {
