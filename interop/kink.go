@@ -26,6 +26,7 @@ type KINKOptions struct {
 	Down          bool     // the KDC is not there at first
 	TwoRealms     bool     // B is in a realm of its own, whose clients A's trusts
 	UserToUser    bool     // B has tickets and no keytab
+	Roams         bool     // A may be at any address
 	Backend       string   // of both; "": userspace
 }
 
@@ -124,10 +125,12 @@ func (k *KINK) yaml(self string) string {
 		local, remote = k.WanA6, k.WanB6
 	}
 	own, peer := k.Principals()
+	locals, remotes := fmt.Sprintf("    local_addrs: [%q]\n", local), fmt.Sprintf("    remote_addrs: [%q]\n", remote)
 	netL, netR := fmt.Sprintf("%q, %q", k.NetA4, k.NetA6), fmt.Sprintf("%q, %q", k.NetB4, k.NetB6)
 	keys, start := "keytab: "+k.Path(self+".keytab"), "start: always"
 	if self == "b" {
-		local, remote, netL, netR = remote, local, netR, netL
+		locals, remotes = fmt.Sprintf("    local_addrs: [%q]\n", remote), fmt.Sprintf("    remote_addrs: [%q]\n", local)
+		netL, netR = netR, netL
 		own, peer, start = peer, "'kink/*.example.test@"+k.KDC.Realm+"'", "start: passive"
 		if o.UserToUser {
 			keys = "ccache: " + k.Path("b.ccache")
@@ -136,12 +139,18 @@ func (k *KINK) yaml(self string) string {
 	if o.Transport {
 		netL, netR = "dynamic", "dynamic"
 	}
+	switch {
+	case o.Roams && self == "b":
+		remotes = "    remote_addrs: ['%any']\n"
+	case o.Roams:
+		locals = ""
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "krb5_conf: %s\n", k.Path("krb5.conf"))
 	if o.Sessions != "" {
 		fmt.Fprintf(&b, "krb5_etypes: [%s]\n", o.Sessions)
 	}
-	fmt.Fprintf(&b, "connections:\n  - name: office\n    version: kink\n    local_addrs: [%q]\n    remote_addrs: [%q]\n    keyingtries: 0\n", local, remote)
+	fmt.Fprintf(&b, "connections:\n  - name: office\n    version: kink\n%s%s    keyingtries: 0\n", locals, remotes)
 	fmt.Fprintf(&b, "    local: {id: %s, %s}\n    remote: {id: %s}\n", own, keys, peer)
 	if o.UserToUser {
 		b.WriteString("    kink_user_to_user: yes\n")
