@@ -12,7 +12,7 @@ import (
 
 // Two gateways without any connection, keyed by hand over ikectl: hosts behind them
 // reach each other through ESP tunnels only, the SAs are shown apart, survive a
-// reload, and nothing passes in clear when they are gone. Keys are on no command
+// reload, follow a mobility manager, and nothing passes in clear when they are gone. Keys are on no command
 // line and in no output; a file with them belongs to its owner alone.
 func TestManualKeys(t *testing.T) {
 	t.Parallel()
@@ -109,6 +109,22 @@ func TestManualKeys(t *testing.T) {
 		"alg=aes128gcm16-esn", "reqid=0x40000001", "--key-file", filepath.Join(b.Dir, "in.key"))
 	if err := ping(); err != nil {
 		t.Errorf("after an import: %v", err)
+	}
+	// A mobility manager moves them, both directions and the policy by one word.
+	const second = "192.0.2.9"
+	if err := topo.GwA.AddAddr("wan0", second+"/24"); err != nil {
+		t.Fatal(err)
+	}
+	own, peer := topo.WanA4.String(), topo.WanB4.String()
+	run(a, "migrate", "old_src="+own, "old_dst="+peer, "new_src="+second, "new_dst="+peer)
+	run(b, "migrate", "dir=in", "old_src="+own, "old_dst="+peer, "new_src="+second, "new_dst="+peer)
+	if r, err := topo.HostA.Ping(topo.HostB4, testnet.PingOptions{Count: 5, Interval: 20 * time.Millisecond}); err != nil || r.Lost() > 0 {
+		t.Errorf("after a move: %v, %v", r, err)
+	}
+	for _, s := range []*site{a, b} {
+		if out := run(s, "sa", "export") + run(s, "policy", "list"); strings.Contains(out, own+"\n") || strings.Contains(out, own+" ") || strings.Count(out, second) != 3 {
+			t.Errorf("%s, after a move:\n%s", s.ns.Name, out)
+		}
 	}
 	for _, s := range []*site{a, b} {
 		run(s, "policy", "delete", "name=site")

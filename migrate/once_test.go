@@ -114,6 +114,12 @@ func TestEitherWay(t *testing.T) {
 				ways[1] = append(ways[1], both[1])
 				act(&want, e)
 			}
+			// The manager asks for some of it again.
+			for _, e := range rapid.SliceOfN(rapid.SampledFrom(events), 0, 5).Draw(t, "again") {
+				both := bothWays(e)
+				ways[0], ways[1] = append(ways[0], both[0]), append(ways[1], both[1])
+				lost = append(lost, false)
+			}
 			for len(ways[0])+len(ways[1]) > 0 {
 				i := 0
 				if len(ways[0]) == 0 || len(ways[1]) > 0 && rapid.Bool().Draw(t, "PF_KEY next") {
