@@ -87,3 +87,56 @@ secrets: [{psk: "a-long-secret"}]
 		}
 	}
 }
+
+// A manager without the kernel's MIGRATE tells where a connection begins before there is
+// an SA, which list-conns then shows; and the keys of policies of others come by load-conn
+// under the names that its clients know, and are refused where there is no kernel.
+func TestManagerBeforeTheFirstSA(t *testing.T) {
+	_, client := engineServer(t)
+	call := func(command string, m wire.Message) (bool, string) {
+		t.Helper()
+		r, err := client.Call(t.Context(), command, m, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		why, _ := r.Text("errmsg")
+		return r.Bool("success", false), why
+	}
+	conn := func(policies string) (m wire.Message) {
+		var auth, child, children, c wire.Message
+		auth.Set("auth", "psk")
+		child.SetList("local_ts", "10.1.0.0/16")
+		child.SetList("remote_ts", "10.2.0.0/16")
+		child.Set("policies", policies)
+		child.Set("reqid", "7")
+		children.SetSection("net", child)
+		c.SetList("remote_addrs", "192.0.2.2")
+		c.SetSection("local", auth)
+		c.SetSection("remote", auth)
+		c.SetSection("children", children)
+		m.SetSection("office", c)
+		return m
+	}
+	if ok, why := call("load-conn", conn("no")); ok || !strings.Contains(why, "policies: no needs the kernel backend") {
+		t.Errorf("policies: no in userspace: %t, %q", ok, why)
+	}
+	if ok, why := call("load-conn", conn("yes")); !ok {
+		t.Fatal(why)
+	}
+	var m wire.Message
+	for k, v := range map[string]string{"reqid": "7", "old_src": "192.0.2.1", "old_dst": "192.0.2.2", "new_src": "192.0.2.77", "new_dst": "192.0.2.2", "ike_local": "192.0.2.77", "ike_remote": "192.0.2.2"} {
+		m.Set(k, v)
+	}
+	if ok, why := call("migrate", m); !ok {
+		t.Errorf("a connection that begins elsewhere is a failure: %s", why)
+	}
+	var told []string
+	if err := client.Stream(t.Context(), "list-conns", "list-conn", nil, func(m wire.Message) {
+		c, _ := m.Section("office")
+		for _, a := range c.List("kmaddress") {
+			told = append(told, string(a))
+		}
+	}); err != nil || strings.Join(told, " ") != "192.0.2.77 192.0.2.2" {
+		t.Errorf("list-conns tells %v, %v", told, err)
+	}
+}

@@ -19,7 +19,8 @@ func (b *Backend) askedOther(m *wire.Acquire) {
 		b.counts[acquiresOther]++ // the second SPD is nobody's here
 		return
 	}
-	a := backend.Acquire{ReqID: t.ReqID, Flow: flowOf(&m.Sel)}
+	at := keyOf(&m.Policy, &m.Attrs)
+	a := backend.Acquire{ReqID: t.ReqID, Flow: flowOf(&m.Sel), IfID: at.ifID, Mark: at.mark}
 	ok := true
 	switch m.ID.Proto {
 	case ipESP:

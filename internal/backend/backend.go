@@ -86,6 +86,9 @@ type Acquire struct {
 	// here.
 	Proto suite.Protocol
 	Mode  spd.Mode
+	// IfID and Mark bind that policy, as in spd.Policy.
+	IfID uint32
+	Mark spd.Mark
 }
 
 // Expire: a lifetime of an SA ended. Hard: it is already unusable.

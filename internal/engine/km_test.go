@@ -255,21 +255,28 @@ func TestKMAddressOfOneOfManyPeers(t *testing.T) {
 	})
 }
 
-// KINK begins where a mobility manager told, too.
+// KINK begins where a mobility manager told, too, and anew when it is told meanwhile.
 func TestKMAddressWithKINK(t *testing.T) {
-	simulate(t, func(w *world) {
-		r := newRealm(w, "moon", "sun")
-		base := w.setup
-		kernelLike(w)
-		info := w.setup
-		w.setup = func(g *gateway, o *Options) { base(g, o); info(g, o) }
-		w.gateway("sun", sunAddr, r.conf("sun", "'%any'", "kink/moon.example.org@EXAMPLE.ORG", "", ", local_ts: [10.2.0.0/16], remote_ts: [10.1.0.0/16], start: passive"))
-		moon := w.gateway("moon", moonAddr, r.conf("moon", sunAddr, "kink/sun.example.org@EXAMPLE.ORG", "", ", local_ts: [10.1.0.0/16], remote_ts: [10.2.0.0/16], start: on-demand, policies: no, reqid: 7"))
-		w.reach(moon, movedAddr)
-		moon.back.Emit(toldFirst(true, movedAddr, sunAddr))
-		w.after(time.Second)
-		moon.back.Emit(otherAsks(nil))
-		w.after(5 * time.Second)
-		moon.tunnelBetween(movedAddr, sunAddr, "abroad")
-	})
+	for _, start := range []string{"on-demand", "always"} {
+		simulate(t, func(w *world) {
+			r := newRealm(w, "moon", "sun")
+			base := w.setup
+			kernelLike(w)
+			info := w.setup
+			w.setup = func(g *gateway, o *Options) { base(g, o); info(g, o) }
+			w.gateway("sun", sunAddr, r.sun("", ", start: passive"))
+			moon := w.gateway("moon", moonAddr, r.moon("", ", start: "+start+", policies: no, reqid: 7"))
+			w.reach(moon, movedAddr)
+			w.after(time.Second)
+			moon.back.Emit(toldFirst(true, movedAddr, sunAddr))
+			w.after(time.Second)
+			if start == "on-demand" {
+				moon.back.Emit(otherAsks(nil))
+				w.after(5 * time.Second)
+			}
+			moon.tunnelBetween(movedAddr, sunAddr, "abroad")
+			w.after(10 * time.Minute)
+			moon.want(1, 1, "later")
+		})
+	}
 }

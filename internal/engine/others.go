@@ -52,7 +52,7 @@ func (p *supervisor) reclaim() {
 }
 
 // claim answers a packet that met a policy of somebody else's, if it is that of a
-// child: by protocol, mode and request id, and by the packet. The first child in the
+// child: by protocol, mode, request id and what it is bound to, and by the packet. The first child in the
 // order of the configuration has it. What no child claims may be answered by others
 // and is left alone. at is when it was asked.
 func (p *supervisor) claim(ev backend.Acquire, at time.Time) {
@@ -72,6 +72,9 @@ func (p *supervisor) claim(ev backend.Acquire, at time.Time) {
 			k := c.kids[name]
 			if !k.claims(&ev) {
 				continue
+			}
+			if bind, err := p.e.devices.binding(k.conf); err != nil || bind.ifID != ev.IfID || bind.mark != ev.Mark {
+				continue // its SAs are bound to something else
 			}
 			if startAction(k.conf)&conf.ActionTrap == 0 {
 				passive = true
@@ -124,28 +127,4 @@ func (p *supervisor) claimed(c *connState, k *kidState, flow spd.Flow) {
 		return
 	}
 	p.acquire(childKey{c.name, k.conf.Name}, 0, flow)
-}
-
-// reserve keeps the configured request ids from being chosen for other children.
-func (p *supervisor) reserve(next *program) {
-	ids := make(map[uint32]bool)
-	others := make(map[uint32]*conf.Child)
-	for _, n := range next.order {
-		for _, ch := range n.conf.Children {
-			for _, id := range [...]uint32{ch.ReqID, ch.ReqIDIn} {
-				if id == 0 {
-					continue
-				}
-				ids[id] = true
-				if ch.OthersPolicies {
-					others[id] = ch
-				}
-			}
-		}
-	}
-	for _, id := range p.e.policies.reserve(ids) {
-		if ch := others[id]; ch != nil {
-			p.e.warnf(trace.CFG, "request id %d of child %s was chosen for policies of the daemon's own before it was configured; use another one for %s and for the policies that it serves, or restart", id, ch.Name, ch.Name)
-		}
-	}
 }

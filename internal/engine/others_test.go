@@ -106,6 +106,7 @@ func TestQuestionsOfOthers(t *testing.T) {
 		"request id": func(a *backend.Acquire) { a.ReqID = 8 }, "no request id": func(a *backend.Acquire) { a.ReqID = 0 },
 		"mode": func(a *backend.Acquire) { a.Mode = spd.Transport }, "protocol": func(a *backend.Acquire) { a.Proto = suite.ProtoAH },
 		"packet": func(a *backend.Acquire) { a.Flow.Remote = addr("10.3.0.6") }, "passive": nil,
+		"interface": func(a *backend.Acquire) { a.IfID = 9 }, "mark": func(a *backend.Acquire) { a.Mark = spd.Mark{Value: 1, Mask: 1} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {

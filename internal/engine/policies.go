@@ -340,39 +340,6 @@ func (p *policies) create(w policyWant, standing bool) (*policySet, error) {
 	return set, nil
 }
 
-// free is a reqid that no set and no configured child has, other than the one given.
-// Freed numbers are used first, so they stay small and stable.
-func (p *policies) free(other uint32) uint32 {
-	taken := func(id uint32) bool { return p.inUse[id] != 0 || p.reserved[id] }
-	for taken(p.firstFree) {
-		p.firstFree++
-	}
-	id := p.firstFree
-	for id == other || taken(id) {
-		id++
-	}
-	return id
-}
-
-// reserve keeps the reqids of a configuration from being chosen for others: a child
-// that is not up has them too, and so have policies of somebody else's, which SAs of
-// the daemon's own would serve by accident. It tells which are chosen already.
-func (p *policies) reserve(ids map[uint32]bool) (late []uint32) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.reserved, p.firstFree = ids, 1
-	for _, set := range p.sets {
-		if !set.static && ids[set.reqid] {
-			late = append(late, set.reqid)
-		}
-		if set.around != 0 && ids[set.around] {
-			late = append(late, set.around)
-		}
-	}
-	slices.Sort(late)
-	return slices.Compact(late)
-}
-
 // install puts the entries of a set into the SPD, in place of those that it had.
 func (p *policies) install(set *policySet) error {
 	add := expand(set)
