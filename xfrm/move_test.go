@@ -222,6 +222,13 @@ func TestMovedByOthers(t *testing.T) {
 			t.Errorf("%+v, %v, journal %q", id, err, journaled(t, b))
 		}
 	})
+	t.Run("queried", func(t *testing.T) {
+		k, b, r := start(t)
+		k.sas[r.there().said()].Used.Packets = 7
+		if u, err := b.QuerySA(r.id); err != nil || u.Packets != 7 {
+			t.Errorf("%+v, %v", u, err)
+		}
+	})
 	t.Run("deleted", func(t *testing.T) {
 		k, b, r := start(t)
 		if err := b.DeleteSA(r.id); err != nil || len(k.sas) != 0 || len(journaled(t, b)) != 0 {

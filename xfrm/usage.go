@@ -21,6 +21,9 @@ func (b *Backend) QuerySA(id sad.ID) (sad.Usage, error) {
 		return r.last, nil
 	}
 	msg, err := b.req.one(wire.GetSA, 0, r.byID())
+	if gone(err) && r.elsewhere() {
+		msg, err = b.req.one(wire.GetSA, 0, r.there().byID())
+	}
 	if err != nil {
 		if gone(err) {
 			return r.last, nil // its event is on the way
