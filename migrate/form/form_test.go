@@ -270,3 +270,28 @@ func TestStateMigrate(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a MIGRATE_STATE says, what is read of it can be, and is what the message has.
+func FuzzStateXFRM(f *testing.F) {
+	a, b := wire.AddressOf(netip.MustParseAddr("192.0.2.1")), wire.AddressOf(netip.MustParseAddr("192.0.2.2"))
+	f.Add((&wire.StateMigrate{ID: wire.SAID{Dst: b, SPI: 0x1001, Family: wire.Inet, Proto: 50}, NewDst: a, NewSrc: b, NewReqID: 7, NewFamily: wire.Inet}).Append(nil))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		msg, err := wire.Parse(wire.MigrateState, body)
+		if err != nil {
+			return
+		}
+		m := msg.(*wire.StateMigrate)
+		e, err := FromStateXFRM(m)
+		if err != nil || e == nil {
+			return
+		}
+		if err := e.Check(); err != nil {
+			t.Fatal(err)
+		}
+		// Of an IPv4 address the kernel has the first four octets; the rest may be anything.
+		octets := func(a wire.Address, n netip.Addr) bool { return string(a[:n.BitLen()/8]) == string(n.AsSlice()) }
+		if e.SPI != m.ID.SPI || e.Proto != m.ID.Proto || !octets(m.ID.Dst, e.Dst) || !octets(m.NewSrc, e.New.Src) || !octets(m.NewDst, e.New.Dst) {
+			t.Fatalf("%+v is read as %+v", m, e)
+		}
+	})
+}
