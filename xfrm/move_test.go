@@ -162,7 +162,9 @@ func TestMovedByOthers(t *testing.T) {
 		k := &kernel{}
 		b := on(t, k, t.TempDir())
 		r := k.carry(b, sad.Out, spd.Tunnel, nil)
-		b.event(heard{wire.MigrateState, k.moves(r, at)})
+		m := k.moves(r, at)
+		m.ID.Dst[4], m.NewDst[15], m.NewSrc[9] = 1, 2, 3 // of IPv4 addresses, nothing
+		b.event(heard{wire.MigrateState, m})
 		ev, ok := b.told().(backend.MigrateSA)
 		if !ok || ev.Event != (migrate.Single{Proto: 50, SPI: 0x11223344, Dst: netip.MustParseAddr("192.0.2.2"), New: at}) || !b.holdUntil.After(time.Now()) {
 			t.Fatalf("event %+v", ev)

@@ -126,7 +126,9 @@ func (b *Backend) migrated(ev *migrate.Event, err error) {
 
 // migratedSA tells that somebody moved one SA.
 func (b *Backend) migratedSA(m *wire.StateMigrate) {
-	r := b.at(m.ID)
+	id := m.ID
+	id.Dst = wire.AddressOf(id.Dst.Addr(id.Family)) // behind an IPv4 address is what whoever asked left there
+	r := b.at(id)
 	if r == nil || r.dead || r.main != nil {
 		return // not ours; compression moves with its SA
 	}
