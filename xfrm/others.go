@@ -44,6 +44,11 @@ func (b *Backend) askedOther(m *wire.Acquire) {
 		b.counts[acquiresOther]++
 		return
 	}
+	if a.Mode != spd.Transport {
+		if src, dst := t.Src.Addr(t.Family), t.ID.Dst.Addr(t.Family); !src.IsUnspecified() && !dst.IsUnspecified() {
+			a.OuterLocal, a.OuterRemote = src, dst
+		}
+	}
 	key, now := flowKey{flow: a.Flow}, time.Now()
 	if q := b.asking.open[key]; q != nil && now.Before(q.until) {
 		b.counts[acquiresStale]++

@@ -203,7 +203,7 @@ func (a *app) connectionsCommand() *cobra.Command {
 						fmt.Fprintf(w, "  Mobile IPv6: %s\n", strings.Join(append([]string{v.Role}, v.HomeAddresses...), " "))
 					}
 					if len(v.KMAddress) == 2 {
-						fmt.Fprintf(w, "  begins at: %s, %s (KMADDRESS)%s\n", v.KMAddress[0], v.KMAddress[1], note(v.KMAddressUnused != "", ", not used: "+v.KMAddressUnused))
+						fmt.Fprintf(w, "  begins at: %s, %s, as a mobility manager told%s\n", v.KMAddress[0], v.KMAddress[1], note(v.KMAddressUnused != "", ", not used: "+v.KMAddressUnused))
 					}
 					for _, k := range v.Children {
 						fmt.Fprintf(w, "  %s: %s, %s, %s === %s%s\n", k.Name, upDown(k.Up), k.Mode, strings.Join(k.LocalTS, " "), strings.Join(k.RemoteTS, " "),

@@ -89,6 +89,9 @@ type Acquire struct {
 	// IfID and Mark bind that policy, as in spd.Policy.
 	IfID uint32
 	Mark spd.Mark
+	// OuterLocal and OuterRemote are where that policy has the ends of the tunnel, which
+	// the SA must have to serve it; invalid: anywhere.
+	OuterLocal, OuterRemote netip.Addr
 }
 
 // Expire: a lifetime of an SA ended. Hard: it is already unusable.

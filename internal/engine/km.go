@@ -10,6 +10,7 @@ import (
 	"iked/conf"
 	"iked/crypto/suite"
 	"iked/ikev2"
+	"iked/internal/backend"
 	"iked/internal/trace"
 	"iked/migrate"
 	"iked/spd"
@@ -69,6 +70,25 @@ func (e *Engine) followKM(ctx context.Context, ev *migrate.Event) (begin int, er
 			e.sup.relocate(name)
 		}
 	})
+}
+
+// learnEnds remembers where a policy of somebody else's has the ends of its tunnel, when
+// a packet met it and no manager told where IKE is: a manager tells of moves, and those
+// before this daemon began are not known. No other SA would serve the policy.
+func (e *Engine) learnEnds(prog *connProgram, ev *backend.Acquire) (learned bool) {
+	if !ev.OuterLocal.IsValid() || e.kmAddress(prog.conf, &ev.Flow) != nil {
+		return false
+	}
+	at := migrate.Pair{Src: ev.OuterLocal, Dst: ev.OuterRemote}
+	x := migrate.Entry{Proto: 50, Mode: ev.Mode, ReqID: ev.ReqID, Old: at, New: at}
+	if ev.Proto == suite.ProtoAH {
+		x.Proto = protoAH
+	}
+	m := &e.migrates
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.km.Learn(&migrate.Event{Source: migrate.Netlink, Dir: migrate.Out, Selector: spd.KernelSelector{Src: single(ev.Flow.Local), Dst: single(ev.Flow.Remote)},
+		Entries: []migrate.Entry{x}, KM: migrate.Ends{Local: ev.OuterLocal, Remote: ev.OuterRemote}}, prog.km)
 }
 
 // keepKM drops what was told of children that are not configured any more.
@@ -141,7 +161,7 @@ func (e *Engine) kmEnds(c *conf.Connection, flow *spd.Flow) (local, remote netip
 	}
 	if k.Unused != "" {
 		e.log(trace.Record{At: time.Now(), Level: trace.Control, Group: trace.IKE, Conn: c.Name, Warn: true,
-			Msg: fmt.Sprintf("a mobility manager told that IKE of %s is from %s to %s (KMADDRESS), which is not used: %s", c.Name, k.Local, k.Remote, k.Unused)})
+			Msg: fmt.Sprintf("a mobility manager told that IKE of %s is from %s to %s (KMADDRESS, or its policy), which is not used: %s", c.Name, k.Local, k.Remote, k.Unused)})
 		return local, remote, false
 	}
 	return netip.AddrPortFrom(k.Local, e.localPort(c)), netip.AddrPortFrom(k.Remote, orPort(c.RemotePort, 500)), true
@@ -154,7 +174,7 @@ func (e *Engine) sayKM(a *attempt, local, remote netip.AddrPort) {
 		return
 	}
 	e.log(trace.Record{At: time.Now(), Level: trace.Control, Group: trace.IKE, Conn: a.conn.name, Child: a.kid,
-		Msg: fmt.Sprintf("%s begins from %s to %s, as a mobility manager told (KMADDRESS)", a.conn.name, k.Local, k.Remote)})
+		Msg: fmt.Sprintf("%s begins from %s to %s, as a mobility manager told (KMADDRESS, or its policy)", a.conn.name, k.Local, k.Remote)})
 }
 
 // kmEvidence is what a failed negotiation has to do with KMADDRESS, "": nothing.
@@ -168,13 +188,13 @@ func (e *Engine) kmEvidence(f *trace.Failure) string {
 	case k == nil:
 		return ""
 	case k.Unused != "":
-		return fmt.Sprintf("a mobility manager told other addresses by KMADDRESS, %s to %s, which are not used: %s", k.Local, k.Remote, k.Unused)
+		return fmt.Sprintf("a mobility manager told other addresses by KMADDRESS or its policy, %s to %s, which are not used: %s", k.Local, k.Remote, k.Unused)
 	}
 	local, err := netip.ParseAddrPort(f.Local)
 	if err != nil || local.Addr().Unmap() != k.Local {
 		return ""
 	}
-	return fmt.Sprintf("the addresses are those that a mobility manager told by KMADDRESS: %s to %s", k.Local, k.Remote)
+	return fmt.Sprintf("the addresses are those that a mobility manager told by KMADDRESS or its policy: %s to %s", k.Local, k.Remote)
 }
 
 // peerFor is which of many peers a packet is for, and the own address towards it.

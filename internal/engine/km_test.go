@@ -84,7 +84,7 @@ func TestKMAddressBeforeTheFirstSA(t *testing.T) {
 		sun.crash()
 		w.after(30 * time.Minute)
 		moon.want(0, 0, "after the peer was away")
-		if f := moon.e.Explain("office"); len(f) == 0 || !strings.Contains(strings.Join(f[0].Evidence, "\n"), "KMADDRESS: "+movedAddr) {
+		if f := moon.e.Explain("office"); len(f) == 0 || !strings.Contains(strings.Join(f[0].Evidence, "\n"), "KMADDRESS or its policy: "+movedAddr) {
 			t.Errorf("explain has no word of KMADDRESS: %+v", f)
 		}
 		sun.start()
@@ -211,6 +211,41 @@ func TestKMAddressNotUsed(t *testing.T) {
 				if list, _ := moon.e.ListConns(context.Background(), "office"); list[0].KM != nil {
 					t.Errorf("what was told is still there after the child was not: %+v", list[0].KM)
 				}
+			})
+		})
+	}
+}
+
+// When nobody told where IKE is, as after a restart of the daemon abroad, the ends of the
+// tunnel in the policy of somebody else's say so: no other SA would serve it. What a
+// manager told before counts more, and transport mode has no such ends.
+func TestEndsOfTheManagersPolicy(t *testing.T) {
+	for name, c := range map[string]struct {
+		told, want string
+		ends       bool
+	}{"nothing told": {"", movedAddr, true}, "told": {movedAddr, movedAddr, true}, "no ends": {"", moonAddr, false}} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				kernelLike(w)
+				sun := w.gateway("sun", sunAddr, site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    mobike: no\n", ", start: passive"))
+				moon := w.gateway("moon", moonAddr, moonConf("    mobike: no\n", ", start: on-demand, policies: no, reqid: 7"))
+				w.reach(moon, c.want)
+				if c.told != "" {
+					moon.back.Emit(toldFirst(true, c.told, sunAddr))
+				}
+				w.after(time.Second)
+				moon.back.Emit(otherAsks(func(a *backend.Acquire) {
+					if !c.ends {
+						return
+					}
+					a.OuterLocal, a.OuterRemote = addr(movedAddr), addr(sunAddr)
+					if c.told != "" {
+						a.OuterLocal = addr(moonAddr)
+					}
+				}))
+				w.after(2 * time.Second)
+				moon.tunnelBetween(c.want, sunAddr, name)
+				sun.tunnelBetween(sunAddr, c.want, name)
 			})
 		})
 	}

@@ -83,6 +83,9 @@ func (p *supervisor) claim(ev backend.Acquire, at time.Time) {
 			if t, ok := p.e.opt.Backend.(backend.AcquireTaker); ok {
 				t.AcquireTaken(ev.Flow)
 			}
+			if p.e.learnEnds(c.prog, &ev) {
+				p.relocate(c.name)
+			}
 			p.claimed(c, k, ev.Flow)
 			return
 		}

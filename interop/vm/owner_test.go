@@ -103,7 +103,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 		if err != nil {
 			return err.Error()
 		}
-		if !strings.Contains(out, fmt.Sprintf("begins at: %v, %v (KMADDRESS)", mip6.First.CareOf, mip6.Agent)) {
+		if !strings.Contains(out, fmt.Sprintf("begins at: %v, %v, as a mobility manager told", mip6.First.CareOf, mip6.Agent)) {
 			return "nobody shows where IKE begins:\n" + out
 		}
 		return ""
@@ -116,7 +116,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 	if ike.LocalHost != mip6.First.CareOf.String() || ike.RemoteHost != mip6.Agent.String() {
 		t.Errorf("IKE is between %s and %s", ike.LocalHost, ike.RemoteHost)
 	}
-	if !strings.Contains(mobile.Process.Log(), "as a mobility manager told (KMADDRESS)") {
+	if !strings.Contains(mobile.Process.Log(), "as a mobility manager told (KMADDRESS, or its policy)") {
 		t.Error("the log does not say where the address comes from")
 	}
 	// The home agent's manager has got the Binding Update.

@@ -34,7 +34,7 @@ func TestPolicyOfSomebodyElseAsks(t *testing.T) {
 		ip(t, ns, args...)
 		before := ip(t, ns, "xfrm", "policy", "list", "nosock")
 		a, ok := asked(t, ns, b, 5*time.Second)
-		if !ok || a.Policy != 0 || a.ReqID != reqid || a.Proto != suite.ProtoESP || a.Mode != spd.Tunnel || a.Flow.Remote != netip.MustParseAddr("10.2.0.1") || a.Flow.RemotePort != 9 {
+		if !ok || a.Policy != 0 || a.ReqID != reqid || a.Proto != suite.ProtoESP || a.Mode != spd.Tunnel || a.Flow.Remote != netip.MustParseAddr("10.2.0.1") || a.Flow.RemotePort != 9 || a.OuterLocal != local || a.OuterRemote != remote {
 			t.Fatalf("request id %d: event %+v, %v", reqid, a, ok)
 		}
 		b.AcquireFailed(a.Policy, a.Flow, 0) // whoever did not take it has nothing to say
@@ -135,7 +135,7 @@ func TestBindingUpdateAsks(t *testing.T) {
 			if !ok {
 				continue
 			}
-			if a.Policy != 0 || a.ReqID != 3 || a.Mode != spd.Transport || a.Flow.Local.String() != home || a.Flow.Remote.String() != agent || a.Flow.Proto != 135 || a.Flow.LocalPort != 5<<8 {
+			if a.Policy != 0 || a.ReqID != 3 || a.Mode != spd.Transport || a.OuterLocal.IsValid() || a.Flow.Local.String() != home || a.Flow.Remote.String() != agent || a.Flow.Proto != 135 || a.Flow.LocalPort != 5<<8 {
 				t.Errorf("event %+v", a)
 			}
 			return
