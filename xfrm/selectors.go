@@ -36,6 +36,16 @@ func kernelSelector(s *wire.Selector) spd.KernelSelector {
 	}
 }
 
+// untyped is a selector without the type of the mobility header. Of packets that arrive
+// or are forwarded the kernel reads it behind the end of that header: a policy or an SA
+// with a type has none of them.
+func untyped(s wire.Selector) wire.Selector {
+	if s.Proto == ipMH {
+		s.SrcPort, s.SrcPortMask = 0, 0
+	}
+	return s
+}
+
 // single is the one selector of an SA; false: it would need several, or one that
 // the kernel cannot tell.
 func single(local, remote []spd.TS, dir spd.Dirs) (wire.Selector, bool) {
@@ -43,5 +53,9 @@ func single(local, remote []spd.TS, dir spd.Dirs) (wire.Selector, bool) {
 	if err != nil || len(list) != 1 {
 		return wire.Selector{}, false
 	}
-	return wireSelector(list[0]), true
+	s := wireSelector(list[0])
+	if dir == spd.Inbound {
+		s = untyped(s)
+	}
+	return s, true
 }

@@ -146,6 +146,11 @@ func policyKeys(p *spd.Policy) ([]policyKey, error) {
 		}
 	}
 	for _, s := range inbound {
+		if p.Action != spd.Bypass {
+			// Nothing that should be protected or discarded comes in because the kernel
+			// does not know it for that.
+			s = untyped(s)
+		}
 		add(s, wire.DirIn)
 		if p.Action != spd.Protect || p.Mode == spd.Tunnel {
 			add(s, wire.DirFwd)

@@ -52,6 +52,7 @@ type window struct {
 const (
 	UDP            uint8 = 17
 	MobilityHeader uint8 = 135
+	Experiment     uint8 = 253 // RFC 3692
 )
 
 // Types of the mobility header (RFC 6275, Section 6.1).
@@ -194,28 +195,36 @@ func (fs Flows) Running() error {
 // those that had arrived before it began have arrived, and those that are sent when it
 // is over arrive. It waits until the first of these has.
 func (fs Flows) During(why string, do func() error) error {
+	over := fs.Interrupt(why)
+	if err := do(); err != nil {
+		return err
+	}
+	return over()
+}
+
+// Interrupt begins what During does, and over ends it.
+func (fs Flows) Interrupt(why string) (over func() error) {
 	from := make([]uint32, len(fs))
 	for i, f := range fs {
 		f.mu.Lock()
 		from[i] = f.reached
 		f.mu.Unlock()
 	}
-	if err := do(); err != nil {
-		return err
-	}
-	to := make([]uint32, len(fs))
-	for i, f := range fs {
-		f.mu.Lock()
-		to[i] = f.sent
-		f.windows = append(f.windows, window{from[i], f.sent, why})
-		f.mu.Unlock()
-	}
-	for i, f := range fs {
-		if err := f.passed(to[i], patience); err != nil {
-			return fmt.Errorf("%s: %w", why, err)
+	return func() error {
+		to := make([]uint32, len(fs))
+		for i, f := range fs {
+			f.mu.Lock()
+			to[i] = f.sent
+			f.windows = append(f.windows, window{from[i], f.sent, why})
+			f.mu.Unlock()
 		}
+		for i, f := range fs {
+			if err := f.passed(to[i], patience); err != nil {
+				return fmt.Errorf("%s: %w", why, err)
+			}
+		}
+		return nil
 	}
-	return nil
 }
 
 // Stop ends the flows and tells what was lost beyond what moves may cost, and in words

@@ -22,7 +22,7 @@ func PutPolicies(ns *testnet.Namespace, bonds []Bond, mobile bool) error {
 				continue
 			}
 			fromHome := mobile == (d == migrate.Out)
-			k := b.selector(fromHome)
+			k := b.selector(fromHome, d)
 			t := wire.Template{ID: wire.ID{Proto: 50}, Family: wire.Inet6, ReqID: b.reqid(fromHome), Mode: wire.ModeTransport, AuthAlgs: ^uint32(0), EncrAlgs: ^uint32(0), CompAlgs: ^uint32(0)}
 			if b.Mode == spd.Tunnel {
 				src, dst := Home, Agent

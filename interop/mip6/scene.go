@@ -22,6 +22,8 @@ var (
 	Agent         = netip.MustParseAddr("2001:db8::1")   // of its home agent, on the home link
 	Agent4        = netip.MustParseAddr("198.51.100.1")  // the same in an IPv4 network
 	Correspondent = netip.MustParseAddr("2001:db8:c::2") // far from both
+	Beyond        = netip.MustParseAddr("2001:db8:d::2") // behind that
+	BeyondNet     = netip.MustParsePrefix("2001:db8:d::/64")
 )
 
 // Place is where a mobile node may be: a link, and its address there.
@@ -116,9 +118,9 @@ func (s *Scene) build() error {
 		s.Agent.AddAddr("home0", "2001:db8::1/64"), s.Agent.AddAddr("wan0", "2001:db8:f::1/64", "198.51.100.1/24"),
 		s.Router.AddAddr("agent0", "2001:db8:f::fe/64", "198.51.100.254/24"),
 		s.Router.AddAddr("far1", "2001:db8:1::fe/64"), s.Router.AddAddr("far2", "2001:db8:2::fe/64", "192.0.2.254/24"),
-		s.Router.AddAddr("peer0", "2001:db8:c::fe/64"), s.Peer.AddAddr("wan0", "2001:db8:c::2/64"),
+		s.Router.AddAddr("peer0", "2001:db8:c::fe/64"), s.Peer.AddAddr("wan0", "2001:db8:c::2/64"), s.Peer.AddAddr("lo", "2001:db8:d::2/128"),
 		s.Agent.AddRoute("default", "2001:db8:f::fe"), s.Agent.AddRoute("default", "198.51.100.254"),
-		s.Router.AddRoute("2001:db8::/64", "2001:db8:f::1"), s.Peer.AddRoute("default", "2001:db8:c::fe"),
+		s.Router.AddRoute("2001:db8::/64", "2001:db8:f::1"), s.Router.AddRoute("2001:db8:d::/64", "2001:db8:c::2"), s.Peer.AddRoute("default", "2001:db8:c::fe"),
 		s.Mobile.SetLink("far1", false), s.Mobile.SetLink("far2", false),
 		s.homeAddress(), s.attach(AtHome),
 	)
@@ -154,7 +156,24 @@ func (s *Scene) attach(p *Place) error {
 			return fmt.Errorf("mip6: route by %v: %w", via, err)
 		}
 	}
+	if p == AtHome {
+		return s.advertise()
+	}
 	return nil
+}
+
+// advertise does what the Neighbor Advertisement of a node that comes home does (RFC
+// 6275, Section 11.5.5): the home agent, which may be looking for it, knows where it is.
+func (s *Scene) advertise() error {
+	own, err := s.Mobile.Handle().LinkByName(AtHome.If)
+	if err != nil {
+		return err
+	}
+	there, err := s.Agent.Handle().LinkByName(AtHome.If)
+	if err != nil {
+		return err
+	}
+	return s.Agent.Handle().NeighSet(&netlink.Neigh{LinkIndex: there.Attrs().Index, Family: unix.AF_INET6, State: netlink.NUD_REACHABLE, IP: Home.AsSlice(), HardwareAddr: own.Attrs().HardwareAddr})
 }
 
 // detach takes the mobile node off a link. Nobody there finds it any more.

@@ -28,13 +28,20 @@ type Bond struct {
 	ReqID, ReqIDBack uint32
 	// Forward tells that there are policies of direction fwd.
 	Forward bool
+	// Untyped tells that the policies for what arrives are without the types of the
+	// mobility header, which the kernel cannot tell there. Those of mip6d have them.
+	Untyped bool
 }
 
-// selector is that of the policy for what the mobile node or its peer sends.
-func (b *Bond) selector(fromHome bool) spd.KernelSelector {
+// selector is that of the policy of a direction for what the mobile node or its peer
+// sends.
+func (b *Bond) selector(fromHome bool, d migrate.Dir) spd.KernelSelector {
 	k := spd.KernelSelector{Src: b.Home, Dst: b.Peer, Proto: b.Proto, SrcPort: b.HomeType}
 	if !fromHome {
 		k.Src, k.Dst, k.SrcPort = b.Peer, b.Home, b.PeerType
+	}
+	if b.Untyped && d != migrate.Out {
+		k.SrcPort = 0
 	}
 	if k.SrcPort != 0 {
 		k.SrcMask = 0xffff
@@ -83,7 +90,7 @@ func Events(bonds []Bond, mobile bool, from, to *Place, oldPeer, peer netip.Addr
 					none := netip.IPv6Unspecified()
 					x.Old = migrate.Pair{Src: none, Dst: none}
 				}
-				list = append(list, migrate.Event{Dir: d, KM: km, Selector: b.selector(fromHome), Entries: []migrate.Entry{x}})
+				list = append(list, migrate.Event{Dir: d, KM: km, Selector: b.selector(fromHome, d), Entries: []migrate.Entry{x}})
 			}
 		}
 	}

@@ -67,16 +67,18 @@ func TestBesideAMobilityManager(t *testing.T) {
 	uml.Require(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Second)
 	t.Cleanup(cancel)
-	r := &roaming{T: t, Scene: mip6.ForTest(t), ctx: ctx, bonds: []mip6.Bond{registration, ownTunnel}}
-	r.binding = &mip6.Binding{Mobile: r.Mobile, PeerNS: r.Agent, Peer: mip6.Agent}
+	r := &roaming{T: t, Scene: mip6.ForTest(t), ctx: ctx}
+	peer := &peering{conn: "home", ns: r.Agent, addr: func(p *mip6.Place) netip.Addr { return p.Agent }, at: mip6.AtHome,
+		children: map[string]mip6.Bond{"bu": registration, "payload": ownTunnel}, binding: &mip6.Binding{Mobile: r.Mobile, PeerNS: r.Agent, Peer: mip6.Agent}}
+	r.peers = []*peering{peer}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(mip6.PutPolicies(r.Mobile, r.bonds, true))
-	must(mip6.PutPolicies(r.Agent, r.bonds, false))
+	must(mip6.PutPolicies(r.Mobile, peer.bonds(), true))
+	must(mip6.PutPolicies(r.Agent, peer.bonds(), false))
 	begin := func(ns *testnet.Namespace, mobile bool) *interop.Iked {
 		t.Helper()
 		d, err := interop.NewIked(binaries(), r.Path(ns.Name))
@@ -91,12 +93,12 @@ func TestBesideAMobilityManager(t *testing.T) {
 		return d
 	}
 	mobile, agent := begin(r.Mobile, true), begin(r.Agent, false)
-	r.mobile, r.agent = &mobile.Control, &agent.Control
+	r.mobile, peer.far = &mobile.Control, &agent.Control
 
 	// Abroad before there is anything: the mobile node's manager tells, and its Binding
 	// Update comes after.
 	must(r.Move(mip6.First, func(from, to *mip6.Place) error {
-		return errors.Join(mip6.Netlink(r.Mobile, mip6.Events(r.bonds, true, from, to, from.Agent, to.Agent)...), r.binding.Set(to.CareOf))
+		return errors.Join(mip6.Netlink(r.Mobile, mip6.Events(peer.bonds(), true, from, to, from.Agent, to.Agent)...), peer.binding.Set(to.CareOf))
 	}))
 	r.eventually(func() string {
 		out, err := mobile.Ikectl(ctx, "connections")
@@ -112,7 +114,9 @@ func TestBesideAMobilityManager(t *testing.T) {
 	home, node := mip6.Station{NS: r.Mobile, Addr: mip6.Home}, mip6.Station{NS: r.Agent, Addr: mip6.Agent}
 	r.flow("registration", home, node, mip6.MobilityHeader, mip6.BindingUpdate, mip6.BindingAcknowledgement)
 	must(r.flows.Running())
-	ike, _ := r.agree("bu")
+	peer.at = mip6.First
+	ike, _, err := r.mobile.UntilInstalled(ctx, "bu")
+	must(err)
 	if ike.LocalHost != mip6.First.CareOf.String() || ike.RemoteHost != mip6.Agent.String() {
 		t.Errorf("IKE is between %s and %s", ike.LocalHost, ike.RemoteHost)
 	}
@@ -120,7 +124,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 		t.Error("the log does not say where the address comes from")
 	}
 	// The home agent's manager has got the Binding Update.
-	must(mip6.Netlink(r.Agent, mip6.Events(r.bonds, false, mip6.AtHome, mip6.First, mip6.Agent, mip6.Agent)...))
+	must(mip6.Netlink(r.Agent, mip6.Events(peer.bonds(), false, mip6.AtHome, mip6.First, mip6.Agent, mip6.Agent)...))
 	atAgent := r.policies(r.Agent)
 	r.flow("payload", home, mip6.Station{NS: r.Peer, Addr: mip6.Correspondent}, mip6.UDP, 0, 0)
 	must(r.flows.Running())
@@ -138,13 +142,13 @@ func TestBesideAMobilityManager(t *testing.T) {
 	r.serve(mip6.First)
 	untouched("with SAs")
 
-	for _, by := range []*interop.Control{r.mobile, r.agent} {
-		for _, child := range []string{"bu", "payload"} {
-			_, before := r.agree(child)
+	for _, by := range []*interop.Control{r.mobile, peer.far} {
+		for child := range peer.children {
+			_, before := r.agree(peer)
 			_, err := by.Call(ctx, "rekey", map[string]any{"child": child})
 			must(err)
 			r.eventually(func() string {
-				if _, now := r.agree(child); now.SPIIn == before.SPIIn {
+				if _, now := r.agree(peer); now[child].SPIIn == before[child].SPIIn {
 					return child + " was not rekeyed"
 				}
 				return ""
@@ -161,7 +165,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 	wire, err := r.Wire()
 	must(err)
 	must(r.flows.During("to "+mip6.Second.Name, func() error {
-		return r.Move(mip6.Second, func(from, to *mip6.Place) error { return r.tell(mip6.Netlink, from, to) })
+		return r.Move(mip6.Second, func(_, to *mip6.Place) error { return r.tell(mip6.Netlink, to) })
 	}))
 	r.serve(mip6.Second)
 	time.Sleep(4 * time.Second) // until the tables are compared

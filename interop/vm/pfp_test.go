@@ -51,10 +51,10 @@ func TestPopulatedFromPacketsInTheKernel(t *testing.T) {
 	})
 }
 
-// startIked runs iked with a backend.
-func startIked(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml, backend string) *interop.Iked {
+// startIked runs iked with a backend, with its files in a network.
+func startIked(t *testing.T, net interface{ Path(...string) string }, ns *testnet.Namespace, yaml, backend string) *interop.Iked {
 	t.Helper()
-	d, err := interop.NewIked(binaries(), topo.Path(ns.Name))
+	d, err := interop.NewIked(binaries(), net.Path(ns.Name))
 	if err == nil {
 		err = d.Configure(yaml)
 	}
