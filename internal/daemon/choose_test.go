@@ -56,6 +56,8 @@ func TestChoose(t *testing.T) {
 		{name: "auto, unprivileged", want: "auto", err: errors.New("operation not permitted"), got: "userspace", says: "cannot be asked"},
 		{name: "auto, nothing configured, no ESP", want: "auto", report: noESP, none: true, got: "userspace", says: "CONFIG_INET_ESP"},
 		{name: "auto, device wanted, no ESP", want: "auto", report: noESP, child: ", interface: office0", says: "Userspace: connection office, child net: interface needs the kernel backend"},
+		{name: "auto, policies of others, no ESP", want: "auto", report: noESP, child: ", policies: no, reqid: 7", says: "Userspace: connection office, child net: policies: no needs the kernel backend"},
+		{name: "auto, policies of others", want: "auto", report: good, child: ", policies: no, reqid: 7", got: "kernel", says: "has what"},
 		{name: "kernel, no ESP", want: "kernel", report: noESP, says: "CONFIG_INET_ESP is not set; boot a kernel that has it"},
 		{name: "kernel, unprivileged", want: "kernel", err: errors.New("operation not permitted: it needs root, or CAP_NET_ADMIN"), says: "CAP_NET_ADMIN"},
 		{name: "userspace", want: "userspace", report: good, got: "userspace", says: "as configured"},
