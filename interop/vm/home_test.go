@@ -1,0 +1,27 @@
+package vm
+
+import (
+	"testing"
+
+	"iked/internal/testnet"
+	"iked/internal/uml"
+	"iked/interop"
+)
+
+// RFC 4877: a mobile node and its home agent with the SAs and policies of the kernel,
+// whose types of mobility headers and ICMP are those of the negotiated selectors; and one
+// side with the kernel's, the other in userspace.
+func TestMobileIPv6(t *testing.T) {
+	uml.Require(t)
+	for _, x := range [][2]string{{"kernel", "kernel"}, {"kernel", "userspace"}, {"userspace", "kernel"}} {
+		t.Run(x[0]+" with "+x[1], func(t *testing.T) {
+			interop.RunHome(t, func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *interop.Iked {
+				backend := x[0]
+				if ns == topo.GwB {
+					backend = x[1]
+				}
+				return startIked(t, topo, ns, yaml, backend)
+			})
+		})
+	}
+}
