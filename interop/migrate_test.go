@@ -170,3 +170,54 @@ func TestHundredMovesASecond(t *testing.T) {
 		t.Errorf("%d of %d packets were lost in %d moves", sent-received, sent, moves)
 	}
 }
+
+// A manager tells where IKE is before there is an SA, by ikectl: the first negotiation
+// begins at the address that it told, although the routes prefer another one, and the
+// tunnel is there; what is told of somebody else's traffic changes nothing.
+func TestBeginsWhereTheManagerTells(t *testing.T) {
+	t.Parallel()
+	yaml := func(a bool) func(*testnet.Topology) string {
+		return func(x *testnet.Topology) string {
+			local, remote, own, far := x.WanA4, x.WanB4, x.NetA4, x.NetB4
+			if !a {
+				local, remote, own, far = remote, local, far, own
+			}
+			y := tunnelYAML(local, remote, quoted(own), quoted(far), []string{"mobike: no"}, passive)
+			return strings.Replace(y, `"`+x.WanA4.String()+`"`, `"%any"`, 1)
+		}
+	}
+	topo, a, _ := twoIked(t, testnet.TopologyOptions{Between: testnet.Router}, yaml(true), yaml(false))
+	ctx := within(t, 60*time.Second)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(topo.Connect(testnet.End{NS: topo.GwA, If: "wan1"}, testnet.End{NS: topo.Middle, If: "a1"}, 0))
+	must(topo.Middle.AddAddr("a1", secondRouter4+"/24"))
+	must(topo.GwA.AddAddr("wan1", secondA4+"/24"))
+	from, peer := topo.WanA4.String(), topo.WanB4.String()
+	words := func(src, dst string) []string {
+		return []string{"migrate", "old_src=" + from, "old_dst=" + peer, "new_src=" + secondA4, "new_dst=" + peer, "src_ts=" + src, "dst_ts=" + dst, "ike_local=" + secondA4, "ike_remote=" + peer}
+	}
+	if out, err := a.Ikectl(ctx, words("10.99.0.0/16", "10.98.0.0/16")...); err == nil {
+		t.Errorf("what is about no child succeeds: %s", out)
+	}
+	if out, err := a.Ikectl(ctx, words(topo.NetA4.String(), topo.NetB4.String())...); err != nil {
+		t.Fatal(err, out)
+	}
+	out, err := a.Ikectl(ctx, "connections")
+	if want := "begins at: " + secondA4 + ", " + peer + ", as a mobility manager told"; err != nil || !strings.Contains(out, want) {
+		t.Errorf("%v: nobody says %q:\n%s", err, want, out)
+	}
+	must(a.Initiate(ctx, "net"))
+	ike, _, err := a.UntilInstalled(ctx, "net")
+	must(err)
+	if ike.LocalHost != secondA4 || ike.RemoteHost != peer {
+		t.Errorf("IKE is between %s and %s", ike.LocalHost, ike.RemoteHost)
+	}
+	if _, err := topo.HostA.WaitPing(topo.HostB4, testnet.PingOptions{}, 10*time.Second); err != nil {
+		t.Error(err)
+	}
+}
