@@ -41,6 +41,33 @@ func TestMOBIKE(t *testing.T) {
 	}
 }
 
+// Without NAT traversal iked says NO_NATS_ALLOWED with its addresses (RFC 4555, Section
+// 3.9), and strongSwan follows all the same; both stay at port 500.
+func TestNoNATsWithStrongSwan(t *testing.T) {
+	uml.Require(t)
+	testnet.RequireCommand(t, interop.CharonPath, "strongswan-charon")
+	w := newWandering(t, "kernel", "initiator", false, "yes", interop.Entry{Key: "nat_traversal", Value: "no"})
+	if err := w.a.Initiate(w.ctx, "net"); err != nil {
+		t.Fatal(err)
+	}
+	first := w.agree()
+	if _, err := w.HostA.WaitPing(w.HostB4, testnet.PingOptions{}, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	w.move(w.HostA, netip.Addr{}, "to the second network", secondA, w.WanB4, func() error {
+		w.GwA.DelRoute("default", "192.0.2.254")
+		return errors.Join(w.GwA.DelAddr("wan0", "192.0.2.1/24"), w.GwA.AddAddr("wan1", secondA+"/24"), w.GwA.AddRoute("default", secondRouter))
+	})
+	last := w.agree()
+	if last.SPIIn != first.SPIIn || last.SPIOut != first.SPIOut {
+		t.Errorf("the SPIs are %s and %s, they were %s and %s: the SAs did not move", last.SPIIn, last.SPIOut, first.SPIIn, first.SPIOut)
+	}
+	sas, err := w.a.SAs(w.ctx)
+	if err != nil || len(sas) != 1 || sas[0].LocalPort != "500" || sas[0].RemotePort != "500" {
+		t.Errorf("%s, %v", interop.Describe(sas), err)
+	}
+}
+
 func wander(t *testing.T, backend, role string, vip bool) {
 	w := newWandering(t, backend, role, vip, "yes")
 	if err := w.a.Initiate(w.ctx, "net"); err != nil {
@@ -104,7 +131,8 @@ func wander(t *testing.T, backend, role string, vip bool) {
 	}
 }
 
-func newWandering(t *testing.T, backend, role string, vip bool, mobike string) *wandering {
+// newWandering starts both sides; keys are for the connection of iked alone.
+func newWandering(t *testing.T, backend, role string, vip bool, mobike string, keys ...interop.Entry) *wandering {
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Second)
 	t.Cleanup(cancel)
 	w := &wandering{T: t, Topology: testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router}), ctx: ctx}
@@ -125,10 +153,9 @@ func newWandering(t *testing.T, backend, role string, vip bool, mobike string) *
 	}
 	iked, err := interop.NewIked(binaries(), w.Path("iked"))
 	must(err)
-	must(iked.Configure(w.config("A", vip, mobike).YAML()))
-	if role == "responder" {
-		must(iked.Configure(w.config("B", vip, mobike).YAML()))
-	}
+	c := w.config(map[string]string{"initiator": "A", "responder": "B"}[role], vip, mobike)
+	c.Connections[0].Value = append(c.Connections[0].Value.(interop.Section), keys...)
+	must(iked.Configure(c.YAML()))
 	must(iked.Start(ctx, w.ikedNS, "--backend", backend))
 	t.Cleanup(func() {
 		if t.Failed() {
