@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"iked/internal/ident"
 	"iked/internal/keyex"
 	"iked/spd"
 )
@@ -20,6 +21,9 @@ func (l *loader) takeHomes(c *Config) {
 		if conn.needsHomes() {
 			conn.Homes, used = c.Homes, true
 		}
+	}
+	for _, h := range c.Homes {
+		l.checkShared(h.pos.sub("id", 0), h.ID, h.Addrs)
 	}
 	if len(c.Homes) > 0 && !used {
 		l.warn(c.Homes[0].pos, "set mobility_role: agent or correspondent in a connection", "home_addresses are for peers of a home agent or correspondent node, and no connection has that role")
@@ -64,6 +68,32 @@ func (l *loader) checkMobility(c *Connection) {
 		if c.MobilityRole == keyex.RoleMobile && len(c.VIPs) == 0 && slices.ContainsFunc(ch.Local, dynamic) {
 			l.fault(ch.pos.sub("local_ts", 0), "write the home address, or add vips for one that the home agent gives", "the role mobile needs a home address, and dynamic stands for the care-of address here")
 		}
+	}
+}
+
+// checkProof warns where many peers share what tells them apart: the home address of one
+// is then no other's only as long as all are honest.
+func (l *loader) checkProof(c *Config, conn *Connection) {
+	if !conn.needsHomes() {
+		return
+	}
+	for _, a := range conn.Remote {
+		l.checkShared(a.pos.sub("home_addresses", 0), a.ID, a.HomeAddresses)
+	}
+	if conn.Remote[0].Class == AuthPubkey || !conn.Remote[0].ID.IsPattern() {
+		return
+	}
+	for _, s := range c.Secrets {
+		if s.Type == SecretIKE && (len(s.Owners) == 0 || slices.ContainsFunc(s.Owners, ident.ID.IsPattern)) {
+			l.warn(s.pos, "give each peer a secret of its own, with its id", "this pre-shared key is that of many peers, and whoever has it can say that it is another one of %s, with its home address", conn.Name)
+		}
+	}
+}
+
+// checkShared warns of home addresses that each of many peers may have.
+func (l *loader) checkShared(at Pos, id ident.ID, addrs []spd.TS) {
+	if id.IsPattern() && (len(addrs) > 1 || len(addrs) == 1 && !addrs[0].IsHost()) {
+		l.warn(at, "give each identity its own in home_addresses at the top, or use pools", "each peer of %s may have any of these home addresses, those of others too", id)
 	}
 }
 

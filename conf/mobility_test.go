@@ -88,6 +88,34 @@ func TestHomeAddresses(t *testing.T) {
 	load(roleConf("mobility_role: mobile\n    vips: ['::']", "", "local_ts: ['dynamic[135/5]']", ""))
 }
 
+// Where many peers share a home address or what proves them, a word is due.
+func TestSharedHomeAddresses(t *testing.T) {
+	warned := func(remote, secret, top, want string) {
+		t.Helper()
+		text := strings.Replace(roleConf("mobility_role: agent", "", "", top), "{id: b, auth: psk}", remote, 1)
+		text = strings.Replace(text, "{psk: \"a-long-secret\"}", secret, 1)
+		_, faults := Parse("/nowhere/iked.yaml", []byte(text), testNow)
+		if faults.Failed() {
+			t.Fatal(faults)
+		}
+		n := 0
+		for _, f := range faults {
+			if want != "" && strings.Contains(f.Message, want) {
+				n++
+			}
+		}
+		if want != "" && n != 1 || want == "" && slices.ContainsFunc(faults, func(f *Fault) bool { return strings.Contains(f.Message, "peer") }) {
+			t.Errorf("%s %s %s: expected %q, found\n%v", remote, secret, top, want, faults)
+		}
+	}
+	const nodes, own = "{id: '*.example.org', auth: psk}", "{psk: \"a-long-secret\", id: [a, mn.example.org]}"
+	const mine = "home_addresses: [{id: mn.example.org, addrs: ['2001:db8:1::5']}]"
+	warned(nodes, own, mine, "")
+	warned(nodes, "{psk: \"a-long-secret\"}", mine, "whoever has it can say that it is another one of c")
+	warned("{id: '*.example.org', auth: psk, home_addresses: ['2001:db8:1::/64']}", own, "", "each peer of *.example.org may have any of these")
+	warned(nodes, own, "home_addresses: [{id: '*.example.org', addrs: ['2001:db8:1::/64']}]", "each peer of *.example.org may have any of these")
+}
+
 // The control protocol takes the role and the addresses as a file does.
 func TestHomeAddressesByControl(t *testing.T) {
 	got, err := LoadConns(conn("ha", kv("mobility_role", "agent"), section("local", kv("auth", "psk")),

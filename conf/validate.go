@@ -44,6 +44,7 @@ func (l *loader) validate(c *Config) {
 		l.checkConnection(conn)
 		l.checkPools(c, names, conn)
 		l.checkUsers(c, conn)
+		l.checkProof(c, conn)
 		l.checkAddresses(conn)
 		if !noCredentials && conn.Version != VersionKINK {
 			l.checkCredentials(c, store, conn)

@@ -142,6 +142,27 @@ func TestForeignHomeAddress(t *testing.T) {
 	p.matched(0)
 }
 
+// The entry of all mobile nodes gives each its own address, and none of them more than
+// one (RFC 4301, Section 4.4.1.2).
+func TestEntryOfAllMobileNodes(t *testing.T) {
+	p := newHome(t)
+	p.cb.Remote.ID = id(t, "*.example.org")
+	p.cb.Homes = []keyex.Home{{ID: id(t, "*.example.org"), Addrs: []spd.TS{ts(t, "2001:db8:1::/64")}}}
+	p.chb.Remote = []keyex.Selector{{TS: spd.TS{Proto: 135, PortFrom: 5 << 8, PortTo: 5 << 8}, Dynamic: true}}
+	p.up()
+	p.matched(1)
+	p.atHome("with a generic entry")
+	p = newHome(t)
+	p.cb.Remote.ID, p.cb.Homes = id(t, "*.example.org"), []keyex.Home{{ID: id(t, "*.example.org"), Addrs: []spd.TS{ts(t, "2001:db8:1::/64")}}}
+	p.cha.Mode, p.chb.Mode, p.cha.ModeRequired, p.chb.ModeRequired = spd.Tunnel, spd.Tunnel, false, false
+	p.cha.Local = []keyex.Selector{{TS: ts(t, "2001:db8:1::/64[135/5]")}}
+	p.up()
+	p.matched(0)
+	if f := happened[keyex.Failed](p.b); len(f) != 1 || !strings.Contains(f[0].Failure.Sentence, "each of its kind may have one of 2001:db8:1::/64") {
+		t.Errorf("the agent says %+v", f)
+	}
+}
+
 // Where a NAT is found no SA between a home address and its peer is made.
 func TestHomeAddressThroughNAT(t *testing.T) {
 	for _, first := range []bool{true, false} {

@@ -109,8 +109,21 @@ func TestTransportBetweenHomeAddressAndAgent(t *testing.T) {
 		} else {
 			p.a.Initiate(p.ca, agentAddr, p.cha)
 		}
+		asked := p.seen(t, message.ExchangeIKEAuth, false)
 		p.net.Run(5 * time.Second)
 		p.atHome(t, "at first")
+		if !later {
+			// RFC 4301, Section 4.4.1.1; RFC 7296, Section 3.13.1: the type is the high octet
+			// of both ports.
+			for _, x := range (*asked)[0].Payloads {
+				if s, ok := x.(*message.TrafficSelectors); ok {
+					port := map[bool]uint16{false: 0x0500, true: 0x0600}[s.Responder]
+					if len(s.TS) != 1 || s.TS[0].Proto != 135 || s.TS[0].StartPort != port || s.TS[0].EndPort != port {
+						t.Errorf("on the wire: %+v", s.TS)
+					}
+				}
+			}
+		}
 		if !slices.Equal(at, []netip.Addr{homeOfA}) {
 			t.Errorf("the SPI is reserved at %v, expected the home address", at)
 		}
