@@ -81,6 +81,9 @@ func childSection(c *engine.ChildInfo, now time.Time) wire.Message {
 	m.Set("name", c.Name)
 	m.SetUint("uniqueid", uint64(c.UniqueID))
 	m.SetUint("reqid", uint64(c.ReqID))
+	if c.ReqIDIn != 0 && c.ReqIDIn != c.ReqID {
+		m.SetUint("reqid-in", uint64(c.ReqIDIn))
+	}
 	m.Set("state", childState(c.State))
 	m.Set("mode", modeName(c.Mode))
 	if hasSAs(c.State) {

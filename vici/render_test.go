@@ -73,7 +73,7 @@ func TestListSAGolden(t *testing.T) {
 		User:       "bob\n", Banner: "héllo", Domain: "example.org", Networks: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")},
 		Home: keyex.HomeLink{Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/64")}, Agent: netip.MustParseAddr("2001:db8::1"), Agent4: netip.MustParseAddr("192.0.2.9")},
 		Children: []engine.ChildInfo{{
-			Name: "home", UniqueID: 2, ReqID: 1, State: ikev2.ChildInstalled, Mode: spd.Tunnel, Proto: suite.ProtoESP, Encap: true,
+			Name: "home", UniqueID: 2, ReqID: 1, ReqIDIn: 8, State: ikev2.ChildInstalled, Mode: spd.Tunnel, Proto: suite.ProtoESP, Encap: true,
 			SPIIn: 0x6923453e, SPIOut: 0x5a29df51,
 			Encr:      suite.Transform{Type: suite.ENCR, ID: suite.EncrAESGCM16, KeyBits: 256},
 			Installed: now, RekeyAt: now.Add(3411 * time.Second), ExpireAt: now.Add(3960 * time.Second),
@@ -84,7 +84,7 @@ func TestListSAGolden(t *testing.T) {
 	m.SetSection(sa.Conn, withChildren(ikeSection(&sa, now), sa.Children, now))
 	want := "psk {uniqueid=2 version=2 state=ESTABLISHED local-host=192.0.2.2 local-port=4500 local-id=psk-b remote-host=192.0.2.1 remote-port=4500 remote-id=psk-a remote-xauth-id=bob? " +
 		"initiator-spi=1ebc4c8b0cb1d923 responder-spi=41e460b8c5e38a6b nat-remote=yes nat-any=yes encr-alg=AES_CBC encr-keysize=128 integ-alg=HMAC_SHA2_256_128 " +
-		"prf-alg=PRF_HMAC_SHA2_256 dh-group=CURVE_25519 established=0 rekey-time=13516 remote-vips=[10.9.0.1] banner=h??llo domain=example.org split-include=[10.2.0.0/16] home-prefixes=[2001:db8:1::/64] home-agent=[2001:db8::1 192.0.2.9] child-sas {home-2 {name=home uniqueid=2 reqid=1 " +
+		"prf-alg=PRF_HMAC_SHA2_256 dh-group=CURVE_25519 established=0 rekey-time=13516 remote-vips=[10.9.0.1] banner=h??llo domain=example.org split-include=[10.2.0.0/16] home-prefixes=[2001:db8:1::/64] home-agent=[2001:db8::1 192.0.2.9] child-sas {home-2 {name=home uniqueid=2 reqid=1 reqid-in=8 " +
 		"state=INSTALLED mode=TUNNEL protocol=ESP encap=yes spi-in=6923453e spi-out=5a29df51 encr-alg=AES_GCM_16 encr-keysize=256 bytes-in=0 packets-in=0 " +
 		"bytes-out=0 packets-out=0 rekey-time=3411 life-time=3960 install-time=0 mtu=1438 local-ts=[10.2.0.0/24] remote-ts=[10.9.0.1/32]}}}"
 	if got := raw(m); got != want {

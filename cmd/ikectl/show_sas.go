@@ -86,7 +86,7 @@ func showChild(w io.Writer, k childView) {
 	if k.CPIIn != "" {
 		encap += ", compressed"
 	}
-	fmt.Fprintf(w, "  %s: #%d, reqid %d, %s, %s%s, %s:%s%s%s\n", k.Name, k.ID, k.ReqID, k.State, k.Mode, encap, k.Protocol, k.Algorithms, note(k.Algorithms.ESN, ", ESN"), bound(k.IfID, k.MarkIn, k.MarkOut))
+	fmt.Fprintf(w, "  %s: #%d, reqid %d%s, %s, %s%s, %s:%s%s%s\n", k.Name, k.ID, k.ReqID, note(k.ReqIDIn != "", ", inbound "+k.ReqIDIn), k.State, k.Mode, encap, k.Protocol, k.Algorithms, note(k.Algorithms.ESN, ", ESN"), bound(k.IfID, k.MarkIn, k.MarkOut))
 	mtu := ""
 	if k.MTU != nil {
 		mtu = fmt.Sprintf(", inner MTU %d", *k.MTU)

@@ -58,6 +58,7 @@ type childView struct {
 	Name       string   `json:"name"`
 	ID         uint64   `json:"id"`
 	ReqID      uint64   `json:"reqid"`
+	ReqIDIn    string   `json:"reqid_in,omitempty"` // of the inbound SA, where it is another one
 	State      string   `json:"state"`
 	Mode       string   `json:"mode"`
 	Protocol   string   `json:"protocol"`
@@ -236,6 +237,7 @@ func childOf(c wire.Message) childView {
 		Name:       text(c, "name"),
 		ID:         number(c, "uniqueid"),
 		ReqID:      number(c, "reqid"),
+		ReqIDIn:    text(c, "reqid-in"),
 		State:      text(c, "state"),
 		Mode:       text(c, "mode"),
 		Protocol:   text(c, "protocol"),

@@ -61,6 +61,9 @@ func TestOthersPolicies(t *testing.T) {
 		reqids := func(when string) {
 			t.Helper()
 			moon.want(1, 1, when)
+			if c := moon.sas()[0].Children[0]; c.ReqID != 7 || c.ReqIDIn != 8 {
+				t.Errorf("%s: shown with request ids %d and %d", when, c.ReqID, c.ReqIDIn)
+			}
 			for _, sa := range moon.back.SAs() {
 				if want := map[sad.Direction]uint32{sad.Out: 7, sad.In: 8}[sa.Dir]; sa.ReqID != want {
 					t.Errorf("%s: an SA of direction %v has request id %d, expected %d", when, sa.Dir, sa.ReqID, want)

@@ -53,6 +53,7 @@ type ChildInfo struct {
 	Name            string
 	UniqueID        uint32
 	ReqID           uint32
+	ReqIDIn         uint32 // of the inbound SA
 	State           ikev2.ChildState
 	Mode            spd.Mode
 	Proto           suite.Protocol
@@ -119,7 +120,7 @@ func (s *shard) childInfo(c *childSA) ChildInfo {
 	ch := c.child
 	info := ChildInfo{
 		flow: ch.Flow,
-		Name: c.name(), UniqueID: ch.UniqueID, ReqID: c.reqid, State: ch.State, Mode: ch.Mode, Proto: ch.Proto,
+		Name: c.name(), UniqueID: ch.UniqueID, ReqID: c.reqid, ReqIDIn: c.reqidIn, State: ch.State, Mode: ch.Mode, Proto: ch.Proto,
 		Encap: ch.Encap, SPIIn: ch.SPIIn, SPIOut: ch.SPIOut, CPIIn: ch.CPIIn, CPIOut: ch.CPIOut, Encr: ch.Encr, Integ: ch.Integ, KE: ch.KE, ESN: ch.ESN,
 		Initiator: ch.Initiator, Installed: ch.Installed, RekeyAt: ch.RekeyAt, ExpireAt: ch.ExpireAt,
 		Local: slices.Clone(ch.Local), Remote: slices.Clone(ch.Remote),
