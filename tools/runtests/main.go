@@ -38,11 +38,11 @@ const (
 )
 
 var phases = []phase{
-	{name: "unit", args: []string{"-timeout=10m"}},
-	{name: "race", args: []string{"-race", "-timeout=15m"}},
+	{name: "unit", args: []string{"-timeout=20m"}},
+	{name: "race", args: []string{"-race", "-timeout=30m"}},
 	// One guest at a time: each has clocks to keep.
-	{name: "vm", args: []string{"-count=1", "-p=1", "-timeout=15m"}, kind: vm},
-	{name: "interop", args: []string{"-count=1", "-parallel=4", "-timeout=15m"}, kind: interop},
+	{name: "vm", args: []string{"-count=1", "-p=1", "-timeout=30m"}, kind: vm},
+	{name: "interop", args: []string{"-count=1", "-parallel=4", "-timeout=30m"}, kind: interop},
 }
 
 func main() {
