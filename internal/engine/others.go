@@ -86,7 +86,7 @@ func (p *supervisor) claim(ev backend.Acquire, at time.Time) {
 			if p.e.learnEnds(c.prog, &ev) {
 				p.relocate(c.name)
 			}
-			p.claimed(c, k, ev.Flow)
+			p.claimed(c, k, ev.Flow, false)
 			return
 		}
 	}
@@ -110,11 +110,26 @@ func (k *kidState) claims(ev *backend.Acquire) bool {
 	return ev.Flow.Match(staticOrAny(k.conf.Local), staticOrAny(k.conf.Remote))
 }
 
-// claimed brings a child up for a packet of somebody else's policy.
-func (p *supervisor) claimed(c *connState, k *kidState, flow spd.Flow) {
+// goneWithin is how long the end of an SA may be on its way here when the kernel asks
+// for another one already.
+const goneWithin = time.Second
+
+// claimed brings a child up for a packet of somebody else's policy. An SA that is for
+// the packet may just have ended; it is looked at again.
+func (p *supervisor) claimed(c *connState, k *kidState, flow spd.Flow, again bool) {
 	for _, l := range k.live {
 		if !flow.Match(l.info.Local, l.info.Remote) {
 			continue
+		}
+		if !again {
+			time.AfterFunc(goneWithin, func() {
+				p.post(func() {
+					if !p.stopped && p.conns[c.name] == c && c.kids[k.conf.Name] == k {
+						p.claimed(c, k, flow, true)
+					}
+				})
+			})
+			return
 		}
 		// The kernel asks all the same, so the ends are others, or the request id.
 		p.e.log(trace.Record{Level: trace.Control, Group: trace.KNL, Conn: c.name, Child: k.conf.Name, Warn: true,

@@ -196,6 +196,30 @@ func TestOthersPoliciesWithoutRequestID(t *testing.T) {
 	})
 }
 
+// The kernel asks for the next SA before it was told that the last one has ended, as when
+// its hard lifetime is over: the packet gets one all the same, at once.
+func TestQuestionBeforeTheEndOfAnSA(t *testing.T) {
+	simulate(t, func(w *world) {
+		kernelLike(w)
+		w.gateway("sun", sunAddr, sunConf("", ", start: passive"))
+		moon := w.gateway("moon", moonAddr, moonConf("", ", start: on-demand, policies: no, reqid: 7"))
+		moon.back.Emit(otherAsks(nil))
+		w.after(2 * time.Second)
+		moon.want(1, 1, "after the packet")
+		before := moon.back.SAs()
+		moon.back.Emit(otherAsks(nil))
+		w.after(100 * time.Millisecond)
+		for _, sa := range before {
+			moon.back.Emit(backend.Expire{ID: sa.ID, Owner: sa.Owner, Hard: true, Why: "time"})
+		}
+		w.after(3 * time.Second)
+		moon.want(1, 1, "after the end")
+		if now := moon.back.SAs(); now[0].SPI == before[0].SPI || len(moon.back.Failed()) != 0 {
+			t.Errorf("the SA is %08x, it was %08x; %d packets were refused", now[0].SPI, before[0].SPI, len(moon.back.Failed()))
+		}
+	})
+}
+
 // A request id of the configuration is chosen for nobody else: SAs of the daemon's own
 // would serve the policies of others.
 func TestRequestIDsOfOthersAreKept(t *testing.T) {
