@@ -262,3 +262,49 @@ func TestIKEFromCareOfAddress(t *testing.T) {
 		})
 	}
 }
+
+// RFC 4301, Section 4.4.3: a home address that the configuration takes from an identity
+// is its no more: the IKE SA ends with its CHILD_SAs, and gets none for it again. Others
+// stay, and so does who is given more.
+func TestHomeAddressIsTaken(t *testing.T) {
+	simulate(t, func(w *world) {
+		const other = "2001:db8:cc::5"
+		homes := func(first string) string {
+			return homeAgent("", "home_addresses: [{id: mn.example.org, addrs: ["+first+"]}, {id: m2.example.org, addrs: ['2001:db8:1::6']}]", "")
+		}
+		ha := w.gateway("ha", agentAddr, homes("'"+homeAddr+"'"))
+		mn := w.gateway("mn", careOf1, mobileNode("    dpd_delay: 10s\n    keyingtries: 0", ""))
+		m2 := w.gateway("m2", other, strings.NewReplacer("mn.example.org", "m2.example.org", homeAddr, "2001:db8:1::6").Replace(mobileNode("", "")))
+		w.after(5 * time.Second)
+		ha.want(2, 2, "at first")
+		reload := func(text string) {
+			t.Helper()
+			ha.conf = text
+			if _, err := ha.e.Reload(context.Background(), false); err != nil {
+				t.Fatal(err)
+			}
+			w.after(time.Minute)
+		}
+		reload(homes("'" + homeAddr + "', '2001:db8:1::7'"))
+		ha.want(2, 2, "with more")
+		mn.want(1, 1, "with more")
+		m2.want(1, 1, "with more")
+		before := m2.sas()[0].SPIi
+		reload(homes("'2001:db8:1::7'"))
+		m2.want(1, 1, "the other one")
+		if m2.sas()[0].SPIi != before {
+			t.Error("the other node's IKE SA is another one")
+		}
+		for _, s := range ha.back.SAs() {
+			if s.Src == addr(homeAddr) || s.Dst == addr(homeAddr) {
+				t.Errorf("there is an SA of the address: %v to %v", s.Src, s.Dst)
+			}
+		}
+		if !ha.logged("home addresses were taken from mn.example.org") {
+			t.Errorf("nobody says why\n%s", ha.dump())
+		}
+		reload(homes("'" + homeAddr + "'"))
+		w.after(5 * time.Minute)
+		ha.want(2, 2, "given back")
+	})
+}

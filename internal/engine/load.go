@@ -119,7 +119,11 @@ func (e *Engine) enforce(ctx context.Context) error {
 			e.failures.forget(name)
 		}
 	}
-	return e.sup.wait(ctx, func() { e.sup.program(p) })
+	if err := e.sup.wait(ctx, func() { e.sup.program(p) }); err != nil {
+		return err
+	}
+	e.homesTaken(p)
+	return nil
 }
 
 // credentialSet collects what is trusted and owned. The caller holds loading.
