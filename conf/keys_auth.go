@@ -45,7 +45,7 @@ func authFields() []field[Auth] {
 		{key: "groups", typ: "list of names", list: true, doc: "Group memberships: not supported by this version.", set: unsupported[Auth]()},
 		{key: "eap_id", typ: "identity", doc: "EAP: not supported by this version.", set: unsupported[Auth]("")},
 		{key: "aaa_id", typ: "identity", doc: "EAP: not supported by this version.", set: unsupported[Auth]("")},
-		{key: "home_addresses", typ: "list of addresses, subnets or ranges", list: true, doc: "Remote, with mobility_role agent or correspondent: the home addresses that the peer may have (RFC 4877, Section 6.1). Where id stands for many peers, each may have any of them; home_addresses at the top of the file gives each its own.", set: homes(func(a *Auth) *[]spd.TS { return &a.HomeAddresses })},
+		{key: "home_addresses", typ: "list of addresses, subnets or ranges", list: true, doc: "Remote, with mobility_role agent or correspondent: the home addresses that the peer may have (RFC 4877, Section 6.1). Where id stands for many peers, each may have one of them that nobody else has, the first that comes; home_addresses at the top of the file binds each to one identity, whose it is then also when it is not there.", set: homes(func(a *Auth) *[]spd.TS { return &a.HomeAddresses })},
 		{key: "xauth_id", typ: "text", doc: "IKEv1: the own user name for XAuth, with auth: xauth in a local section.", set: text(func(a *Auth) *string { return &a.User })},
 	}
 }

@@ -35,21 +35,11 @@ func (sa *SA) placed(c *keyex.Child, local, remote spd.TS) {
 
 // foreignHome tells why the peer may not have the addresses of a selector; nil: it may.
 func (sa *SA) foreignHome(now time.Time, remote spd.TS) *trace.Failure {
-	if !sa.cfg.ChecksHomes() || sa.cfg.MayHave([]spd.TS{remote}, sa.remoteID, sa.vipRemote) {
+	sentence, advice := sa.cfg.ForeignHome([]spd.TS{remote}, sa.remoteID, sa.vipRemote, "")
+	if sentence == "" {
 		return nil
 	}
-	has := "no home address is permitted to it"
-	switch permitted, generic := sa.cfg.Permitted(sa.remoteID); {
-	case generic:
-		has = fmt.Sprintf("each of its kind may have one of %v", spd.ListText(permitted))
-	case len(permitted) > 0:
-		has = fmt.Sprintf("it may have %v", spd.ListText(permitted))
-	}
-	for _, p := range sa.vipRemote {
-		has += ", and a pool gave it " + p.Addr().String()
-	}
-	return sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer %v may not have %v, which it wants to be its home address: %s", sa.remoteID, remote, has),
-		fmt.Sprintf("if the address is the peer's, add it to home_addresses of the remote section, or at the top: {id: \"%v\", addrs: […]}", sa.remoteID))
+	return sa.failure(now, trace.StageSelectors, sentence, advice)
 }
 
 // oneHome refuses transport mode between other than two single addresses.

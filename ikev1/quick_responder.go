@@ -3,6 +3,7 @@ package ikev1
 import (
 	"cmp"
 	"crypto/hmac"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -310,7 +311,11 @@ func (q *quickResponder) agree(now time.Time) {
 func (q *quickResponder) install(now time.Time) {
 	q.sa.installChild(&q.flow, q.made, true, false, func(now time.Time, err error) {
 		if err != nil {
-			q.refuse(now, message.NoProposalChosen, q.sa.installFailure(now, q.cfg, err))
+			kind := message.NoProposalChosen
+			if errors.Is(err, keyex.ErrHomeTaken) {
+				kind = message.InvalidIDInformation
+			}
+			q.refuse(now, kind, q.sa.installFailure(now, q.cfg, err))
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package ikev2
 
 import (
+	"errors"
 	"fmt"
 	"iked/internal/keyex"
 	"net/netip"
@@ -357,8 +358,12 @@ func (q *childRequest) install(now time.Time, out bool) {
 	q.made, q.spi, q.cpi = c, 0, 0
 	sa.installChild(q.flow, c, true, out, func(now time.Time, err error) {
 		if err != nil {
-			q.refuse(now, message.NewNotify(message.NoProposalChosen, nil), sa.failure(now, trace.StageInstall,
-				fmt.Sprintf("%s cannot be installed: %v", ch.cfg.Name, err), "see the kernel's or the datapath's message"))
+			kind := message.NoProposalChosen
+			if errors.Is(err, keyex.ErrHomeTaken) {
+				kind = message.TSUnacceptable
+			}
+			q.refuse(now, message.NewNotify(kind, nil), sa.failure(now, trace.StageInstall,
+				fmt.Sprintf("%s cannot be installed: %v", ch.cfg.Name, err), keyex.InstallAdvice(err, "see the kernel's or the datapath's message")))
 		}
 	})
 }

@@ -54,22 +54,11 @@ func (sa *SA) homeThroughNAT(now time.Time, cfg *ChildConfig, m spd.Mode) *trace
 // foreignHome tells why a peer may not have the addresses of its selectors: they are
 // neither permitted to its identity nor leased to it; nil: it may.
 func (sa *SA) foreignHome(now time.Time, cfg *ChildConfig, list []spd.TS) *trace.Failure {
-	if !sa.cfg.ChecksHomes() || len(list) == 0 || sa.cfg.MayHave(list, sa.remoteID, sa.vipRemote) {
+	sentence, advice := sa.cfg.ForeignHome(list, sa.remoteID, sa.vipRemote, " in child "+cfg.Name)
+	if sentence == "" {
 		return nil
 	}
-	permitted, generic := sa.cfg.Permitted(sa.remoteID)
-	has := "no home address is permitted to it"
-	switch {
-	case generic:
-		has = "each of its kind may have one of " + spd.ListText(permitted)
-	case len(permitted) > 0:
-		has = "it may have " + spd.ListText(permitted)
-	}
-	for _, p := range sa.vipRemote {
-		has += ", and a pool gave it " + p.Addr().String()
-	}
-	return sa.failure(now, trace.StageSelectors, fmt.Sprintf("the peer %v may not have %s, which it wants to be its home address in child %s: %s", sa.remoteID, spd.ListText(list), cfg.Name, has),
-		fmt.Sprintf("if the address is the peer's, add it to home_addresses of the remote section, or at the top: {id: \"%v\", addrs: […]}", sa.remoteID))
+	return sa.failure(now, trace.StageSelectors, sentence, advice)
 }
 
 // unpermitted is foreignHome for an offer that has nothing in common with a child: is

@@ -25,5 +25,5 @@ func FullWords(cfg *keyex.ChildConfig) (sentence, advice string) {
 
 // InstallWords say that the backend does not take a pair, and what to do.
 func InstallWords(cfg *keyex.ChildConfig, err error) (sentence, advice string) {
-	return fmt.Sprintf("CHILD_SA %s cannot be installed: %v", cfg.Name, err), "see the backend in `ikectl status`"
+	return fmt.Sprintf("CHILD_SA %s cannot be installed: %v", cfg.Name, err), keyex.InstallAdvice(err, "see the backend in `ikectl status`")
 }

@@ -112,6 +112,7 @@ type Engine struct {
 	devices   devices
 	virtual   virtual
 	migrates  migrates
+	homes     homes
 	wanderers wanderers
 	peers     maphash.Seed // spreads peers over shards
 	pools     *pools

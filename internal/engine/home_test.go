@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"iked/ikev2"
+	"iked/internal/trace"
 	"iked/migrate"
 	"iked/sad"
 	"iked/spd"
@@ -206,6 +207,48 @@ func TestHomeAddressOfAnother(t *testing.T) {
 			t.Errorf("the node is not told TS_UNACCEPTABLE\n%s", mn.dump())
 		}
 	})
+}
+
+// RFC 4877, Section 6.1; RFC 4301, Section 4.4.3: where many nodes may have an address, it
+// is that of the first as long as it has an SA for it. Another one, whose identity is
+// as good, gets none and does not get in its way; nor does one node take several.
+func TestHomeAddressOfManyNodes(t *testing.T) {
+	for _, version := range []string{"version: 2", "version: 1\n    aggressive: yes\n    aggressive_psk: yes"} {
+		simulate(t, func(w *world) {
+			plain := func(s string) string { return strings.ReplaceAll(s, "x25519", "modp2048") }
+			extra := "    " + version + "\n    dpd_delay: 1h"
+			mine := strings.ReplaceAll(extra, "    aggressive_psk: yes\n", "")
+			ha := w.gateway("ha", agentAddr, plain(homeAgent(extra, "home_addresses: [{id: '*.example.org', addrs: ['2001:db8:1::/64']}]", "")))
+			mn := w.gateway("mn", careOf1, plain(mobileNode(mine, "      - {name: more, mode: transport, local_ts: ['2001:db8:1::6[135/5]'], remote_ts: ['dynamic[135/6]'], esp_proposals: [aes128-sha256], start: passive}")))
+			w.after(5 * time.Second)
+			mn.want(1, 1, "the first")
+			thief := w.gateway("thief", careOf2, plain(strings.ReplaceAll(mobileNode(mine, ""), "id: mn.", "id: thief.")))
+			w.after(5 * time.Second)
+			if n := len(thief.back.SAs()); n != 0 {
+				t.Errorf("the second node has %d SAs for the address of the first", n)
+			}
+			mn.want(1, 1, "beside the second")
+			ha.between(spd.Transport, agentAddr, homeAddr, "beside the second")
+			if !slices.ContainsFunc(ha.e.Explain(""), func(f trace.Failure) bool {
+				return strings.Contains(f.Sentence, homeAddr+" is the home address of mn.example.org at present")
+			}) {
+				t.Errorf("the agent keeps no failure that says why\n%s", ha.dump())
+			}
+			thief.stop()
+			if err := mn.e.Initiate(context.Background(), InitiateRequest{Child: "more", Timeout: time.Minute}); err == nil {
+				t.Error("the first node has a second home address")
+			}
+			ha.want(1, 1, "after the first asked for another address")
+			mn.stop()
+			w.after(time.Minute)
+			thief.start()
+			w.after(5 * time.Second)
+			thief.want(1, 1, "when the first is gone")
+			if n := len(ha.e.homes.of) + len(ha.e.homes.only); n != 2 {
+				t.Errorf("the agent remembers %d home addresses and nodes, expected one each", n)
+			}
+		})
+	}
 }
 
 // ways are the routes of a host: its addresses in the order of preference, of which

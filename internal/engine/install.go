@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"time"
 
 	"iked/crypto/suite"
 	"iked/ikev2"
 	"iked/internal/backend"
+	"iked/internal/keyex"
 	"iked/internal/secret"
 	"iked/internal/trace"
 	"iked/sad"
@@ -31,6 +33,7 @@ type childSA struct {
 	outID   sad.ID
 	around  around
 	moving  moving
+	homes   []netip.Addr // that it counts for
 	started time.Time
 	up      bool // reported as up
 }
@@ -61,7 +64,7 @@ func (s *shard) install(x *ikeSA, w ikev2.InstallChild) error {
 		s.uninstall(c, true, true)
 		f := trace.Failure{At: time.Now(), Stage: trace.StageInstall, Conn: x.conn, Child: c.name(),
 			Sentence: fmt.Sprintf("CHILD_SA %s cannot be installed: %v", c.name(), err),
-			Advice:   "see the backend in `ikectl status`"}
+			Advice:   keyex.InstallAdvice(err, "see the backend in `ikectl status`")}
 		s.e.fail(f, x.id)
 		return err
 	}
@@ -71,6 +74,9 @@ func (s *shard) install(x *ikeSA, w ikev2.InstallChild) error {
 func (s *shard) installSteps(c *childSA, w ikev2.InstallChild) error {
 	cfg := c.child.Config
 	extra := childRef(cfg)
+	if err := s.claimHomes(c); err != nil {
+		return err
+	}
 	if others := extra.conf; others != nil && others.OthersPolicies {
 		c.reqid, c.reqidIn = others.ReqID, cmp.Or(others.ReqIDIn, others.ReqID)
 	} else if !c.held {
@@ -213,6 +219,8 @@ func (s *shard) uninstall(c *childSA, in, out bool) {
 			s.e.warnf(trace.KNL, "%v", err)
 		}
 	}
+	s.e.homes.release(c.homes)
+	c.homes = nil
 	if !c.up {
 		s.forget(c)
 	}

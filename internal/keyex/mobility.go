@@ -1,7 +1,10 @@
 package keyex
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 
 	"iked/internal/ident"
 	"iked/spd"
@@ -117,9 +120,54 @@ func (c *Config) MayHave(list []spd.TS, peer ident.ID, leased []netip.Prefix) bo
 		if spd.Subset([]spd.TS{t}, own) {
 			continue
 		}
-		if !spd.Subset([]spd.TS{t}, permitted) || generic && (!t.IsHost() || t.From != list[0].From) {
+		if !spd.Subset([]spd.TS{t}, permitted) || generic && (!t.IsHost() || t.From != list[0].From || c.ofAnother(t, peer)) {
 			return false
 		}
 	}
 	return true
+}
+
+// ofAnother tells whether an address is bound to a single identity that is not the
+// peer's: what many nodes may have leaves it out.
+func (c *Config) ofAnother(t spd.TS, peer ident.ID) bool {
+	return slices.ContainsFunc(c.Homes, func(h Home) bool {
+		return !h.ID.IsAny() && !h.ID.IsPattern() && ident.Match(h.ID, peer) == ident.None && len(spd.IntersectLists(h.Addrs, []spd.TS{t})) > 0
+	})
+}
+
+// ErrHomeTaken is why a CHILD_SA is not put in: its peer may have the address, and
+// another one has it at present.
+var ErrHomeTaken = errors.New("a home address is one peer's at a time")
+
+// InstallAdvice is what to do about a CHILD_SA that cannot be put in; of the backend's own
+// reasons, what other says.
+func InstallAdvice(err error, other string) string {
+	if errors.Is(err, ErrHomeTaken) {
+		return "wait until the other one has left, or bind each address to one identity by home_addresses"
+	}
+	return other
+}
+
+// ForeignHome tells in words why a peer may not have the addresses of its selectors,
+// which are neither permitted to its identity nor leased to it, and what to do; "": it
+// may. of says of what the addresses are, as " in child net".
+func (c *Config) ForeignHome(list []spd.TS, peer ident.ID, leased []netip.Prefix, of string) (sentence, advice string) {
+	if !c.ChecksHomes() || len(list) == 0 || c.MayHave(list, peer, leased) {
+		return "", ""
+	}
+	permitted, generic := c.Permitted(peer)
+	has := "no home address is permitted to it"
+	switch {
+	case generic && slices.ContainsFunc(list, func(t spd.TS) bool { return c.ofAnother(t, peer) }):
+		has = "each of its kind may have one of " + spd.ListText(permitted) + ", and this is bound to another identity"
+	case generic:
+		has = "each of its kind may have one of " + spd.ListText(permitted)
+	case len(permitted) > 0:
+		has = "it may have " + spd.ListText(permitted)
+	}
+	for _, p := range leased {
+		has += ", and a pool gave it " + p.Addr().String()
+	}
+	return fmt.Sprintf("the peer %v may not have %s, which it wants to be its home address%s: %s", peer, spd.ListText(list), of, has),
+		fmt.Sprintf("if the address is the peer's, add it to home_addresses of the remote section, or at the top: {id: \"%v\", addrs: […]}", peer)
 }

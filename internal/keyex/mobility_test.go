@@ -43,6 +43,7 @@ func TestPermittedHomeAddresses(t *testing.T) {
 		{"mn1.example.org", "2001:db8:2::/64", nil, true}, // a mobile network of its own
 		{"mn1.example.org", "2001:db8:1::6", nil, false},  // of the generic entry, which the exact one replaces
 		{"mn2.example.org", "2001:db8:1::6[135/5]", nil, true},
+		{"mn2.example.org", "2001:db8:1::5", nil, false}, // bound to mn1, here or not
 		{"mn2.example.org", "2001:db8:1::/64", nil, false},
 		{"mn2.example.org", "2001:db8:1::6-2001:db8:1::7", nil, false},
 		{"mn2.example.com", "2001:db8:1::6", nil, false},
