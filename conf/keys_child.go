@@ -44,7 +44,7 @@ func childFields() []field[Child] {
 		{key: "rekey_packets", typ: "number", def: "0", doc: "Replace the keys after that many packets; 0: never.", set: packets(func(c *Child) *uint64 { return &c.Packets.Rekey })},
 		{key: "life_packets", typ: "number", def: "rekey_packets and a tenth", doc: "Close the SA after that many packets.", set: packets(func(c *Child) *uint64 { return &c.Packets.Life })},
 		{key: "rand_packets", typ: "number", def: "life_packets - rekey_packets", doc: "Up to this is taken off rekey_packets at random.", set: packets(func(c *Child) *uint64 { return &c.Packets.Rand })},
-		{key: "mode", typ: "tunnel, transport, beet, pass, drop", def: "tunnel", doc: "tunnel; transport, for the traffic of the two hosts themselves; beet, for one pair of inner addresses that are not carried in the packets, with strongSwan and this product; or a policy without SA: pass lets the traffic through in clear, drop discards it. transport_proxy and iptfs are not supported by this version.", set: setMode},
+		{key: "mode", typ: "tunnel, transport, beet, pass, drop", def: "tunnel", doc: "tunnel; transport, for the traffic of the two hosts themselves; beet, for one pair of inner addresses that are not carried in the packets, with strongSwan and this product; or a policy without SA: pass lets the traffic through in clear, drop discards it. strongSwan's transport_proxy is transport with mobility_role. iptfs is not supported by this version.", set: setMode},
 		{key: "mode_required", typ: "yes/no", def: "no", doc: "Refuse the CHILD_SA when the peer answers with tunnel mode in place of transport or beet; no takes the tunnel.", fileOnly: true, set: boolean(func(c *Child) *bool { return &c.ModeRequired })},
 		{key: "pfp", typ: "list of local_addr, remote_addr, protocol, local_port, remote_port", list: true, doc: "Selectors that an SA takes from the packet that asked for it, in place of the whole of local_ts and remote_ts (populate from packet, RFC 4301, Section 4.4.1.2): one SA for each distinct value. Needs start: on-demand or passive.", fileOnly: true, set: each(setPFP)},
 		{key: "pfp_limit", typ: "number", def: "256", doc: "Most CHILD_SAs that packets make with pfp, or with remote_addrs that stand for many peers; what asks for more gets none until one goes.", fileOnly: true,
@@ -115,7 +115,7 @@ func setMode(_ *loader, c *Child, it *Item) error {
 	case "drop":
 		c.Mode = ModeDrop
 	case "transport_proxy":
-		return refuse("use transport", "not supported by this version: mode %s, which is for Mobile IPv6", it.Value)
+		return refuse("use mode: transport, and mobility_role in the connection", "mode %s, which is for Mobile IPv6, is transport with a role here", it.Value)
 	case "iptfs":
 		return refuse("use tunnel", "not supported by this version: mode %s", it.Value)
 	default:

@@ -39,7 +39,7 @@ func TestContradictionsOfModes(t *testing.T) {
 		{"", "mode: beet, local_ts: [10.1.0.0/16]", "local_ts", "mode beet has one pair of inner addresses, and local_ts has more than one"},
 		{"", "mode: beet, remote_ts: ['10.2.0.1', '10.2.0.2']", "remote_ts", "mode beet has one pair of inner addresses, and remote_ts has more than one"},
 		{"", "mode: beet, remote_ts: [dynamic, '10.2.0.2']", "remote_ts", "mode beet has one pair"},
-		{"", "mode: transport_proxy", "mode", "mode transport_proxy, which is for Mobile IPv6"},
+		{"", "mode: transport_proxy", "mode", "mode transport_proxy, which is for Mobile IPv6, is transport with a role here"},
 		{"", "mode: iptfs", "mode", "not supported by this version: mode iptfs"},
 		{"", "mode: tunnel, mode_required: yes", "mode_required", "tunnel mode is what a peer falls back to"},
 		{"", "mode: drop, mode_required: yes", "mode_required", "negotiates no mode"},

@@ -122,6 +122,98 @@ func RunHome(t *testing.T, start func(t *testing.T, topo *testnet.Topology, ns *
 	}
 }
 
+// RunHomeWithStrongSwan is RunHome for datagrams with strongSwan's mode transport_proxy at
+// one end, which needs kernels with IPsec: as home agent, and as mobile node.
+func RunHomeWithStrongSwan(t *testing.T, start func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *Iked) {
+	const swanctl = `connections { home {
+  version = 2
+  mobike = no
+  local_addrs = %v
+  remote_addrs = %v
+  proposals = aes128gcm16-prfsha256-x25519
+  local { auth = psk
+    id = %s }
+  remote { auth = psk
+    id = %s }
+  children { data { mode = transport_proxy
+    local_ts = %v[udp/7777]
+    remote_ts = %v[udp/7777]
+    esp_proposals = aes128gcm16 } }
+} }
+secrets { ike-home { secret = "a throw-away secret" } }
+`
+	for _, as := range []string{"home agent", "mobile node"} {
+		t.Run("strongSwan is the "+as, func(t *testing.T) {
+			topo := testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router})
+			setHome(t, topo)
+			home, ha := netip.MustParseAddr(homeOnWire), topo.WanB6
+			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+			defer cancel()
+			ns, text := topo.GwB, fmt.Sprintf(swanctl, ha, "%any", "ha.example.org", "mn.example.org", ha, home)
+			if as == "mobile node" {
+				ns, text = topo.GwA, fmt.Sprintf(swanctl, topo.WanA6, ha, "mn.example.org", "ha.example.org", home, ha)
+			}
+			c, err := StartCharon(ctx, ns, topo.Path("charon"), CharonOptions{Kernel: true})
+			if err == nil {
+				err = c.LoadFile(ctx, text)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("log of charon:\n%s", c.Process.Log())
+				}
+			})
+			conn := []string{"version: 2", "mobike: no", "proposals: [aes128gcm16-prfsha256-x25519]"}
+			begins := &c.Control
+			if as == "home agent" {
+				begins = &start(t, topo, topo.GwA, homeYAML("mobile", "mn.example.org", "ha.example.org", homeOnWire, ha.String(), append(conn, "remote_addrs: ['"+ha.String()+"']"), []string{"start: passive"})).Control
+			} else {
+				start(t, topo, topo.GwB, homeYAML("agent", "ha.example.org", "mn.example.org", ha.String(), homeOnWire, conn, []string{"start: passive"})+
+					"home_addresses: [{id: mn.example.org, addrs: ['"+homeOnWire+"']}]\n")
+			}
+			if err := begins.Initiate(ctx, "data"); err != nil {
+				t.Fatal(err)
+			}
+			ike, child, err := begins.UntilInstalled(ctx, "data")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ike.LocalHost != topo.WanA6.String() || !strings.HasPrefix(child.Mode, "TRANSPORT") {
+				t.Errorf("IKE of the mobile node is at %s, expected %v; the mode is %s", ike.LocalHost, topo.WanA6, child.Mode)
+			}
+			wire, err := topo.Wire.NS.Capture(topo.Wire.If)
+			if err != nil {
+				t.Fatal(err)
+			}
+			exchangeUDP(t, ctx, topo, home, ha)
+			if _, err := begins.Call(ctx, "rekey", map[string]any{"child": "data"}); err != nil {
+				t.Fatal(err)
+			}
+			for now := child; now.SPIIn == child.SPIIn; time.Sleep(50 * time.Millisecond) {
+				if _, now, err = begins.UntilInstalled(ctx, "data"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exchangeUDP(t, ctx, topo, home, ha)
+			wire.Stop()
+			esp := 0
+			for _, p := range wire.Packets() {
+				switch between := p.Src == home && p.Dst == ha || p.Src == ha && p.Dst == home; {
+				case p.Class == testnet.ESP && between:
+					esp++
+				case p.Class == testnet.ESP || p.Class == testnet.IKE && between || p.Proto == 17 && p.Class != testnet.IKE && (p.SrcPort == 7777 || p.DstPort == 7777):
+					t.Errorf("on the wire: %v", p)
+				}
+			}
+			if esp < 4 {
+				t.Errorf("%d packets of ESP: %v", esp, wire)
+			}
+		})
+	}
+}
+
 // setHome gives gateway A a home address that is routed to its care-of address.
 func setHome(t *testing.T, x *testnet.Topology) {
 	t.Helper()

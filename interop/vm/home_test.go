@@ -25,3 +25,17 @@ func TestMobileIPv6(t *testing.T) {
 		})
 	}
 }
+
+// The same of datagrams with strongSwan's transport_proxy, as home agent and as mobile
+// node; iked has the kernel's SAs, or its own.
+func TestMobileIPv6WithStrongSwan(t *testing.T) {
+	uml.Require(t)
+	testnet.RequireCommand(t, interop.CharonPath, interop.CharonPackages)
+	for _, backend := range []string{"kernel", "userspace"} {
+		t.Run(backend, func(t *testing.T) {
+			interop.RunHomeWithStrongSwan(t, func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *interop.Iked {
+				return startIked(t, topo, ns, yaml, backend)
+			})
+		})
+	}
+}
