@@ -27,6 +27,9 @@ func TestGravesAreWiped(t *testing.T) {
 		}
 		wiped := func(when string, want ...int) {
 			t.Helper()
+			synctest.Wait() // the timer has run
+			g.mu.Lock()
+			defer g.mu.Unlock()
 			for i, n := range want {
 				if list[i].destroyed != n {
 					t.Errorf("%s: stone %d is wiped %d times, expected %d", when, i, list[i].destroyed, n)
