@@ -160,6 +160,10 @@ func (sa *SA) relocate(now time.Time, local, remote netip.AddrPort, natt bool) {
 	sa.local, sa.remote, sa.natt = local, remote, natt
 	sa.mobile.moves++
 	sa.Event(Moved{})
+	if r := sa.rekey.rival; r != nil && r.mobile.moves == 0 {
+		// RFC 7296, Section 2.8.2: it may be the one that is left.
+		r.local, r.remote, r.natt = local, remote, natt
+	}
 	if e := sa.mobile.elder; e != nil && !e.closed && !sa.mobile.leads {
 		// Where the peer is, it is with all its IKE SAs.
 		e.local, e.remote, e.natt = local, remote, natt
@@ -178,6 +182,9 @@ func (sa *SA) relocated(now time.Time, t Relocated) {
 	}
 	sa.relocate(now, netip.AddrPortFrom(t.Local, sa.local.Port()), netip.AddrPortFrom(t.Remote, sa.remote.Port()), sa.natt)
 	sa.host = t.Remote
+	if r := sa.rekey.rival; r != nil {
+		r.host = t.Remote
+	}
 	if o := sa.window.out; o != nil {
 		sa.resend(now, o)
 	}

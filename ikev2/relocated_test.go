@@ -1,0 +1,63 @@
+package ikev2_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"iked/ikev2"
+	"iked/ikev2/ikev2test"
+)
+
+// A mobility manager on each side tells of a move, with no message of IKE (RFC 6275,
+// Section 6.1.7), while the IKE SA or a CHILD_SA is being rekeyed, by one side or by both
+// at once, with losses: the IKE SA that is left is at the new address, whichever it is.
+func TestRelocatedWhileRekeying(t *testing.T) {
+	to := netip.MustParseAddr("198.51.100.7")
+	for seed := range uint64(300) {
+		p := newPair(t, seed)
+		p.ca.Mobike, p.cb.Mobike = false, false
+		p.up(t)
+		p.net.Jitter = 300 * time.Millisecond
+		p.net.Fate = func(*ikev2test.Packet) ikev2test.Verdict {
+			if p.net.Rand.IntN(8) == 0 {
+				return ikev2test.Lose
+			}
+			return ikev2test.Deliver
+		}
+		for i, h := range []*ikev2test.Host{p.a, p.b} {
+			switch (seed >> (2 * i)) % 4 {
+			case 1, 2:
+				h.Start(h.SA(), ikev2.RekeyIKE{})
+			case 3:
+				h.Start(h.SA(), ikev2.RekeyChild{SPI: h.SA().Children()[0].SPIIn})
+			}
+		}
+		p.net.Run(time.Duration(p.net.Rand.Int64N(int64(time.Second))))
+		p.a.Addr = to
+		relocate := func(h *ikev2test.Host, local, remote netip.Addr) {
+			for _, sa := range h.SAs {
+				// As a MIGRATE is about SAs: by those of the IPsec SAs.
+				children := sa.Children()
+				if len(children) == 0 {
+					continue
+				}
+				h.Start(sa, ikev2.Relocated{Local: local, Remote: remote})
+				for _, c := range children {
+					h.Start(sa, ikev2.ChildRelocated{SPI: c.SPIIn, Local: local, Remote: remote})
+				}
+			}
+		}
+		relocate(p.a, to, addrB)
+		p.net.Run(time.Duration(p.net.Rand.Int64N(int64(500 * time.Millisecond))))
+		relocate(p.b, addrB, to)
+		p.net.Run(15 * time.Second)
+		p.net.Fate = nil
+		p.net.Run(4 * time.Minute)
+		if err := ikev2test.Consistent(p.a, p.b, 1); err != nil {
+			t.Fatalf("seed %d: %v\n%s%s", seed, err, strings.Join(p.net.Trace, "\n"), story(p.a, p.b))
+		}
+		p.at(t, to.String(), addrB.String(), false)
+	}
+}
