@@ -57,6 +57,7 @@ type Datapath struct {
 	groups   map[netip.Addr]int // multicast groups of inbound SAs, by how many have it
 	policies map[uint64]spd.Policy
 	bypasses map[uint64]spd.Policy // those of policies
+	rests    int                   // how many of policies have a rest that leaves in clear
 	orphans  time.Time             // when routes that nobody claimed are dropped
 
 	events   backend.Queue

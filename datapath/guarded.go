@@ -78,14 +78,14 @@ type passer interface{ SetPasses([]guard.Pass) }
 
 // passes tells the guard which clear text is to arrive, and which is not, in the
 // order of the policies: that of Bypass policies which none comes before whose
-// selectors are not told themselves, and that which is protected between hosts.
-// touched are the policies that came or went; most of them change nothing about it.
+// selectors are not told themselves, and that which is protected between hosts; then
+// the rest of what hosts say to each other. touched are the policies that came or went; most of them change nothing about it.
 func (d *Datapath) passes(touched ...[]spd.Policy) {
 	r, ok := d.io.Router.(passer)
 	if !ok {
 		return
 	}
-	top, changed := uint32(0), false
+	top, changed := uint32(0), d.rests > 0
 	for _, p := range d.bypasses {
 		top = max(top, p.Priority)
 	}
@@ -118,12 +118,48 @@ func (d *Datapath) passes(touched ...[]spd.Policy) {
 			take(&p, true)
 		}
 	}
+	list = append(list, d.restsIn()...)
 	slices.SortFunc(list, ordered.compare)
 	passes := make([]guard.Pass, len(list))
 	for i := range list {
 		passes[i] = list[i].Pass
 	}
 	r.SetPasses(passes)
+}
+
+// restsIn are what two hosts say to each other beside what is protected, where a tunnel
+// has the same local address, so that all from behind the tunnel to it is dropped: the
+// route to the host makes it look like that. What the tunnel itself has is dropped.
+func (d *Datapath) restsIn() (list []ordered) {
+	if d.rests == 0 {
+		return nil
+	}
+	var whole []*spd.Policy // of which the guard knows the local addresses alone
+	for _, p := range d.policies {
+		if p.Action != spd.Bypass && !told(&p) && p.Dirs != spd.Outbound {
+			whole = append(whole, &p)
+		}
+	}
+	for _, p := range d.policies {
+		q, ok := rest(&p)
+		if !ok {
+			continue
+		}
+		for _, remote := range q.Remote {
+			for _, local := range q.Local {
+				beside, has := false, false
+				for _, o := range whole {
+					if meet(o.Local, local) {
+						beside, has = true, has || meet(o.Remote, remote)
+					}
+				}
+				if beside && !has {
+					list = append(list, ordered{q.Priority, guard.Pass{Local: local, Remote: remote}})
+				}
+			}
+		}
+	}
+	return list
 }
 
 // ordered is a Pass with the priority of its policy.

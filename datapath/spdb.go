@@ -213,4 +213,7 @@ func (d *Datapath) count(p *spd.Policy, n int64) {
 	if len(p.Bundle) > 0 {
 		d.bundles.Add(n)
 	}
+	if _, ok := rest(p); ok {
+		d.rests += int(n)
+	}
 }
