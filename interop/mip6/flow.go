@@ -178,14 +178,21 @@ type Flows []*Flow
 // patience is how long packets may take on a machine that does other work.
 const patience = 20 * time.Second
 
-// Running waits until packets of each flow arrive, and forgives what was lost before.
+// Running waits until packets of each flow arrive, and forgives what was lost before:
+// until the links know the neighbours.
 func (fs Flows) Running() error {
 	for _, f := range fs {
 		if err := f.passed(0, patience); err != nil {
 			return err
 		}
 		f.mu.Lock()
-		f.windows = append(f.windows, window{0, f.reached, "before the first"})
+		first := f.reached
+		f.mu.Unlock()
+		if err := f.passed(first+20, patience); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		f.windows = append(f.windows, window{0, f.reached, "at the beginning"})
 		f.mu.Unlock()
 	}
 	return nil

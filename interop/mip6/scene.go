@@ -22,7 +22,7 @@ var (
 	Agent         = netip.MustParseAddr("2001:db8::1")   // of its home agent, on the home link
 	Agent4        = netip.MustParseAddr("198.51.100.1")  // the same in an IPv4 network
 	Correspondent = netip.MustParseAddr("2001:db8:c::2") // far from both
-	Beyond        = netip.MustParseAddr("2001:db8:d::2") // behind that
+	Beyond        = netip.MustParseAddr("2001:db8:d::2") // the router itself, in a network of its own
 	BeyondNet     = netip.MustParsePrefix("2001:db8:d::/64")
 )
 
@@ -118,9 +118,9 @@ func (s *Scene) build() error {
 		s.Agent.AddAddr("home0", "2001:db8::1/64"), s.Agent.AddAddr("wan0", "2001:db8:f::1/64", "198.51.100.1/24"),
 		s.Router.AddAddr("agent0", "2001:db8:f::fe/64", "198.51.100.254/24"),
 		s.Router.AddAddr("far1", "2001:db8:1::fe/64"), s.Router.AddAddr("far2", "2001:db8:2::fe/64", "192.0.2.254/24"),
-		s.Router.AddAddr("peer0", "2001:db8:c::fe/64"), s.Peer.AddAddr("wan0", "2001:db8:c::2/64"), s.Peer.AddAddr("lo", "2001:db8:d::2/128"),
+		s.Router.AddAddr("peer0", "2001:db8:c::fe/64"), s.Peer.AddAddr("wan0", "2001:db8:c::2/64"), s.Router.AddAddr("lo", "2001:db8:d::2/128"),
 		s.Agent.AddRoute("default", "2001:db8:f::fe"), s.Agent.AddRoute("default", "198.51.100.254"),
-		s.Router.AddRoute("2001:db8::/64", "2001:db8:f::1"), s.Router.AddRoute("2001:db8:d::/64", "2001:db8:c::2"), s.Peer.AddRoute("default", "2001:db8:c::fe"),
+		s.Router.AddRoute("2001:db8::/64", "2001:db8:f::1"), s.Peer.AddRoute("default", "2001:db8:c::fe"),
 		s.Mobile.SetLink("far1", false), s.Mobile.SetLink("far2", false),
 		s.homeAddress(), s.attach(AtHome),
 	)

@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -65,20 +64,19 @@ secrets: [{psk: "a throw-away secret"}]
 // daemon, and after it was killed and began anew.
 func TestBesideAMobilityManager(t *testing.T) {
 	uml.Require(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Second)
-	t.Cleanup(cancel)
-	r := &roaming{T: t, Scene: mip6.ForTest(t), ctx: ctx}
-	peer := &peering{conn: "home", ns: r.Agent, addr: func(p *mip6.Place) netip.Addr { return p.Agent }, at: mip6.AtHome,
-		children: map[string]mip6.Bond{"bu": registration, "payload": ownTunnel}, binding: &mip6.Binding{Mobile: r.Mobile, PeerNS: r.Agent, Peer: mip6.Agent}}
-	r.peers = []*peering{peer}
+	r := newRoaming(t)
+	ctx := r.Ctx
+	peer := interop.WithAgent(r.Scene)
+	peer.Children = map[string]mip6.Bond{"bu": registration, "payload": ownTunnel}
+	r.with(peer)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(mip6.PutPolicies(r.Mobile, peer.bonds(), true))
-	must(mip6.PutPolicies(r.Agent, peer.bonds(), false))
+	must(mip6.PutPolicies(r.Mobile, peer.Bonds(), true))
+	must(mip6.PutPolicies(r.Agent, peer.Bonds(), false))
 	begin := func(ns *testnet.Namespace, mobile bool) *interop.Iked {
 		t.Helper()
 		d, err := interop.NewIked(binaries(), r.Path(ns.Name))
@@ -93,14 +91,14 @@ func TestBesideAMobilityManager(t *testing.T) {
 		return d
 	}
 	mobile, agent := begin(r.Mobile, true), begin(r.Agent, false)
-	r.mobile, peer.far = &mobile.Control, &agent.Control
+	r.Node, peer.Far = &mobile.Control, &agent.Control
 
 	// Abroad before there is anything: the mobile node's manager tells, and its Binding
 	// Update comes after.
 	must(r.Move(mip6.First, func(from, to *mip6.Place) error {
-		return errors.Join(mip6.Netlink(r.Mobile, mip6.Events(peer.bonds(), true, from, to, from.Agent, to.Agent)...), peer.binding.Set(to.CareOf))
+		return errors.Join(mip6.Netlink(r.Mobile, mip6.Events(peer.Bonds(), true, from, to, from.Agent, to.Agent)...), peer.Carrier.Set(to.CareOf))
 	}))
-	r.eventually(func() string {
+	r.Eventually(func() string {
 		out, err := mobile.Ikectl(ctx, "connections")
 		if err != nil {
 			return err.Error()
@@ -112,10 +110,10 @@ func TestBesideAMobilityManager(t *testing.T) {
 	})
 	policies := r.policies(r.Mobile)
 	home, node := mip6.Station{NS: r.Mobile, Addr: mip6.Home}, mip6.Station{NS: r.Agent, Addr: mip6.Agent}
-	r.flow("registration", home, node, mip6.MobilityHeader, mip6.BindingUpdate, mip6.BindingAcknowledgement)
-	must(r.flows.Running())
-	peer.at = mip6.First
-	ike, _, err := r.mobile.UntilInstalled(ctx, "bu")
+	r.Flow("registration", home, node, mip6.MobilityHeader, mip6.BindingUpdate, mip6.BindingAcknowledgement)
+	must(r.Flows.Running())
+	peer.At = mip6.First
+	ike, _, err := r.Node.UntilInstalled(ctx, "bu")
 	must(err)
 	if ike.LocalHost != mip6.First.CareOf.String() || ike.RemoteHost != mip6.Agent.String() {
 		t.Errorf("IKE is between %s and %s", ike.LocalHost, ike.RemoteHost)
@@ -124,10 +122,10 @@ func TestBesideAMobilityManager(t *testing.T) {
 		t.Error("the log does not say where the address comes from")
 	}
 	// The home agent's manager has got the Binding Update.
-	must(mip6.Netlink(r.Agent, mip6.Events(peer.bonds(), false, mip6.AtHome, mip6.First, mip6.Agent, mip6.Agent)...))
+	must(mip6.Netlink(r.Agent, mip6.Events(peer.Bonds(), false, mip6.AtHome, mip6.First, mip6.Agent, mip6.Agent)...))
 	atAgent := r.policies(r.Agent)
-	r.flow("payload", home, mip6.Station{NS: r.Peer, Addr: mip6.Correspondent}, mip6.UDP, 0, 0)
-	must(r.flows.Running())
+	r.Flow("payload", home, mip6.Station{NS: r.Peer, Addr: mip6.Correspondent}, mip6.UDP, 0, 0)
+	must(r.Flows.Running())
 	untouched := func(when string) {
 		t.Helper()
 		for _, x := range []struct {
@@ -142,13 +140,13 @@ func TestBesideAMobilityManager(t *testing.T) {
 	r.serve(mip6.First)
 	untouched("with SAs")
 
-	for _, by := range []*interop.Control{r.mobile, peer.far} {
-		for child := range peer.children {
-			_, before := r.agree(peer)
+	for _, by := range []*interop.Control{r.Node, peer.Far} {
+		for child := range peer.Children {
+			_, before := r.Agree(peer)
 			_, err := by.Call(ctx, "rekey", map[string]any{"child": child})
 			must(err)
-			r.eventually(func() string {
-				if _, now := r.agree(peer); now[child].SPIIn == before[child].SPIIn {
+			r.Eventually(func() string {
+				if _, now := r.Agree(peer); now[child].SPIIn == before[child].SPIIn {
 					return child + " was not rekeyed"
 				}
 				return ""
@@ -164,8 +162,8 @@ func TestBesideAMobilityManager(t *testing.T) {
 	// On to another link: SAs and policies move with the manager, without a word of IKE.
 	wire, err := r.Wire()
 	must(err)
-	must(r.flows.During("to "+mip6.Second.Name, func() error {
-		return r.Move(mip6.Second, func(_, to *mip6.Place) error { return r.tell(mip6.Netlink, to) })
+	must(r.Flows.During("to "+mip6.Second.Name, func() error {
+		return r.Move(mip6.Second, func(_, to *mip6.Place) error { return r.Tell(mip6.Netlink, to) })
 	}))
 	r.serve(mip6.Second)
 	time.Sleep(4 * time.Second) // until the tables are compared
@@ -184,7 +182,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 	}
 
 	// The end of the daemon in order, and another one.
-	must(r.flows.During("a daemon that ends and begins", func() error {
+	must(r.Flows.During("a daemon that ends and begins", func() error {
 		if err := mobile.Stop(); err != nil {
 			return err
 		}
@@ -201,7 +199,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 	untouched("after a restart")
 
 	// A crash, and another one.
-	must(r.flows.During("a daemon that is killed and begins", func() error {
+	must(r.Flows.During("a daemon that is killed and begins", func() error {
 		if err := mobile.Process.Signal(syscall.SIGKILL); err != nil {
 			return err
 		}
@@ -210,7 +208,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 		if err := mobile.Start(ctx, r.Mobile, "--backend", "kernel"); err != nil {
 			return err
 		}
-		r.eventually(func() string {
+		r.Eventually(func() string {
 			for _, s := range r.states(r.Mobile) {
 				if slices.Contains(dead, s) {
 					return "an SA of the daemon that was killed is still there: " + s
@@ -223,7 +221,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 		return nil
 	}))
 	untouched("after a crash")
-	summary, err := r.flows.Stop()
+	summary, err := r.Flows.Stop()
 	t.Log(summary)
 	must(err)
 	must(mobile.Stop())
@@ -267,7 +265,7 @@ func (r *roaming) serve(at *mip6.Place) {
 		reqid    uint32
 	}{{mip6.Home, mip6.Agent, 3}, {mip6.Agent, mip6.Home, 3}, {at.CareOf, at.Agent, 5}, {at.Agent, at.CareOf, 6}} {
 		for _, ns := range []*testnet.Namespace{r.Mobile, r.Agent} {
-			r.eventually(func() string {
+			r.Eventually(func() string {
 				for _, s := range r.states(ns) {
 					if strings.HasPrefix(s, fmt.Sprintf("src %v dst %v proto esp spi 0x", x.from, x.to)) && strings.HasSuffix(s, fmt.Sprintf(" reqid %d", x.reqid)) {
 						return ""
@@ -277,7 +275,7 @@ func (r *roaming) serve(at *mip6.Place) {
 			})
 		}
 	}
-	r.eventually(func() string {
+	r.Eventually(func() string {
 		for _, s := range kernelList(r.T, r.Mobile, "state") {
 			if strings.Contains(s, "spi 0x00000000") && strings.Contains(s, "proto esp") {
 				return "a question of the kernel is open: " + s
