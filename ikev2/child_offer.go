@@ -157,7 +157,8 @@ func (o *childOffer) packetFirst(now time.Time) *trace.Failure {
 		}
 		return nil
 	}
-	l, r := f.LocalTS(), f.RemoteTS()
+	l := f.LocalTS()
+	r := theirType(f, l, o.tsr)
 	fits := spd.Subset([]spd.TS{l}, o.tsi) && spd.Subset([]spd.TS{r}, o.tsr)
 	switch {
 	case cfg.PFP != 0 && !fits:

@@ -432,3 +432,32 @@ func TestNoRoleNoHomeAddress(t *testing.T) {
 		t.Errorf("a does not tell what is wrong:%s", s)
 	}
 }
+
+// RFC 4301, Sections 4.4.1.2 and 4.4.1.3: a Binding Update and a solicitation that ask for
+// an SA give it their home address, also where the peer's side has another type, which
+// no packet of this side has.
+func TestHomeAddressFromPacket(t *testing.T) {
+	for name, x := range map[string]struct {
+		local, remote string
+		flow          spd.Flow
+	}{
+		"a Binding Update": {"2001:db8:1::/64[135/5]", "2001:db8::1[135/6]", spd.Flow{Local: homeOfA, Remote: agentAddr, Proto: 135, LocalPort: 5 << 8, HasPorts: true}},
+		"a solicitation":   {"2001:db8:1::/64[ipv6-icmp/146]", "2001:db8::1[ipv6-icmp/147]", spd.Flow{Local: homeOfA, Remote: agentAddr, Proto: 58, LocalPort: 146 << 8, RemotePort: 146 << 8, HasPorts: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newHome(t)
+			p.cha.PFP, p.chb.PFP = spd.PFPLocalAddr, spd.PFPRemoteAddr
+			p.cha.Local, p.cha.Remote = []ikev2.Selector{sel(t, x.local)}, []ikev2.Selector{sel(t, x.remote)}
+			p.chb.Local, p.chb.Remote = p.cha.Remote, p.cha.Local
+			sa := ikev2.NewInitiator(p.a, p.ca, netip.AddrPortFrom(careOf1, 500), netip.AddrPortFrom(agentAddr, 500))
+			p.a.SAs = append(p.a.SAs, sa)
+			p.a.Start(sa, ikev2.StartInit{Child: p.cha, Flow: &x.flow})
+			p.net.Run(5 * time.Second)
+			p.consistent(t, 1)
+			c := child(t, p.a)
+			if c.LocalAddr.Addr() != homeOfA || c.RemoteAddr.Addr() != agentAddr || len(c.Remote) != 1 || c.Remote[0] != sel(t, x.remote).TS || !x.flow.Match(c.Local, c.Remote) {
+				t.Errorf("the SA is between %v and %v for %v === %v", c.LocalAddr, c.RemoteAddr, c.Local, c.Remote)
+			}
+		})
+	}
+}

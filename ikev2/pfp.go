@@ -62,3 +62,21 @@ func (s pfpSide) populate(list []spd.TS, packet spd.TS) []spd.TS {
 	}
 	return spd.IntersectLists(list, []spd.TS{m})
 }
+
+// theirType is the selector of the peer's side of a packet that is sent. Where a list of
+// the peer's selectors has messages of another type than the packet's, which the peer
+// sends, it is one of these: the packet cannot tell it (RFC 4301, Section 4.4.1.3).
+func theirType(f *spd.Flow, local spd.TS, list []spd.TS) spd.TS {
+	r := f.RemoteTS()
+	if spd.Subset([]spd.TS{r}, list) {
+		return r
+	}
+	anyType := r
+	anyType.PortFrom, anyType.PortTo = 0, 65535
+	for _, t := range list {
+		if i, ok := spd.Intersect(anyType, t); ok && f.Match([]spd.TS{local}, []spd.TS{i}) {
+			return i
+		}
+	}
+	return r
+}
