@@ -2,6 +2,7 @@ package conf
 
 import (
 	"fmt"
+	"strings"
 
 	"iked/internal/ident"
 	"iked/spd"
@@ -27,6 +28,9 @@ func homes[T any](at func(*T) *[]spd.TS) setter[T] {
 		h, err := ParseHost(s)
 		if err != nil || h.Name != "" || !h.From.IsValid() || h.From.Zone() != "" {
 			return refuse("", "expected an address, a subnet or a range, found %s", quote(s))
+		}
+		if one := !strings.ContainsAny(s, "/-"); h.From.IsMulticast() || one && !h.From.Unmap().IsGlobalUnicast() {
+			return refuse("", "expected addresses of hosts, found %s", quote(s))
 		}
 		*at(t) = append(*at(t), spd.TS{From: h.From.Unmap(), To: h.To.Unmap(), PortTo: 65535})
 		return nil

@@ -61,6 +61,7 @@ func Parse(file string, data []byte, now time.Time) (*Config, Faults) {
 	l.psks = NewPSKs(c.Secrets)
 	l.impliedAuth(c)
 	l.takeHomes(c)
+	l.checkHomeLinks(c)
 	l.validate(c)
 	l.permissions(file)
 	slices.SortStableFunc(l.faults, func(a, b *Fault) int {

@@ -30,6 +30,23 @@ func (l *loader) takeHomes(c *Config) {
 	}
 }
 
+// checkHomeLinks warns of home links that no mobile node is told of.
+func (l *loader) checkHomeLinks(c *Config) {
+	for _, p := range c.Pools {
+		i := slices.IndexFunc(p.Attrs, func(a Attr) bool { return a.Type == attrHomePrefix || a.Type == attrHomeAgent })
+		if i < 0 || slices.ContainsFunc(c.Connections, func(conn *Connection) bool {
+			return conn.MobilityRole == keyex.RoleAgent && slices.Contains(conn.Pools, p.Name)
+		}) {
+			continue
+		}
+		key := "home_prefix"
+		if p.Attrs[i].Type == attrHomeAgent {
+			key = "home_agent"
+		}
+		l.warn(p.pos.sub(key, 0), "add the pool to a connection with mobility_role: agent", "home agents tell of their home link, and no connection with that role gives addresses of %s", p.Name)
+	}
+}
+
 // checkMobility holds the role in Mobile IPv6 against the other keys.
 func (l *loader) checkMobility(c *Connection) {
 	role := c.pos.sub("mobility_role", 0)
@@ -93,7 +110,7 @@ func (l *loader) checkProof(c *Config, conn *Connection) {
 // checkShared warns of home addresses that each of many peers may have.
 func (l *loader) checkShared(at Pos, id ident.ID, addrs []spd.TS) {
 	if id.IsPattern() && (len(addrs) > 1 || len(addrs) == 1 && !addrs[0].IsHost()) {
-		l.warn(at, "give each identity its own in home_addresses at the top, or use pools", "each peer of %s may have any of these home addresses, those of others too", id)
+		l.warn(at, "give each identity its own in home_addresses at the top, or use pools", "each peer of %s may have any of these home addresses that no other has at that time", id)
 	}
 }
 

@@ -35,6 +35,11 @@ func TestContradictionsOfMobility(t *testing.T) {
 		{"", permits, "", "", "home_addresses", "what a home agent or correspondent node permits its peer"},
 		{"mobility_role: agent", ", home_addresses: [home.example.org]", "", "", "home_addresses[0]", "expected an address, a subnet or a range"},
 		{"mobility_role: agent", ", home_addresses: ['%any']", "", "", "home_addresses[0]", "expected an address, a subnet or a range"},
+		{"mobility_role: agent", ", home_addresses: ['ff02::1']", "", "", "home_addresses[0]", "expected addresses of hosts"},
+		{"mobility_role: agent", ", home_addresses: ['::']", "", "", "home_addresses[0]", "expected addresses of hosts"},
+		{"mobility_role: agent", ", home_addresses: ['fe80::1']", "", "", "home_addresses[0]", "expected addresses of hosts"},
+		{"mobility_role: agent", ", home_addresses: ['ff00::/8']", "", "", "home_addresses[0]", "expected addresses of hosts"},
+		{"mobility_role: agent", permits, "local_ts: ['2001:db8:1::9[135/300]']", "", "local_ts[0]", "no type of message of the mobility header"},
 		{"mobility_role: mobile", "", "local_ts: [dynamic]", "", "local_ts", "dynamic stands for the care-of address"},
 		{"mobility_role: mobile", "", "local_ts: ['2001:db8:1::/64']", "", "local_ts", "local_ts has a subnet"},
 		{"mobility_role: mobile", "", "local_ts: ['2001:db8:1::5'], remote_ts: ['2001:db8::/64']", "", "remote_ts", "remote_ts has a subnet"},
@@ -156,6 +161,30 @@ func TestHomeLinkOfPool(t *testing.T) {
 	for _, bad := range []string{"home_prefix: ['10.0.0.0/8']", "home_prefix: ['2001:db8::1']", "home_prefix: ['ff02::/16']", "home_agent: [192.0.2.1]", "home_agent: ['2001:db8::1', '2001:db8::2']", "home_agent: ['2001:db8::1', 192.0.2.1, 192.0.2.2]", "home_agent: ['::']"} {
 		if _, faults := pool(bad); !faults.Failed() {
 			t.Errorf("%s is taken", bad)
+		}
+	}
+}
+
+// A home link that no home agent tells of is a warning, not silence.
+func TestHomeLinkOfNobody(t *testing.T) {
+	pools := "pools: [{name: p, addrs: '2001:db8:1::/120', %}]"
+	for key, text := range map[string]string{
+		"home_prefix": roleConf("", "", "", strings.Replace(pools, "%", "home_prefix: ['2001:db8:1::/64']", 1)),
+		"home_agent":  roleConf("mobility_role: correspondent\n    pools: [p]", "", "", strings.Replace(pools, "%", "home_agent: ['2001:db8::1']", 1)),
+		"":            roleConf("mobility_role: agent\n    pools: [p]", "", "", strings.Replace(pools, "%", "home_agent: ['2001:db8::1'], home_prefix: ['2001:db8:1::/64']", 1)),
+	} {
+		_, faults := Parse("/nowhere/iked.yaml", []byte(text), testNow)
+		if faults.Failed() {
+			t.Fatal(faults)
+		}
+		found := ""
+		for _, f := range faults {
+			if strings.Contains(f.Message, "home agents tell of their home link") {
+				found = f.Key[strings.LastIndex(f.Key, ".")+1:]
+			}
+		}
+		if found != key {
+			t.Errorf("a warning at %q, expected one at %q, of\n%s", found, key, text)
 		}
 	}
 }

@@ -122,6 +122,59 @@ func RunHome(t *testing.T, start func(t *testing.T, topo *testnet.Topology, ns *
 	}
 }
 
+// RunAssignedHome is a mobile node that gets its home address, and word of the home
+// link, from the home agent (RFC 5026): its datagrams go between that address and the
+// home agent as ESP, in transport mode.
+func RunAssignedHome(t *testing.T, start func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *Iked) {
+	const yaml = `connections:
+  - name: home
+    mobility_role: %s
+    %s
+    local: {id: %s, auth: psk}
+    remote: {id: %s, auth: psk}
+    children: [{name: data, mode: transport, local_ts: ['%s[udp/7777]'], remote_ts: ['%s[udp/7777]'], start: %s}]
+secrets: [{psk: "a throw-away secret"}]
+`
+	topo := testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router})
+	home, ha := netip.MustParseAddr(homeOnWire), topo.WanB6
+	if err := topo.Middle.AddRoute(homeOnWire+"/128", topo.WanA6.String()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	start(t, topo, topo.GwB, fmt.Sprintf(yaml, "agent", "pools: [homes]", "ha.example.org", "mn.example.org", ha, "dynamic", "passive")+
+		"pools: [{name: homes, addrs: '"+homeOnWire+"-"+homeOnWire+"', home_prefix: ['2001:db8:b:5::/64'], home_agent: ['"+ha.String()+"']}]\n")
+	a := start(t, topo, topo.GwA, fmt.Sprintf(yaml, "mobile", "vips: ['::']\n    remote_addrs: ['"+ha.String()+"']", "mn.example.org", "ha.example.org", "dynamic", ha, "always"))
+	ike, child, err := a.UntilInstalled(ctx, "data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ike.LocalHost != topo.WanA6.String() || child.Mode != "TRANSPORT" || len(child.LocalTS) != 1 || child.LocalTS[0] != homeOnWire+"/128[udp/7777]" {
+		t.Errorf("IKE is at %s, the child has mode %s for %v", ike.LocalHost, child.Mode, child.LocalTS)
+	}
+	if out, err := a.Ikectl(ctx, "sas"); err != nil || !strings.Contains(out, "home link [2001:db8:b:5::/64], home agent ["+ha.String()+"]") {
+		t.Errorf("ikectl sas does not show the home link: %v\n%s", err, out)
+	}
+	wire, err := topo.Wire.NS.Capture(topo.Wire.If)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exchangeUDP(t, ctx, topo, home, ha)
+	wire.Stop()
+	esp := 0
+	for _, p := range wire.Packets() {
+		switch {
+		case p.Class == testnet.ESP && (p.Src == home && p.Dst == ha || p.Src == ha && p.Dst == home):
+			esp++
+		case p.Class == testnet.ESP || p.Proto == 17 && p.Class != testnet.IKE && (p.SrcPort == 7777 || p.DstPort == 7777):
+			t.Errorf("on the wire: %v", p)
+		}
+	}
+	if esp < 2 {
+		t.Errorf("%d packets of ESP: %v", esp, wire)
+	}
+}
+
 // RunHomeWithStrongSwan is RunHome for datagrams with strongSwan's mode transport_proxy at
 // one end, which needs kernels with IPsec: as home agent, and as mobile node.
 func RunHomeWithStrongSwan(t *testing.T, start func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *Iked) {

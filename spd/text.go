@@ -146,6 +146,9 @@ func parsePort(proto uint8, s string) (from, to uint16, err error) {
 		return 0, 0, fmt.Errorf("port %q is neither a known service name nor a number up to 65535", s)
 	}
 	v := uint16(n)
+	if proto == protoMH && v >= 256 {
+		return 0, 0, fmt.Errorf("%q is no type of message of the mobility header, which is up to 255", s)
+	}
 	if typed(proto) && v < 256 {
 		if proto == protoMH {
 			return v << 8, v << 8, nil

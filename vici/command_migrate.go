@@ -38,7 +38,9 @@ func migration(m wire.Message) (migrate.Event, error) {
 		Old: migrate.Pair{Src: r.addr("old_src", true), Dst: r.addr("old_dst", true)}, New: migrate.Pair{Src: r.addr("new_src", true), Dst: r.addr("new_dst", true)},
 	}
 	ev.Entries = []migrate.Entry{x}
-	ev.KM = migrate.Ends{Local: r.addr("ike_local", false), Remote: r.addr("ike_remote", false)}
+	// Neither without the other.
+	ev.KM.Local = r.addr("ike_local", r.text("ike_remote") != "")
+	ev.KM.Remote = r.addr("ike_remote", ev.KM.Local.IsValid())
 	ev.Selector = spd.KernelSelector{Src: r.prefix("src_ts", x.New.Src), Dst: r.prefix("dst_ts", x.New.Dst)}
 	if err := r.end(); err != nil {
 		return ev, err

@@ -47,7 +47,7 @@ func TestMigration(t *testing.T) {
 		want   string
 	}{
 		{[]string{"new_src", ""}, "new_src: is missing"}, {[]string{"old_dst", "here"}, "old_dst"}, {[]string{"dir", "up"}, "dir"}, {[]string{"mode", "iptfs"}, "mode"},
-		{[]string{"new_dst", "192.0.2.2"}, "families"}, {[]string{"ike_remote", ""}, "KMADDRESS"}, {[]string{"src_ts", "10.1.0.0"}, "src_ts"}, {[]string{"new_sorc", "x"}, "unknown key"},
+		{[]string{"new_dst", "192.0.2.2"}, "families"}, {[]string{"ike_remote", ""}, "ike_remote: is missing"}, {[]string{"ike_local", ""}, "ike_local: is missing"}, {[]string{"src_ts", "10.1.0.0"}, "src_ts"}, {[]string{"new_sorc", "x"}, "unknown key"},
 		{[]string{"new_src", "ff02::1"}, "hosts"},
 	} {
 		if _, err := migration(request(c.change...)); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -26,6 +26,14 @@ func TestMobileIPv6(t *testing.T) {
 	}
 }
 
+// RFC 5026: the home address is the home agent's gift; the SAs are the kernel's.
+func TestAssignedHomeAddress(t *testing.T) {
+	uml.Require(t)
+	interop.RunAssignedHome(t, func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *interop.Iked {
+		return startIked(t, topo, ns, yaml, "kernel")
+	})
+}
+
 // The same of datagrams with strongSwan's transport_proxy, as home agent and as mobile
 // node; iked has the kernel's SAs, or its own.
 func TestMobileIPv6WithStrongSwan(t *testing.T) {
