@@ -65,12 +65,16 @@ func TestKINK(t *testing.T) {
 				}
 				// A packet before the SAs would leave what the kernel has of its question for
 				// half a minute.
-				if _, err := k.A.Until(ctx, "installed", func(list []interop.IKESA) bool { return installed(list) == c.pairs }); err != nil {
+				first, err := k.A.Until(ctx, "installed", func(list []interop.IKESA) bool { return installed(list) == c.pairs })
+				if err != nil {
 					t.Fatal(err)
 				}
 				ping("up")
 				if out, err := k.A.Ikectl(ctx, "rekey", "net"); err != nil {
 					t.Errorf("rekey: %v %s", err, out)
+				}
+				if _, err := k.A.Until(ctx, "rekeyed", func(list []interop.IKESA) bool { return installed(list) == c.pairs && !common(first, list) }); err != nil {
+					t.Fatal(err)
 				}
 				ping("rekeyed")
 				wire.Stop()
@@ -101,6 +105,19 @@ func installed(list []interop.IKESA) (n int) {
 		}
 	}
 	return n
+}
+
+// common tells whether a CHILD_SA of a list is installed in another one.
+func common(a, b []interop.IKESA) bool {
+	spis := map[string]bool{}
+	for _, x := range a {
+		for _, c := range x.Children {
+			spis[c.SPIIn] = true
+		}
+	}
+	return slices.ContainsFunc(b, func(x interop.IKESA) bool {
+		return slices.ContainsFunc(x.Children, func(c interop.ChildSA) bool { return c.State == "INSTALLED" && spis[c.SPIIn] })
+	})
 }
 
 // A host of KINK moves, in the kernel, by the word of mobility managers on both sides: no
