@@ -140,8 +140,30 @@ func (sa *SA) relocated(now time.Time, t keyex.Relocated) {
 		return
 	}
 	sa.log(now, trace.Control, false, "the ISAKMP SA moves from %v === %v to %v === %v", sa.local, sa.remote, to[0], to[1])
+	sa.left = leftAddress{sa.remote.Addr(), now}
 	sa.local, sa.remote = to[0], to[1]
 	sa.Event(keyex.Moved{})
+}
+
+// leftAddress is where the peer was before a mobility manager told of another place.
+type leftAddress struct {
+	addr netip.Addr
+	at   time.Time
+}
+
+// LeftMeanwhile tells whether the peer left, while a newer SA was being made with it, the
+// address where that has it.
+func (sa *SA) LeftMeanwhile(next *SA) bool {
+	return sa.left.addr == next.remote.Addr() && !sa.left.at.Before(next.born)
+}
+
+// catchUp goes on where an older SA is, which a mobility manager moved while this one
+// was being made.
+func (sa *SA) catchUp(now time.Time, p *SA) {
+	if !p.left.addr.IsValid() || p.left.at.Before(sa.born) || sa.local.Addr() == p.local.Addr() && sa.remote.Addr() == p.remote.Addr() {
+		return
+	}
+	sa.relocated(now, keyex.Relocated{Local: p.local.Addr(), Remote: p.remote.Addr()})
 }
 
 // childRelocated gives SAs of Quick Mode the outer addresses that they have.

@@ -74,6 +74,7 @@ func (p *phase1) destroy() {
 
 // startPhase1 begins as initiator.
 func (sa *SA) startPhase1(now time.Time) {
+	sa.born = now
 	sa.state = keyex.Connecting
 	kind := message.ExchangeMain
 	if sa.cfg.V1.Aggressive {

@@ -67,6 +67,7 @@ func (sa *SA) Adopt(now time.Time, p *SA) {
 	p.state, p.heir = keyex.Rekeyed, nil
 	p.timers = timers{linger: now.Add(lingerTime)}
 	p.dpd.due = time.Time{}
+	sa.catchUp(now, p)
 }
 
 // lookAt makes the engine look at what another machine of ours has to say.

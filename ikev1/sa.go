@@ -50,6 +50,8 @@ type SA struct {
 	fading      []*keyex.Child // replaced ones that still receive
 	heir        *SA            // takes over, see rekey.go
 	parent      *SA            // whose children it takes over
+	born        time.Time      // when its phase 1 began
+	left        leftAddress
 	dpd         dpdState
 	contact     bool // the peer sent INITIAL-CONTACT
 	tellContact bool // the first Quick Mode carries ours
@@ -103,6 +105,7 @@ func (sa *SA) Receive(now time.Time, d keyex.Datagram) {
 	}
 	d.Local, d.Remote = unmap(d.Local), unmap(d.Remote)
 	if !sa.initiator && sa.state == keyex.Created && sa.timers.halfOpen.IsZero() {
+		sa.born = now
 		sa.timers.halfOpen = now.Add(halfOpenTime)
 	}
 	sa.receive(now, d)

@@ -323,3 +323,53 @@ func TestMigrateOneSA(t *testing.T) {
 		})
 	}
 }
+
+// A move in the middle of a rekeying of the IKE SA, by either side: the IKE SA that is
+// left is at the new address on both sides, and is of use there.
+func TestMigrateWhileIKEIsRekeyed(t *testing.T) {
+	for _, version := range []string{"mobike: no", "version: 1\n    aggressive: yes\n    aggressive_psk: yes"} {
+		for _, bySun := range []bool{false, true} {
+			for at := time.Duration(0); at <= 200*time.Millisecond; at += 10 * time.Millisecond {
+				simulate(t, func(w *world) {
+					conf := func(s string) string {
+						if version != "mobike: no" {
+							s = strings.NewReplacer("aes128gcm16-prfsha256-x25519", "aes128-sha256-modp2048", "esp_proposals: [aes128gcm16-x25519]", "esp_proposals: [aes128-sha256]").Replace(s)
+						}
+						return strings.ReplaceAll(s, "VERSION", version+"\n    dpd_delay: 1h")
+					}
+					sun := w.gateway("sun", sunAddr, conf(site("sun", "moon", "'%any'", "10.2.0.0/16", "10.1.0.0/16", "    VERSION\n", ", start: passive")))
+					moon := w.gateway("moon", moonAddr, conf(moonConf("    VERSION\n", ", start: always")))
+					w.after(2 * time.Second)
+					w.delay = 25 * time.Millisecond
+					g := moon
+					if bySun {
+						g = sun
+					}
+					if _, err := g.e.Rekey(context.Background(), Selector{IKE: "office"}, false); err != nil {
+						t.Fatal(err)
+					}
+					w.after(at)
+					w.mu.Lock()
+					w.gates[addr(movedAddr)] = moon
+					delete(w.gates, addr(moonAddr))
+					moon.addr = addr(movedAddr)
+					w.mu.Unlock()
+					for _, g := range []*gateway{moon, sun} {
+						for _, ev := range told(g == moon, moonAddr, movedAddr, migrate.Out, migrate.In) {
+							if _, err := g.e.Migrate(context.Background(), ev); err != nil {
+								t.Fatal(err)
+							}
+						}
+					}
+					w.after(5 * time.Minute)
+					when := version + ", " + at.String() + " after " + g.name + " began to rekey"
+					moon.tunnelBetween(movedAddr, sunAddr, when)
+					sun.tunnelBetween(sunAddr, movedAddr, when)
+				})
+				if t.Failed() {
+					return
+				}
+			}
+		}
+	}
+}

@@ -215,7 +215,7 @@ func (s *shard) adoptV1(x *ikeSA, now time.Time) bool {
 		if y == x || !y.v1 || !y.up || y.heir || y.closed || y.replaced || y.conn != x.conn || old != nil && y.id < old.id {
 			continue
 		}
-		if o := y.m.Look(); o.State == keyex.Established && sameHost(x.cfg, o.Remote, own.Remote) && ident.Equal(o.RemoteID, own.RemoteID) && ident.Equal(o.LocalID, own.LocalID) && o.User == own.User {
+		if o := y.m.Look(); o.State == keyex.Established && (sameHost(x.cfg, o.Remote, own.Remote) || movedFrom(y, x)) && ident.Equal(o.RemoteID, own.RemoteID) && ident.Equal(o.LocalID, own.LocalID) && o.User == own.User {
 			old = y
 		}
 	}
@@ -234,6 +234,12 @@ func (s *shard) adoptV1(x *ikeSA, now time.Time) bool {
 // they may also share the address of a NAT.
 func sameHost(cfg *keyex.Config, a, b netip.AddrPort) bool {
 	return a == b || !shared(cfg) && a.Addr() == b.Addr()
+}
+
+// movedFrom tells whether a mobility manager told of another place of an IKE SA's peer
+// while the peer was making a new one from where it had been.
+func movedFrom(old, x *ikeSA) bool {
+	return !shared(x.cfg) && old.m.(ikev1SA).LeftMeanwhile(x.m.(ikev1SA).SA)
 }
 
 // shared tells whether many peers may have one identity.
