@@ -2,6 +2,7 @@ package ikev2_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,5 +60,34 @@ func TestRelocatedWhileRekeying(t *testing.T) {
 			t.Fatalf("seed %d: %v\n%s%s", seed, err, strings.Join(p.net.Trace, "\n"), story(p.a, p.b))
 		}
 		p.at(t, to.String(), addrB.String(), false)
+	}
+}
+
+// RFC 6275, Section 11.7.1 has the mobile node tell its agent after it moved, so that one
+// side knows before the other: what the peer sends from its address before is taken and
+// answered there, and moves nothing back.
+func TestRelocatedBeforeThePeer(t *testing.T) {
+	to := netip.MustParseAddr("198.51.100.7")
+	p := newPair(t, 1)
+	p.ca.Mobike, p.cb.Mobike = false, false
+	p.up(t)
+	old := p.a.Addr
+	p.b.Start(p.b.SA(), ikev2.Relocated{Local: addrB, Remote: to})
+	var answers []netip.Addr
+	p.net.Fate = func(q *ikev2test.Packet) ikev2test.Verdict {
+		if isResponse(q) {
+			answers = append(answers, q.To.Addr())
+		}
+		return ikev2test.Deliver
+	}
+	spi := p.a.SA().Children()[0].SPIIn
+	p.a.Start(p.a.SA(), ikev2.RekeyChild{SPI: spi})
+	p.net.Run(10 * time.Second)
+	p.consistent(t, 1)
+	if p.a.SA().Children()[0].SPIIn == spi || len(answers) == 0 || slices.ContainsFunc(answers, func(a netip.Addr) bool { return a != old }) {
+		t.Errorf("a asked from %v, the answers went to %v", old, answers)
+	}
+	if got := p.b.SA().Remote().Addr(); got != to {
+		t.Errorf("b has its IKE SA at %v again", got)
 	}
 }

@@ -349,5 +349,13 @@ func TestHomeAddressIsTaken(t *testing.T) {
 		reload(homes("'" + homeAddr + "'"))
 		w.after(5 * time.Minute)
 		ha.want(2, 2, "given back")
+		mn.stop()
+		many := "{id: '*.example.org', addrs: ['2001:db8:1::/64']}"
+		reload(homeAgent("", "home_addresses: ["+many+"]", ""))
+		ha.want(1, 1, "for many")
+		reload(homeAgent("", "home_addresses: ["+many+", {id: m9.example.org, addrs: ['2001:db8:1::6']}]", ""))
+		for _, s := range ha.back.SAs() {
+			t.Errorf("bound to another one, there is an SA %v to %v", s.Src, s.Dst)
+		}
 	})
 }

@@ -2,9 +2,11 @@ package engine
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"iked/ikev2"
+	"iked/internal/keyex"
 	"iked/internal/trace"
 	"iked/spd"
 )
@@ -20,13 +22,9 @@ func (e *Engine) homesTaken(p *program) {
 				if !x.up || x.closed || x.cfg == nil || !x.cfg.ChecksHomes() || next != nil && next.ike == x.cfg {
 					continue
 				}
-				peer := x.m.Look().RemoteID
-				had, _ := x.cfg.Permitted(peer)
-				var has []spd.TS
-				if next != nil {
-					has, _ = next.ike.Permitted(peer)
-				}
-				if spd.Subset(had, has) {
+				info := x.m.Look()
+				peer := info.RemoteID
+				if next != nil && x.keepsHomes(next.ike, &info) {
 					continue
 				}
 				s.e.log(s.record(x, trace.Record{At: time.Now(), Level: trace.Control, Group: trace.CFG,
@@ -35,4 +33,25 @@ func (e *Engine) homesTaken(p *program) {
 			}
 		})
 	}
+}
+
+// keepsHomes tells whether a peer may have by another configuration what it may by that
+// of its IKE SA, and all that its CHILD_SAs are for: an address may be bound to somebody
+// else now, although many may have it.
+func (x *ikeSA) keepsHomes(next *keyex.Config, info *SAInfo) bool {
+	had, _ := x.cfg.Permitted(info.RemoteID)
+	has, _ := next.Permitted(info.RemoteID)
+	if !spd.Subset(had, has) {
+		return false
+	}
+	var leased []netip.Prefix
+	for _, a := range info.RemoteVIPs {
+		leased = append(leased, netip.PrefixFrom(a, a.BitLen()))
+	}
+	for _, c := range x.children {
+		if !next.MayHave(c.child.Remote, info.RemoteID, leased) {
+			return false
+		}
+	}
+	return true
 }
