@@ -41,6 +41,34 @@ func encoded(t *testing.T, sa *sad.SA, dirAttr bool) *wire.SA {
 	return m
 }
 
+// The kernel has room for one selector of an SA. Where the traffic needs several it is
+// that of the addresses, so that a peer whose SA has the request id of others, as those of
+// somebody else's policies, sends from its own address alone (RFC 4301, Section 5.2, step 4).
+func TestSelectorOfSeveral(t *testing.T) {
+	list := func(texts ...string) (out []spd.TS) {
+		for _, s := range texts {
+			x, _, err := spd.Parse(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, x)
+		}
+		return out
+	}
+	sa := tunnelSA(sad.In)
+	sa.Src, sa.Dst, sa.Mode = netip.MustParseAddr("2001:db8:1::5"), netip.MustParseAddr("2001:db8::1"), spd.Transport
+	sa.Local, sa.Remote = list("2001:db8::1[135/6]", "2001:db8::1[ipv6-icmp/147]"), list("2001:db8:1::5[135/5]", "2001:db8:1::5[ipv6-icmp/146]")
+	want := wire.Selector{Family: wire.Inet6, Src: wire.AddressOf(sa.Src), SrcLen: 128, Dst: wire.AddressOf(sa.Dst), DstLen: 128}
+	if m := encoded(t, sa, false); m.Sel != want {
+		t.Errorf("transport mode: %+v, expected %+v", m.Sel, want)
+	}
+	sa.Mode, sa.Local, sa.Remote = spd.Tunnel, list("::/0[135/3]", "::/0[tcp]"), list("2001:db8:1::5[135/1]", "2001:db8:1::5[tcp]")
+	want.Dst, want.DstLen = wire.Address{}, 0
+	if m := encoded(t, sa, false); m.Sel != want || m.Flags&wire.FlagAFUnspec != 0 {
+		t.Errorf("a tunnel: %+v, expected %+v", m.Sel, want)
+	}
+}
+
 // What the kernel takes in one direction only is given in that one alone.
 func TestEncodeSA(t *testing.T) {
 	sa := tunnelSA(sad.Out)

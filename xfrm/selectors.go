@@ -46,16 +46,37 @@ func untyped(s wire.Selector) wire.Selector {
 	return s
 }
 
-// single is the one selector of an SA; false: it would need several, or one that
-// the kernel cannot tell.
+// single is the one selector of an SA: that of its traffic, or where that would need
+// several, that of all traffic between the same addresses, so that who has the SA sends
+// from no other ones. False: there is none, or one that the kernel cannot tell.
 func single(local, remote []spd.TS, dir spd.Dirs) (wire.Selector, bool) {
 	list, err := spd.KernelSelectors(&spd.Policy{Local: local, Remote: remote}, dir, 1)
 	if err != nil || len(list) != 1 {
-		return wire.Selector{}, false
+		l, r := sameAddresses(local), sameAddresses(remote)
+		if l == nil || r == nil {
+			return wire.Selector{}, false
+		}
+		if list, err = spd.KernelSelectors(&spd.Policy{Local: l, Remote: r}, dir, 1); err != nil || len(list) != 1 {
+			return wire.Selector{}, false
+		}
 	}
 	s := wireSelector(list[0])
 	if dir == spd.Inbound {
 		s = untyped(s)
 	}
 	return s, true
+}
+
+// sameAddresses is a selector of all traffic of the addresses that every selector of a
+// list has; nil: they have different ones.
+func sameAddresses(list []spd.TS) []spd.TS {
+	if len(list) == 0 {
+		return nil
+	}
+	for _, t := range list[1:] {
+		if t.From != list[0].From || t.To != list[0].To {
+			return nil
+		}
+	}
+	return []spd.TS{{From: list[0].From, To: list[0].To, PortTo: 65535}}
 }
