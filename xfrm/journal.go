@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,9 +41,10 @@ type journal struct {
 // errInUse is that of a journal that another process writes.
 var errInUse = errors.New("in use by another process")
 
-// leftover is one of sa and policy.
+// leftover is one of sa and policy. reqID is that of the SA, 0: none, or not known.
 type leftover struct {
 	sa     *wire.SAByID
+	reqID  uint32
 	policy *wire.PolicyByID
 }
 
@@ -123,7 +125,7 @@ func (j *journal) read() error {
 
 func (l leftover) line() string {
 	if l.sa != nil {
-		return saLine(l.sa)
+		return saLine(l.sa, l.reqID)
 	}
 	return "p " + hex.EncodeToString(l.policy.Append(nil))
 }
@@ -135,7 +137,16 @@ func (l leftover) deletion() request {
 	return request{wire.DelPolicy, 0, l.policy}
 }
 
-func saLine(m *wire.SAByID) string { return "s " + hex.EncodeToString(m.Append(nil)) }
+// saLine names an SA, and its request id, by which it is known elsewhere.
+func saLine(m *wire.SAByID, reqID uint32) string {
+	s := "s " + hex.EncodeToString(m.Append(nil))
+	if reqID != 0 {
+		s += fmt.Sprintf(" %d", reqID)
+	}
+	return s
+}
+
+func (r *saRecord) line() string { return saLine(r.byID(), r.reqID) }
 
 // readJournal gives what is left of a journal, and how many of its lines say
 // nothing. One of another boot or namespace has nothing; a last line that is cut, as
@@ -195,14 +206,21 @@ func notEOF(err error) error {
 
 func parseLine(s string) (leftover, bool) {
 	kind, text, _ := strings.Cut(s, " ")
+	text, more, ided := strings.Cut(text, " ")
 	b, err := hex.DecodeString(text)
-	if err != nil {
+	if err != nil || ided && kind != "s" {
 		return leftover{}, false
 	}
 	switch kind {
 	case "s":
+		var id uint64
+		if ided {
+			if id, err = strconv.ParseUint(more, 10, 32); err != nil || id == 0 || more != strconv.FormatUint(id, 10) {
+				return leftover{}, false
+			}
+		}
 		if m, err := wire.Parse(wire.DelSA, b); err == nil {
-			return leftover{sa: m.(*wire.SAByID)}, true
+			return leftover{sa: m.(*wire.SAByID), reqID: uint32(id)}, true
 		}
 	case "p":
 		if m, err := wire.Parse(wire.DelPolicy, b); err == nil {
@@ -269,8 +287,8 @@ func (j *journal) drop(line string) {
 	j.write("-", line)
 }
 
-func (j *journal) addSA(r *saRecord)    { j.add(saLine(r.byID())) }
-func (j *journal) removeSA(r *saRecord) { j.drop(saLine(r.byID())) }
+func (j *journal) addSA(r *saRecord)    { j.add(r.line()) }
+func (j *journal) removeSA(r *saRecord) { j.drop(r.line()) }
 
 func (j *journal) addPolicy(k policyKey)    { j.add(leftover{policy: k.byID()}.line()) }
 func (j *journal) removePolicy(k policyKey) { j.drop(leftover{policy: k.byID()}.line()) }

@@ -22,7 +22,7 @@ const testID = "iked kernel backend 1 boot x namespace 1:2"
 // journalLines are entries of an SA and of a policy.
 func journalLines() (sa, policy string) {
 	m := &wire.SAByID{SAID: wire.SAID{Dst: wire.AddressOf(netip.MustParseAddr("192.0.2.2")), SPI: 0x1000, Family: wire.Inet, Proto: 50}}
-	return saLine(m), leftover{policy: &wire.PolicyByID{}}.line()
+	return saLine(m, 7), leftover{policy: &wire.PolicyByID{}}.line()
 }
 
 func lines(list []leftover) (s []string) {
@@ -52,6 +52,8 @@ func TestReadJournal(t *testing.T) {
 		{"too long", testID + "\n" + long + "\n+" + sa + "\n", []string{sa}, 1},
 		{"first line too long", long + "\n+" + sa + "\n", nil, 0},
 		{"nothing said", testID + "\n\n+\n" + sa + "\n+-" + sa + "\n+s 00\n+q " + sa[2:] + "\n+" + sa + "\n", []string{sa}, 6},
+		{"without a request id", testID + "\n+" + strings.TrimSuffix(sa, " 7") + "\n", []string{strings.TrimSuffix(sa, " 7")}, 0},
+		{"request ids that are none", testID + "\n+" + sa + "x\n+" + strings.TrimSuffix(sa, "7") + "0\n+" + strings.TrimSuffix(sa, "7") + "07\n+" + policy + " 7\n+" + sa + "\n", []string{sa}, 4},
 		{"glued", testID + "\n+" + policy[:20] + "+" + sa + "\n-" + sa + "\n+" + policy + "\n", []string{policy}, 1},
 	} {
 		got, damaged, err := readJournal(strings.NewReader(x.text), testID)
@@ -188,7 +190,7 @@ func TestJournalKeepsWhatWasRefused(t *testing.T) {
 		t.Error(err)
 	}
 	text, err := os.ReadFile(journalPath(b.opt.State))
-	if err != nil || !strings.Contains(string(text), "+"+saLine(comp.byID())+"\n") || strings.Contains(string(text), saLine(main.byID())) {
+	if err != nil || !strings.Contains(string(text), "+"+comp.line()+"\n") || strings.Contains(string(text), main.line()) {
 		t.Errorf("journal: %v\n%s", err, text)
 	}
 }

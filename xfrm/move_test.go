@@ -59,7 +59,7 @@ func TestMoveInPlaceGolden(t *testing.T) {
 	if got := hex.EncodeToString(last.Body); last.Type != 41 || got != want {
 		t.Errorf("request %d:\n%s, expected\n%s", last.Type, got, want)
 	}
-	if list := journaled(t, b); len(list) != 1 || list[0] != saLine(r.byID()) || r.id != id || r.src != newSrc || !r.encap {
+	if list := journaled(t, b); len(list) != 1 || list[0] != r.line() || r.id != id || r.src != newSrc || !r.encap {
 		t.Errorf("journal %q, record %+v", list, r)
 	}
 }
@@ -96,7 +96,7 @@ func TestMoveInPlace(t *testing.T) {
 		if sa == nil || len(k.sas) != 1 || sa.Src != wire.AddressOf(c.to.Src) || sa.ReqID != 7 || sa.Sel != wireSelector(c.sel) || sa.Encap != nil {
 			t.Errorf("%s: the kernel has %+v", name, sa)
 		}
-		if list := journaled(t, b); len(list) != 1 || list[0] != saLine(r.byID()) || b.sas[id] != r || b.bySAID[saID(id)] != r {
+		if list := journaled(t, b); len(list) != 1 || list[0] != r.line() || b.sas[id] != r || b.bySAID[saID(id)] != r {
 			t.Errorf("%s: journal %q", name, list)
 		}
 	}
@@ -128,7 +128,7 @@ func TestMoveInPlaceRefused(t *testing.T) {
 		if !errors.Is(err, want.is) || !strings.Contains(err.Error(), want.text) || id != old || b.sas[old] != r || k.sas[saID(old)] == nil {
 			t.Errorf("%v: %+v, %v", errno, id, err)
 		}
-		if list := journaled(t, b); len(list) != 1 || list[0] != saLine(r.byID()) {
+		if list := journaled(t, b); len(list) != 1 || list[0] != r.line() {
 			t.Errorf("%v: journal %q", errno, list)
 		}
 	}
@@ -181,7 +181,7 @@ func TestMovedByOthers(t *testing.T) {
 		if err != nil || slices.ContainsFunc(k.types(), func(x wire.Type) bool { return x != wire.GetSA }) || b.sas[id] != r {
 			t.Errorf("%+v, %v", id, err)
 		}
-		if list := journaled(t, b); len(list) != 1 || list[0] != saLine(r.byID()) || r.elsewhere() {
+		if list := journaled(t, b); len(list) != 1 || list[0] != r.line() || r.elsewhere() {
 			t.Errorf("journal %q", list)
 		}
 	})
@@ -192,7 +192,7 @@ func TestMovedByOthers(t *testing.T) {
 		if err != nil || id.Dst != third || k.sas[saID(id)] == nil || len(k.sas) != 1 {
 			t.Errorf("%+v, %v", id, err)
 		}
-		if list := journaled(t, b); len(list) != 1 || list[0] != saLine(r.byID()) {
+		if list := journaled(t, b); len(list) != 1 || list[0] != r.line() {
 			t.Errorf("journal %q", list)
 		}
 	})

@@ -32,6 +32,7 @@ func (b *Backend) adopt() {
 	sas, kept := 0, 0
 	var first error
 	var keys []policyKey
+	var moved []leftover
 	for i, r := range b.req.do(reqs) {
 		l := left[i]
 		if r.err != nil && !gone(r.err) {
@@ -44,6 +45,8 @@ func (b *Backend) adopt() {
 		if l.sa != nil {
 			if r.err == nil {
 				sas++
+			} else if l.reqID != 0 {
+				moved = append(moved, l)
 			}
 			b.journal.drop(l.line())
 			continue
@@ -63,6 +66,18 @@ func (b *Backend) adopt() {
 		b.entries[k] = e
 		keys = append(keys, k)
 	}
+	if n, err := b.removeAstray(moved); err != nil {
+		// Not before the next try: what is named in the journal is looked for again.
+		for _, l := range moved {
+			b.journal.add(l.line())
+		}
+		b.journal.left = append(b.journal.left, moved...)
+		if first == nil {
+			first = err
+		}
+	} else {
+		sas += n
+	}
 	if err := b.settleLeft(keys); first == nil {
 		first = err
 	}
@@ -76,6 +91,45 @@ func (b *Backend) adopt() {
 }
 
 // claimed tells whether something of now has the place of a leftover.
+// removeAstray removes SAs of a crashed process that a mobility manager has moved since
+// then: one of the same protocol, SPI and request id at another address. The policies of
+// the manager would go on using them. It tells how many.
+func (b *Backend) removeAstray(left []leftover) (n int, err error) {
+	if len(left) == 0 {
+		return 0, nil
+	}
+	type name struct {
+		proto      uint8
+		spi, reqID uint32
+	}
+	names := make(map[name]bool, len(left))
+	for _, l := range left {
+		names[name{l.sa.SAID.Proto, l.sa.SAID.SPI, l.reqID}] = true
+	}
+	var reqs []request
+	err = b.req.dump(wire.GetSA, &wire.Dump{}, func() { reqs = nil }, func(m wire.Message) {
+		s, ok := m.(*wire.SA)
+		if !ok {
+			return
+		}
+		s.Destroy()
+		if id := s.ByID(); names[name{id.Proto, id.SPI, s.ReqID}] && b.at(id) == nil {
+			reqs = append(reqs, request{wire.DelSA, 0, &wire.SAByID{SAID: id, Attrs: wire.Attrs{Mark: s.Mark}}})
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range b.req.do(reqs) {
+		if r.err == nil {
+			n++
+		} else if !gone(r.err) && err == nil {
+			err = r.err
+		}
+	}
+	return n, err
+}
+
 func (b *Backend) claimed(l leftover) bool {
 	if l.sa != nil {
 		return b.bySAID[l.sa.SAID] != nil

@@ -304,10 +304,10 @@ func (b *Backend) removeAll() error {
 	remove := func(r request, line string) { reqs, lines = append(reqs, r), append(lines, line) }
 	for _, r := range b.sas {
 		if r.elsewhere() {
-			remove(r.there().deletion(), saLine(r.there().byID()))
+			remove(r.there().deletion(), r.there().line())
 		}
 		for ; r != nil && !r.dead; r = r.comp {
-			remove(r.deletion(), saLine(r.byID()))
+			remove(r.deletion(), r.line())
 		}
 	}
 	for k, v := range b.larval {

@@ -171,6 +171,31 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// SAs of a crashed process that a mobility manager moved before the next one began go as
+// well: the policies would go on using them, and nobody has their keys. They are known by
+// SPI and request id; an SA of somebody else that has one of both stays.
+func TestCrashBeforeAMove(t *testing.T) {
+	uml.Require(t)
+	ns := namespace(t)
+	state := crash(t, ns)
+	add := func(dst, spi, reqid string) {
+		ip(t, ns, "xfrm", "state", "add", "src", local.String(), "dst", dst, "proto", "esp", "spi", spi, "reqid", reqid, "mode", "tunnel",
+			"aead", "rfc4106(gcm(aes))", "0x"+strings.Repeat("ab", 20), "128")
+	}
+	ip(t, ns, "xfrm", "state", "delete", "src", local.String(), "dst", remote.String(), "proto", "esp", "spi", "0x1001")
+	add("192.0.2.77", "0x1001", "7")
+	add("192.0.2.78", "0x1001", "9")
+	add("192.0.2.79", "0x1003", "7")
+	open(t, ns, xfrm.Options{State: state})
+	s := ip(t, ns, "xfrm", "state")
+	if strings.Contains(s, "192.0.2.77") || strings.Contains(s, "0x00001000") {
+		t.Errorf("SAs of the crashed process:\n%s", s)
+	}
+	if !strings.Contains(s, "192.0.2.78") || !strings.Contains(s, "192.0.2.79") {
+		t.Errorf("an SA of somebody else is gone:\n%s", s)
+	}
+}
+
 // A journal of another boot, or of another network namespace, says nothing of this
 // one.
 func TestJournalOfAnotherNamespace(t *testing.T) {
