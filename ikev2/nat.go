@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 
 	"iked/crypto/suite"
@@ -180,6 +181,7 @@ func (sa *SA) relocated(now time.Time, t Relocated) {
 	if sa.keys == nil || sa.hs != nil || !t.Local.IsValid() || t.Local.Is4() != t.Remote.Is4() {
 		return
 	}
+	before := sa.local.Addr()
 	sa.relocate(now, netip.AddrPortFrom(t.Local, sa.local.Port()), netip.AddrPortFrom(t.Remote, sa.remote.Port()), sa.natt)
 	sa.host = t.Remote
 	if r := sa.rekey.rival; r != nil {
@@ -188,8 +190,15 @@ func (sa *SA) relocated(now time.Time, t Relocated) {
 	if o := sa.window.out; o != nil {
 		sa.resend(now, o)
 	}
-	if t.Tell && sa.mobile.on && sa.mobile.leads {
+	switch m := &sa.mobile; {
+	case !t.Tell || !m.on:
+	case m.leads:
 		sa.queueUpdate()
+	case before != t.Local:
+		// As when an address has gone: the peer, which decides, has it for the one in use.
+		m.told = append(slices.Clone(m.told), before)
+		m.own = slices.DeleteFunc(slices.Clone(m.own), func(a netip.Addr) bool { return a == before })
+		sa.queueTell()
 	}
 }
 

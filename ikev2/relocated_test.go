@@ -91,3 +91,25 @@ func TestRelocatedBeforeThePeer(t *testing.T) {
 		t.Errorf("b has its IKE SA at %v again", got)
 	}
 }
+
+// The side that follows cannot say UPDATE_SA_ADDRESSES. When its mobility manager moves it
+// it tells of its addresses from the new one, as when an address has gone (RFC 4555,
+// Section 3.5, the exception; Section 3.6), and the side that decides finds it there.
+func TestRelocatedSideThatFollows(t *testing.T) {
+	for _, stays := range []bool{false, true} { // the old address
+		p := newMobile(t, 1)
+		p.up(t)
+		to := netip.MustParseAddr("203.0.113.7")
+		p.b.Addr = to
+		if stays {
+			p.b.More = []netip.Addr{addrB}
+		}
+		p.b.Start(p.b.SA(), ikev2.Relocated{Local: to, Remote: p.a.Addr, Tell: true})
+		for _, c := range p.b.SA().Children() {
+			p.b.Start(p.b.SA(), ikev2.ChildRelocated{SPI: c.SPIIn, Local: to, Remote: p.a.Addr})
+		}
+		p.net.Run(20 * time.Second)
+		p.consistent(t, 1)
+		p.at(t, p.a.Addr.String(), to.String(), false)
+	}
+}
