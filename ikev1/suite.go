@@ -87,8 +87,8 @@ func (sa *SA) reserveCPI(f *keyex.Flow, local netip.Addr, at *uint16, fail func(
 // address and its peer has none of the addresses that UDP would be between.
 func (sa *SA) throughNAT(now time.Time, cfg *keyex.ChildConfig) *trace.Failure {
 	if sa.nat.any() && sa.cfg.OwnEnds(cfg.Mode) {
-		return sa.failure(now, trace.StageChild, cfg.Name+" in transport mode is between a home address and its peer, and a NAT between the addresses of IKE lets no such packet through",
-			"take the NAT away, or protect the traffic in tunnel mode")
+		sentence, advice := keyex.HomeThroughNAT(cfg.Name)
+		return sa.failure(now, trace.StageChild, sentence, advice)
 	}
 	if !sa.nat.any() || len(cfg.AH) == 0 && (len(cfg.Proposals) == 0 || cfg.Proposals[0].Protocol != suite.ProtoAH) {
 		return nil

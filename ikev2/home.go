@@ -41,14 +41,13 @@ func (sa *SA) reservesAt(m spd.Mode, local []spd.TS) netip.Addr {
 }
 
 // homeThroughNAT refuses a new CHILD_SA between a home address and its peer where
-// there is a NAT between the addresses of IKE: its packets would need UDP between
-// these, and have none of them.
+// there is a NAT between the addresses of IKE.
 func (sa *SA) homeThroughNAT(now time.Time, cfg *ChildConfig, m spd.Mode) *trace.Failure {
 	if !sa.cfg.OwnEnds(m) || !sa.nat.any() {
 		return nil
 	}
-	return sa.failure(now, trace.StageChild, fmt.Sprintf("child %s in transport mode is between a home address and its peer, and a NAT between the addresses of IKE lets no such packet through", cfg.Name),
-		"take the NAT away, or protect the traffic in tunnel mode")
+	sentence, advice := keyex.HomeThroughNAT(cfg.Name)
+	return sa.failure(now, trace.StageChild, sentence, advice)
 }
 
 // foreignHome tells why a peer may not have the addresses of its selectors: they are

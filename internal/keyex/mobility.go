@@ -148,6 +148,14 @@ func InstallAdvice(err error, other string) string {
 	return other
 }
 
+// HomeThroughNAT says that a child in transport mode with OwnEnds cannot be where there is
+// a NAT between the addresses of IKE: its packets would need UDP between these, and have
+// none of them.
+func HomeThroughNAT(child string) (sentence, advice string) {
+	return fmt.Sprintf("child %s in transport mode is between a home address and its peer, and a NAT between the addresses of IKE lets no such packet through", child),
+		"take the NAT away, or protect the traffic in tunnel mode"
+}
+
 // ForeignHome tells in words why a peer may not have the addresses of its selectors,
 // which are neither permitted to its identity nor leased to it, and what to do; "": it
 // may. of says of what the addresses are, as " in child net".
