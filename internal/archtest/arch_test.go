@@ -59,6 +59,7 @@ func rules() []rule {
 		{"internal/userhook", []string{"conf", "internal/engine", "internal/daemon", "ikev1/..."}, true, "who runs the program knows nobody who asks"},
 		{"internal/pki", []string{"net/http", "os/exec"}, true, "certificates of strangers name places, and nothing fetches from them"},
 		{"kink/krb/...", []string{"ikev1", "ikev2/...", "conf", "internal/engine", "internal/daemon", "vici/...", "datapath/...", "xfrm/..."}, true, "Kerberos knows the contract with KINK only"},
+		{"interop/mip6", []string{"ikev1/...", "ikev2/...", "kink/...", "conf", "internal/engine", "internal/daemon", "vici/..."}, true, "the mobility manager of the tests tells the kernel what mip6d tells it, and knows nothing of IKE"},
 		{"...", []string{"kink/krb/krbtest"}, false, "the KDC for tests is in no program"},
 		{"...", []string{"cmd/..."}, false, "a main package is imported by nobody"},
 	}

@@ -55,30 +55,28 @@ func (r *roaming) iked(ns *testnet.Namespace, c interop.Config) *interop.Control
 // foreignID is the request id of an SA that is not IKE's.
 const foreignID = 4711
 
-// amongOthers tells of a tunnel among five others in one event, that are not IKE's.
-func (r *roaming) amongOthers(ns *testnet.Namespace, events ...migrate.Event) error {
-	for i := range events {
-		own := events[i].Entries[0]
-		if own.Mode != spd.Tunnel {
-			continue
-		}
-		if ns == r.Mobile {
-			_, children := r.Agree(r.Peers[0])
-			id, err := strconv.ParseUint(children["payload"].ReqID, 10, 32)
-			if err != nil {
-				return err
+// amongOthers tells of a tunnel, whose request id at the mobile node is given, among five
+// others in one event, that are not IKE's.
+func (r *roaming) amongOthers(id uint32) mip6.Teller {
+	return func(ns *testnet.Namespace, events ...migrate.Event) error {
+		for i := range events {
+			own := events[i].Entries[0]
+			if own.Mode != spd.Tunnel {
+				continue
 			}
-			own.ReqID = uint32(id)
+			if ns == r.Mobile {
+				own.ReqID = id
+			}
+			events[i].Entries = nil
+			for j := range uint32(migrate.MaxEntries - 1) {
+				other := own
+				other.ReqID = foreignID + j
+				events[i].Entries = append(events[i].Entries, other)
+			}
+			events[i].Entries = append(events[i].Entries, own)
 		}
-		events[i].Entries = nil
-		for j := range uint32(migrate.MaxEntries - 1) {
-			other := own
-			other.ReqID = foreignID + j
-			events[i].Entries = append(events[i].Entries, other)
-		}
-		events[i].Entries = append(events[i].Entries, own)
+		return mip6.Netlink(ns, events...)
 	}
-	return mip6.Netlink(ns, events...)
 }
 
 // A mobile node is at home, on a foreign link, on another one, in IPv4, at home again
@@ -131,7 +129,10 @@ func TestMobileNode(t *testing.T) {
 	_, err := r.Mobile.Run(r.Ctx, "ip", "xfrm", "state", "add", "src", mip6.Home.String(), "dst", mip6.Agent.String(), "proto", "esp", "spi", "0x4711",
 		"reqid", strconv.Itoa(foreignID), "mode", "tunnel", "aead", "rfc4106(gcm(aes))", "0x"+strings.Repeat("47", 20), "128")
 	must(err)
-	r.GoTo(mip6.First, r.amongOthers, r.Flows)
+	_, children := r.Agree(r.Peers[0])
+	id, err := strconv.ParseUint(children["payload"].ReqID, 10, 32)
+	must(err)
+	r.GoTo(mip6.First, r.amongOthers(uint32(id)), r.Flows)
 	foreign := func() string {
 		want := fmt.Sprintf("src %v dst %v proto esp spi 0x00004711 reqid %d", mip6.First.CareOf, mip6.Agent, foreignID)
 		list := strings.Join(kernelList(t, r.Mobile, "state"), "\n")
