@@ -197,6 +197,12 @@ func (sa *SA) askUnity() (out []message.Attribute) {
 	return out
 }
 
+// Attributes of pools that are numbers of IKEv2 alone (RFC 5026, Section 5.2; 3GPP TS 24.302).
+const (
+	mip6HomePrefix   = 16
+	homeAgentAddress = 19
+)
+
 // extras are the attributes of the pools, beside addresses and name servers, for a
 // client that asked for some types; nil: for one that is given them unasked.
 // Networks stand in one attribute, since some clients read only one.
@@ -206,6 +212,7 @@ func (sa *SA) extras(asked []message.Attribute) (out []message.Attribute) {
 		_, wanted := find(asked, o.Type)
 		unity := o.Type >= unityFirst && o.Type <= unityLast
 		switch {
+		case o.Type == mip6HomePrefix || o.Type == homeAgentAddress:
 		case unity && !sa.unity() && !wanted, !unity && asked != nil && !wanted:
 		case o.Type == unitySplitInclude || o.Type == unityLocalLAN:
 			networks[o.Type] = appendNetwork(networks[o.Type], o.Value)

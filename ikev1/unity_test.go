@@ -71,13 +71,14 @@ func TestUnity(t *testing.T) {
 
 // A server gives of a pool's attributes what it is asked for; what it pushes is all of
 // them, but the extensions only to who announced them. A netmask of the pool stands in
-// place of the usual one.
+// place of the usual one. What IKEv2 alone has numbers for, as home links, is left out.
 func TestPoolAttributes(t *testing.T) {
 	p := newPair(t)
 	sa := NewResponder(p.b, netip.MustParseAddrPort("192.0.2.2:500"), netip.MustParseAddrPort("192.0.2.1:500"), false)
 	sa.cfg = &keyex.Config{Pools: []string{"p"}}
 	sa.vipRemote = []netip.Prefix{netip.MustParsePrefix("10.9.0.1/32")}
-	sa.attrs = append([]keyex.Attribute{{Type: 4, Value: []byte{10, 2, 0, 1}}, {Type: 13, Value: []byte{10, 0, 0, 0, 255, 0, 0, 0}}, {Type: 2, Value: []byte{255, 255, 0, 0}}}, networkAttrs...)
+	sa.attrs = append([]keyex.Attribute{{Type: 4, Value: []byte{10, 2, 0, 1}}, {Type: 13, Value: []byte{10, 0, 0, 0, 255, 0, 0, 0}}, {Type: 2, Value: []byte{255, 255, 0, 0}},
+		{Type: mip6HomePrefix, Value: make([]byte, 21)}, {Type: homeAgentAddress, Value: make([]byte, 16)}}, networkAttrs...)
 	ask := func(types ...uint16) []message.Attribute {
 		list := []message.Attribute{}
 		for _, t := range types {
@@ -94,6 +95,7 @@ func TestPoolAttributes(t *testing.T) {
 		{false, ask(cfgIP4Address, 4), []uint16{1, 4}},
 		{false, ask(cfgIP4Address, cfgIP4Netmask, 13), []uint16{1, 13, 2}},
 		{false, ask(cfgIP4Address, unityBanner), []uint16{1, unityBanner}},
+		{false, ask(cfgIP4Address, mip6HomePrefix), []uint16{1}},
 		{true, ask(cfgIP4Address), []uint16{1, unityBanner, unityDomain, unitySplitInclude, unityLocalLAN}},
 		{false, nil, []uint16{1, 4, 13, 2}},
 		{true, nil, []uint16{1, 4, 13, 2, unityBanner, unityDomain, unitySplitInclude, unityLocalLAN}},

@@ -2,6 +2,7 @@ package vici
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"iked/migrate"
@@ -22,6 +23,9 @@ func (s *Server) migrate(c *call) wire.Message {
 	r, err := s.engine.Migrate(s.ctx, ev)
 	if err == nil && r.Children+r.IKEs+r.Static+r.Begin == 0 {
 		err = errors.New("no SA is where the request says, or all of them are there already")
+	}
+	if err == nil && r.Children+r.IKEs+r.Static == 0 && r.Unused != "" {
+		err = fmt.Errorf("no SA moves, and where IKE is to begin is remembered, but not used now: %s", r.Unused)
 	}
 	return counted(err, func(m *wire.Message) {
 		m.SetInt("matches", int64(r.Children+r.IKEs+r.Static))

@@ -125,6 +125,16 @@ func TestManagerBeforeTheFirstSA(t *testing.T) {
 	if err := call("migrate", m); err != nil {
 		t.Errorf("a connection that begins elsewhere is a failure: %v", err)
 	}
+	var elsewhere wire.Message
+	for k, v := range map[string]string{"reqid": "7", "old_src": "192.0.2.1", "old_dst": "192.0.2.3", "new_src": "192.0.2.77", "new_dst": "192.0.2.3", "ike_local": "192.0.2.77", "ike_remote": "192.0.2.3"} {
+		elsewhere.Set(k, v)
+	}
+	if err := call("migrate", elsewhere); err == nil || !strings.Contains(err.Error(), "not used now: remote_addrs does not have 192.0.2.3") {
+		t.Errorf("a place where the connection may not begin: %v", err)
+	}
+	if err := call("migrate", m); err != nil {
+		t.Errorf("the first place again: %v", err)
+	}
 	var told []string
 	if err := client.Stream(t.Context(), "list-conns", "list-conn", nil, func(m wire.Message) {
 		c, _ := m.Section("office")

@@ -60,12 +60,18 @@ func (e *Engine) learnKM(ev *migrate.Event) (conns []string) {
 
 // followKM remembers what an event told by KMADDRESS, and lets negotiations begin there.
 // What is being negotiated goes first: an IKE SA that is up by then moves.
-func (e *Engine) followKM(ctx context.Context, ev *migrate.Event) (begin int, err error) {
+func (e *Engine) followKM(ctx context.Context, ev *migrate.Event) (begin int, unused string, err error) {
 	conns := e.learnKM(ev)
 	if len(conns) == 0 {
-		return 0, nil
+		return 0, "", nil
 	}
-	return len(conns), e.sup.wait(ctx, func() {
+	p := e.config.Load()
+	for _, name := range conns {
+		if prog := p.conns[name]; prog != nil && unused == "" {
+			unused = e.unusable(prog.conf, ev.KM)
+		}
+	}
+	return len(conns), unused, e.sup.wait(ctx, func() {
 		for _, name := range conns {
 			e.sup.relocate(name)
 		}
@@ -129,17 +135,21 @@ func (e *Engine) kmAddress(c *conf.Connection, flow *spd.Flow) *KMAddress {
 	if !ok {
 		return nil
 	}
-	k := &KMAddress{Ends: ends}
+	return &KMAddress{Ends: ends, Unused: e.unusable(c, ends)}
+}
+
+// unusable tells why a connection does not begin between two addresses, "": it does. The
+// configuration holds for a move as for a beginning.
+func (e *Engine) unusable(c *conf.Connection, ends migrate.Ends) string {
 	switch {
-	// The configuration holds for a move as for a beginning.
 	case fit(c.RemoteAddrs, ends.Remote) == rankNone:
-		k.Unused = fmt.Sprintf("remote_addrs does not have %s", ends.Remote)
+		return fmt.Sprintf("remote_addrs does not have %s", ends.Remote)
 	case fit(c.LocalAddrs, ends.Local) == rankNone:
-		k.Unused = fmt.Sprintf("local_addrs does not have %s", ends.Local)
+		return fmt.Sprintf("local_addrs does not have %s", ends.Local)
 	case !e.isOwn(ends.Local):
-		k.Unused = fmt.Sprintf("%s is no address of this host now", ends.Local)
+		return fmt.Sprintf("%s is no address of this host now", ends.Local)
 	}
-	return k
+	return ""
 }
 
 // isOwn tells whether an address is this host's, as far as that is known.

@@ -74,7 +74,11 @@ func (e *Engine) Migrate(ctx context.Context, ev migrate.Event) (MigrateResult, 
 
 // MigrateResult is what an event did: how many CHILD_SAs, IKE SAs and SAs keyed by hand
 // go on elsewhere, and how many connections begin where it told (KMADDRESS).
-type MigrateResult struct{ Children, IKEs, Static, Begin int }
+// Unused tells why one of these connections does not begin there now; "": all do.
+type MigrateResult struct {
+	Children, IKEs, Static, Begin int
+	Unused                        string
+}
 
 // migrateLate follows what PF_KEY alone told.
 func (e *Engine) migrateLate() {
@@ -87,7 +91,7 @@ func (e *Engine) migrateLate() {
 
 // follow lets everybody plan and do what follows from an event.
 func (e *Engine) follow(ctx context.Context, ev *migrate.Event) (MigrateResult, error) {
-	begin, err := e.followKM(ctx, ev)
+	begin, unused, err := e.followKM(ctx, ev)
 	if err != nil {
 		return MigrateResult{Begin: begin}, err
 	}
@@ -96,7 +100,7 @@ func (e *Engine) follow(ctx context.Context, ev *migrate.Event) (MigrateResult, 
 		what:   fmt.Sprintf("MIGRATE of direction %v by %v", ev.Dir, ev.Source),
 		atOnce: ev.Source == migrate.Control,
 	})
-	r.Begin = begin
+	r.Begin, r.Unused = begin, unused
 	return r, err
 }
 
