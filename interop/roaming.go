@@ -24,6 +24,9 @@ type Roaming struct {
 	Node  *Control // of the mobile node
 	Peers []*Peering
 	Flows mip6.Flows
+	// Lag is how long after a move packets may be lost: a datapath in userspace hears of
+	// links and routes a moment after the kernel knows them. 0: not at all.
+	Lag time.Duration
 	// Missing tells which of these SAs a namespace does not have, in words: "src A dst B
 	// proto esp spi 0x…". nil: the lists of the daemons are all that there is.
 	Missing func(ns *testnet.Namespace, sas []string) string
@@ -278,7 +281,9 @@ func (r *Roaming) GoTo(to *mip6.Place, how mip6.Teller, flows mip6.Flows) {
 	}
 	defer wire.Stop()
 	if err := flows.During("to "+to.Name, func() error {
-		return r.Move(to, func(_, to *mip6.Place) error { return r.Tell(how, to) })
+		err := r.Move(to, func(_, to *mip6.Place) error { return r.Tell(how, to) })
+		time.Sleep(r.Lag)
+		return err
 	}); err != nil {
 		r.Fatal(err)
 	}
