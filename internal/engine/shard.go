@@ -264,7 +264,9 @@ func (s *shard) all() []*ikeSA {
 
 // adopt takes an SA in.
 func (s *shard) adopt(x *ikeSA) {
-	x.shard = s
+	if x.shard != s { // the gate may look at it already
+		x.shard = s
+	}
 	x.index = -1
 	if x.created.IsZero() {
 		x.created = time.Now()

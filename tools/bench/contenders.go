@@ -32,6 +32,7 @@ func contenders(iked, ikectl, wireguard string) []contender {
 	return []contender{
 		{name: "plain"},
 		{name: "iked-aes128gcm", start: ikedWith(bin, "aes128gcm16", false)},
+		{name: "iked-aes128gcm-moving", start: moving(bin, "aes128gcm16")},
 		{name: "iked-aes128gcm-udp", start: ikedWith(bin, "aes128gcm16", true)},
 		{name: "iked-chacha20", start: ikedWith(bin, "chacha20poly1305", false)},
 		{name: "wireguard-go", start: wireguardGo(wireguard)},
