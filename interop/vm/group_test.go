@@ -74,7 +74,7 @@ func TestGroupInTheKernel(t *testing.T) {
 					return string(buf[:n]), err
 				}
 				if got, err := say("to the group"); err != nil || got != "to the group" {
-					t.Errorf("from %v: %q, %v\n%s", s.src, got, err, strings.Join(append(kernelList(t, s.to, "state"), kernelList(t, s.to, "policy")...), "\n"))
+					t.Errorf("from %v: %q, %v\n%s", s.src, got, err, strings.Join(append(KernelList(t, s.to, "state"), KernelList(t, s.to, "policy")...), "\n"))
 				}
 				if u, err := s.in.QuerySA(in.ID); err != nil || u.Packets != 1 {
 					t.Errorf("inbound SA of the group: %+v, %v", u, err)

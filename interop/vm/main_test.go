@@ -1,25 +1,16 @@
 package vm
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"iked/internal/backend/backendtest"
 	"iked/internal/uml"
-	"iked/interop"
 )
 
 func TestMain(m *testing.M) {
-	uml.Main(writer{m}, uml.Options{Modules: []string{"mip6"}, Prepare: func(dir string) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-		defer cancel()
-		_, err := interop.Build(ctx, dir)
-		return err
-	}})
+	uml.Main(writer{m}, Guest)
 }
 
 // writer writes the tables after the tests.
@@ -32,11 +23,6 @@ func (w writer) Run() int {
 		return 1
 	}
 	return code
-}
-
-// binaries are iked and ikectl, built on the machine.
-func binaries() interop.Binaries {
-	return interop.Binaries{Iked: filepath.Join(uml.Dir(), "iked"), Ikectl: filepath.Join(uml.Dir(), "ikectl")}
 }
 
 // The kernel carries every kind of SA, with its own kind and with the userspace

@@ -114,7 +114,7 @@ func newDaemons(t *testing.T, backend, role string) *daemons {
 		}
 	}
 	var err error
-	d.iked, err = interop.NewIked(binaries(), d.Path("iked"))
+	d.iked, err = interop.NewIked(Binaries(), d.Path("iked"))
 	must(err)
 	must(d.iked.Configure("connections: []\n"))
 	var charonNS *testnet.Namespace
@@ -123,7 +123,7 @@ func newDaemons(t *testing.T, backend, role string) *daemons {
 	} else {
 		d.ikedNS, charonNS = d.GwB, d.GwA
 	}
-	d.before = system(t, d.ikedNS)
+	d.before = System(t, d.ikedNS)
 	must(d.iked.Start(ctx, d.ikedNS, "--backend", backend))
 	// strongSwan tells of itself only when asked to, and takes BEET mode only from its
 	// like.
@@ -151,28 +151,9 @@ func (d *daemons) stop(t *testing.T) {
 	if err := d.iked.Stop(); err != nil {
 		t.Error(err)
 	}
-	if after := system(t, d.ikedNS); after != d.before {
+	if after := System(t, d.ikedNS); after != d.before {
 		t.Errorf("iked left behind:\n%s\nbefore it there was:\n%s", after, d.before)
 	}
-}
-
-// system is what a daemon may put into the kernel.
-func system(t *testing.T, ns *testnet.Namespace) string {
-	t.Helper()
-	var b strings.Builder
-	for _, cmd := range []string{"ip xfrm state", "ip xfrm policy", "ip -4 rule", "ip -6 rule"} {
-		out, err := ns.Run(t.Context(), strings.Fields(cmd)...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(&b, "%s:\n%s", cmd, out)
-	}
-	links, err := ns.Links()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintf(&b, "links: %v\n", links)
-	return b.String()
 }
 
 // negotiated is a running case.

@@ -1,10 +1,8 @@
 package vm
 
 import (
-	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"iked/internal/testnet"
 	"iked/internal/uml"
@@ -17,10 +15,10 @@ import (
 func TestPopulatedFromPacketsInTheKernel(t *testing.T) {
 	uml.Require(t)
 	interop.RunPFP(t, func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *interop.Iked {
-		return startIked(t, topo, ns, yaml, "kernel")
+		return StartIked(t, topo, ns, yaml, "kernel")
 	}, func(t *testing.T, topo *testnet.Topology, children []interop.ChildSA) {
-		policies := kernelList(t, topo.GwA, "policy")
-		states := kernelList(t, topo.GwA, "state")
+		policies := KernelList(t, topo.GwA, "policy")
+		states := KernelList(t, topo.GwA, "state")
 		for _, c := range children {
 			dst, _, _ := strings.Cut(c.RemoteTS[0], "[")
 			dst = strings.TrimSuffix(dst, "/32")
@@ -49,41 +47,4 @@ func TestPopulatedFromPacketsInTheKernel(t *testing.T) {
 			}
 		}
 	})
-}
-
-// startIked runs iked with a backend, with its files in a network.
-func startIked(t *testing.T, net interface{ Path(...string) string }, ns *testnet.Namespace, yaml, backend string) *interop.Iked {
-	t.Helper()
-	d, err := interop.NewIked(binaries(), net.Path(ns.Name))
-	if err == nil {
-		err = d.Configure(yaml)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err == nil {
-		err = d.Start(ctx, ns, "--backend", backend)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("log of iked in %s:\n%s", ns.Name, d.Process.Log())
-		}
-	})
-	return d
-}
-
-// kernelList is what `ip xfrm` lists of states or policies, each on one line.
-func kernelList(t *testing.T, ns *testnet.Namespace, what string) []string {
-	t.Helper()
-	out, err := ns.Run(t.Context(), "ip", "xfrm", what)
-	if err != nil {
-		t.Fatal(err, out)
-	}
-	var list []string
-	for _, e := range strings.Split("\n"+out, "\nsrc ")[1:] {
-		list = append(list, "src "+strings.Join(strings.Fields(e), " "))
-	}
-	return list
 }

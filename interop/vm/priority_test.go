@@ -63,7 +63,7 @@ func TestPrioritiesAreCharons(t *testing.T) {
 	if left := priorities(t, topo.GwA); len(left) > 0 {
 		t.Fatalf("charon left policies: %v", left)
 	}
-	iked := startIked(t, topo, topo.GwA, "bypass: none\nconnections: []\n", "kernel")
+	iked := StartIked(t, topo, topo.GwA, "bypass: none\nconnections: []\n", "kernel")
 	if err := iked.Load(ctx, conf); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ var policyLine = regexp.MustCompile(`^(src .*?) (?:uid \d+ )?dir (in|out|fwd) (?
 func priorities(t *testing.T, ns *testnet.Namespace) map[string]string {
 	t.Helper()
 	m := map[string]string{}
-	list := kernelList(t, ns, "policy")
+	list := KernelList(t, ns, "policy")
 	slices.Sort(list)
 	for _, e := range list {
 		if strings.Contains(e, " socket ") {

@@ -19,7 +19,7 @@ func TestNegotiatedSuite(t *testing.T) {
 				if ns == topo.GwB {
 					backend = backends[1]
 				}
-				return startIked(t, topo, ns, yaml, backend)
+				return StartIked(t, topo, ns, yaml, backend)
 			})
 		})
 	}

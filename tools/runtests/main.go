@@ -40,8 +40,8 @@ const (
 var phases = []phase{
 	{name: "unit", args: []string{"-timeout=20m"}},
 	{name: "race", args: []string{"-race", "-timeout=30m"}},
-	// One guest at a time: each has clocks to keep.
-	{name: "vm", args: []string{"-count=1", "-p=1", "-timeout=30m"}, kind: vm},
+	// A guest has one processor.
+	{name: "vm", args: []string{"-count=1", "-p=2", "-timeout=30m"}, kind: vm},
 	{name: "interop", args: []string{"-count=1", "-parallel=4", "-timeout=30m"}, kind: interop},
 }
 

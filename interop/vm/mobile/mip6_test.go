@@ -1,4 +1,4 @@
-package vm
+package mobile
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"iked/internal/uml"
 	"iked/interop"
 	"iked/interop/mip6"
+	"iked/interop/vm"
 	"iked/migrate"
 	"iked/spd"
 )
@@ -27,7 +28,7 @@ func newRoaming(t *testing.T) *roaming {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return &roaming{Roaming: &interop.Roaming{T: t, Scene: mip6.ForTest(t), Ctx: ctx, Missing: func(ns *testnet.Namespace, sas []string) string {
-		list := strings.Join(kernelList(t, ns, "state"), "\n")
+		list := strings.Join(vm.KernelList(t, ns, "state"), "\n")
 		for _, sa := range sas {
 			if !strings.Contains(list, sa) {
 				return "no state " + sa + "in\n" + list
@@ -47,7 +48,7 @@ func (r *roaming) with(p *interop.Peering) *interop.Peering {
 // iked starts one.
 func (r *roaming) iked(ns *testnet.Namespace, c interop.Config) *interop.Control {
 	r.Helper()
-	d := startIked(r.T, r.Scene.Net, ns, c.YAML(), "kernel")
+	d := vm.StartIked(r.T, r.Scene.Net, ns, c.YAML(), "kernel")
 	r.daemons = append(r.daemons, d)
 	return &d.Control
 }
@@ -135,7 +136,7 @@ func TestMobileNode(t *testing.T) {
 	r.GoTo(mip6.First, r.amongOthers(uint32(id)), r.Flows)
 	foreign := func() string {
 		want := fmt.Sprintf("src %v dst %v proto esp spi 0x00004711 reqid %d", mip6.First.CareOf, mip6.Agent, foreignID)
-		list := strings.Join(kernelList(t, r.Mobile, "state"), "\n")
+		list := strings.Join(vm.KernelList(t, r.Mobile, "state"), "\n")
 		if strings.Contains(list, want) {
 			return ""
 		}
@@ -162,7 +163,7 @@ func TestMobileNode(t *testing.T) {
 	}))
 	r.Rekeyed(true)
 
-	if !strings.Contains(strings.Join(kernelList(t, r.Mobile, "state"), "\n"), "spi 0x00004711") {
+	if !strings.Contains(strings.Join(vm.KernelList(t, r.Mobile, "state"), "\n"), "spi 0x00004711") {
 		t.Error("the SA that is not IKE's is gone")
 	}
 	summary, err := r.Flows.Stop()
@@ -186,7 +187,7 @@ func TestMobileNode(t *testing.T) {
 	}
 	for i, d := range r.daemons {
 		must(d.Stop())
-		for _, left := range kernelList(t, []*testnet.Namespace{r.Mobile, r.Agent, r.Peer}[i], "state") {
+		for _, left := range vm.KernelList(t, []*testnet.Namespace{r.Mobile, r.Agent, r.Peer}[i], "state") {
 			if strings.Contains(left, "proto esp") && !strings.Contains(left, "0x00004711") {
 				t.Errorf("daemon %d has left in the kernel: %s", i, left)
 			}

@@ -1,4 +1,4 @@
-package vm
+package mobile
 
 import (
 	"errors"
@@ -14,6 +14,7 @@ import (
 	"iked/internal/uml"
 	"iked/interop"
 	"iked/interop/mip6"
+	"iked/interop/vm"
 	"iked/spd"
 )
 
@@ -79,7 +80,7 @@ func TestBesideAMobilityManager(t *testing.T) {
 	must(mip6.PutPolicies(r.Agent, peer.Bonds(), false))
 	begin := func(ns *testnet.Namespace, mobile bool) *interop.Iked {
 		t.Helper()
-		d, err := interop.NewIked(binaries(), r.Path(ns.Name))
+		d, err := interop.NewIked(vm.Binaries(), r.Path(ns.Name))
 		must(err)
 		must(d.Configure(besideYAML(mobile)))
 		must(d.Start(ctx, ns, "--backend", "kernel"))
@@ -247,7 +248,7 @@ func (r *roaming) policies(ns *testnet.Namespace) []string {
 // states are the kernel's SAs of ESP that are no questions, by what tells them apart.
 func (r *roaming) states(ns *testnet.Namespace) (list []string) {
 	r.Helper()
-	for _, s := range kernelList(r.T, ns, "state") {
+	for _, s := range vm.KernelList(r.T, ns, "state") {
 		if strings.Contains(s, "proto esp") && !strings.Contains(s, "spi 0x00000000") {
 			s, _, _ = strings.Cut(s, " mode ")
 			list = append(list, s)
@@ -271,12 +272,12 @@ func (r *roaming) serve(at *mip6.Place) {
 						return ""
 					}
 				}
-				return fmt.Sprintf("%s: no SA from %v to %v with request id %d, but\n%s", ns.Name, x.from, x.to, x.reqid, strings.Join(kernelList(r.T, ns, "state"), "\n"))
+				return fmt.Sprintf("%s: no SA from %v to %v with request id %d, but\n%s", ns.Name, x.from, x.to, x.reqid, strings.Join(vm.KernelList(r.T, ns, "state"), "\n"))
 			})
 		}
 	}
 	r.Eventually(func() string {
-		for _, s := range kernelList(r.T, r.Mobile, "state") {
+		for _, s := range vm.KernelList(r.T, r.Mobile, "state") {
 			if strings.Contains(s, "spi 0x00000000") && strings.Contains(s, "proto esp") {
 				return "a question of the kernel is open: " + s
 			}

@@ -1,4 +1,4 @@
-package vm
+package mobile
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"iked/internal/testnet"
 	"iked/internal/uml"
 	"iked/interop"
+	"iked/interop/vm"
 )
 
 // wandering is iked with strongSwan that uses the kernel's SAs: A has two networks
@@ -151,7 +152,7 @@ func newWandering(t *testing.T, backend, role string, vip bool, mobike string, k
 	} else {
 		w.ikedNS, charonNS = w.GwB, w.GwA
 	}
-	iked, err := interop.NewIked(binaries(), w.Path("iked"))
+	iked, err := interop.NewIked(vm.Binaries(), w.Path("iked"))
 	must(err)
 	c := w.config(map[string]string{"initiator": "A", "responder": "B"}[role], vip, mobike)
 	c.Connections[0].Value = append(c.Connections[0].Value.(interop.Section), keys...)

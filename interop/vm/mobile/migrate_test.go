@@ -1,4 +1,4 @@
-package vm
+package mobile
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"iked/internal/uml"
 	"iked/interop"
 	"iked/interop/mip6"
+	"iked/interop/vm"
 	"iked/migrate"
 	"iked/spd"
 )
@@ -59,7 +60,7 @@ func TestMigrate(t *testing.T) {
 	var d [2]*interop.Iked
 	for i, side := range []string{"A", "B"} {
 		c := w.config(side, false, "no")
-		d[i] = startIked(t, w.Topology, []*testnet.Namespace{w.GwA, w.GwB}[i], c.YAML(), "kernel")
+		d[i] = vm.StartIked(t, w.Topology, []*testnet.Namespace{w.GwA, w.GwB}[i], c.YAML(), "kernel")
 	}
 	w.a, w.b = &d[0].Control, &d[1].Control
 	must(w.a.Initiate(ctx, "net"))
@@ -141,7 +142,7 @@ func TestMigrate(t *testing.T) {
 	for i, side := range d {
 		must(side.Stop())
 		ns := []*testnet.Namespace{w.GwA, w.GwB}[i]
-		if left := append(kernelList(t, ns, "state"), kernelList(t, ns, "policy")...); len(left) != 0 {
+		if left := append(vm.KernelList(t, ns, "state"), vm.KernelList(t, ns, "policy")...); len(left) != 0 {
 			t.Errorf("%s has left in the kernel: %v", ns.Name, left)
 		}
 	}

@@ -1,4 +1,4 @@
-package vm
+package mobile
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"iked/internal/uml"
 	"iked/interop"
 	"iked/interop/mip6"
+	"iked/interop/vm"
 	"iked/migrate"
 	"iked/spd"
 )
@@ -23,7 +24,7 @@ func untilGone(t *testing.T, ctx context.Context, ns *testnet.Namespace, a netip
 	for {
 		var with []string
 		for _, table := range tables {
-			for _, s := range kernelList(t, ns, table) {
+			for _, s := range vm.KernelList(t, ns, table) {
 				if strings.Contains(s, " "+a.String()+" ") {
 					with = append(with, s)
 				}
@@ -61,7 +62,7 @@ func TestMigratePartly(t *testing.T) {
 	var d [2]*interop.Iked
 	for i, side := range []string{"A", "B"} {
 		c := w.config(side, false, "no")
-		d[i] = startIked(t, w.Topology, sides[i], c.YAML(), "kernel")
+		d[i] = vm.StartIked(t, w.Topology, sides[i], c.YAML(), "kernel")
 	}
 	w.a, w.b = &d[0].Control, &d[1].Control
 	must(w.a.Initiate(ctx, "net"))
@@ -102,7 +103,7 @@ func TestMigratePartly(t *testing.T) {
 	}
 	arrives("by policies of others", second)
 	for _, ns := range sides {
-		if !slices.ContainsFunc(kernelList(t, ns, "policy"), func(s string) bool {
+		if !slices.ContainsFunc(vm.KernelList(t, ns, "policy"), func(s string) bool {
 			return strings.Contains(s, "172.16.0.0/12") && strings.Contains(s, w.WanA4.String())
 		}) {
 			t.Errorf("%s: the policy of somebody else is gone or was not moved", ns.Name)
@@ -114,10 +115,10 @@ func TestMigratePartly(t *testing.T) {
 			t.Errorf("side %d found something to put right after the moves", i)
 		}
 		must(side.Stop())
-		if left := kernelList(t, sides[i], "state"); len(left) != 0 {
+		if left := vm.KernelList(t, sides[i], "state"); len(left) != 0 {
 			t.Errorf("%s has left in the kernel: %v", sides[i].Name, left)
 		}
-		if left := kernelList(t, sides[i], "policy"); len(left) != 1 {
+		if left := vm.KernelList(t, sides[i], "policy"); len(left) != 1 {
 			t.Errorf("%s has left policies in the kernel: %v", sides[i].Name, left)
 		}
 	}
@@ -131,7 +132,7 @@ func TestMigrateByHand(t *testing.T) {
 	defer cancel()
 	topo := testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router})
 	w := &wandering{T: t, Topology: topo, ctx: ctx}
-	side := startIked(t, topo, topo.GwA, w.config("A", false, "no").YAML(), "kernel")
+	side := vm.StartIked(t, topo, topo.GwA, w.config("A", false, "no").YAML(), "kernel")
 	call := func(command string, args map[string]any) string {
 		t.Helper()
 		m, err := side.Control.Call(ctx, command, args)
@@ -141,7 +142,7 @@ func TestMigrateByHand(t *testing.T) {
 		id, _ := m.Get("reqid").(string)
 		return id
 	}
-	base := len(kernelList(t, topo.GwA, "policy")) // of the configuration, and of sockets
+	base := len(vm.KernelList(t, topo.GwA, "policy")) // of the configuration, and of sockets
 	here, there := topo.NetA4.String(), topo.NetB4.String()
 	sa := map[string]any{"dir": "out", "spi": "0x1000", "src": topo.WanA4.String(), "dst": topo.WanB4.String(), "local_ts": []string{here}, "remote_ts": []string{there},
 		"alg": "aes128gcm16", "encr_key": strings.Repeat("k", 20)}
@@ -162,7 +163,7 @@ func TestMigrateByHand(t *testing.T) {
 		untilGone(t, ctx, topo.GwA, from, "state", "policy")
 	}
 	away := netip.MustParseAddr(secondA)
-	before := len(kernelList(t, topo.GwA, "policy"))
+	before := len(vm.KernelList(t, topo.GwA, "policy"))
 	move(topo.WanA4, away)
 	time.Sleep(5 * time.Second) // until the tables were compared again
 	if log := side.Process.Log(); strings.Contains(log, "put right") || strings.Contains(log, "not in the kernel any more") || !strings.Contains(log, "policy p follows") {
@@ -171,7 +172,7 @@ func TestMigrateByHand(t *testing.T) {
 	// It has them at their place: they move on from there, by its own hand, and go.
 	call("static-sa-update", map[string]any{"spi": "0x1000", "new_src": topo.WanA4.String()})
 	call("static-sa-update", map[string]any{"spi": "0x1000", "new_src": secondA})
-	if n := len(kernelList(t, topo.GwA, "policy")); n != before {
+	if n := len(vm.KernelList(t, topo.GwA, "policy")); n != before {
 		t.Errorf("%d policies in the kernel, there were %d", n, before)
 	}
 	move(away, topo.WanA4)
@@ -179,13 +180,13 @@ func TestMigrateByHand(t *testing.T) {
 	call("static-sa-delete", map[string]any{"spi": "0x1000"})
 	call("static-sa-delete", map[string]any{"spi": "0x2000"})
 	call("static-policy-delete", map[string]any{"name": "p"})
-	if sas, policies := kernelList(t, topo.GwA, "state"), kernelList(t, topo.GwA, "policy"); len(sas) != 0 || len(policies) != base {
+	if sas, policies := vm.KernelList(t, topo.GwA, "state"), vm.KernelList(t, topo.GwA, "policy"); len(sas) != 0 || len(policies) != base {
 		t.Errorf("left in the kernel: %v and %v", sas, policies)
 	}
 	if err := side.Stop(); err != nil {
 		t.Error(err)
 	}
-	if left := append(kernelList(t, topo.GwA, "state"), kernelList(t, topo.GwA, "policy")...); len(left) != 0 {
+	if left := append(vm.KernelList(t, topo.GwA, "state"), vm.KernelList(t, topo.GwA, "policy")...); len(left) != 0 {
 		t.Errorf("left in the kernel at the end: %v", left)
 	}
 }

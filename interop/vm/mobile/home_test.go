@@ -1,4 +1,4 @@
-package vm
+package mobile
 
 import (
 	"testing"
@@ -6,6 +6,7 @@ import (
 	"iked/internal/testnet"
 	"iked/internal/uml"
 	"iked/interop"
+	"iked/interop/vm"
 )
 
 // RFC 4877: a mobile node and its home agent with the SAs and policies of the kernel,
@@ -20,7 +21,7 @@ func TestMobileIPv6(t *testing.T) {
 				if ns == topo.GwB {
 					backend = x[1]
 				}
-				return startIked(t, topo, ns, yaml, backend)
+				return vm.StartIked(t, topo, ns, yaml, backend)
 			})
 		})
 	}
@@ -30,7 +31,7 @@ func TestMobileIPv6(t *testing.T) {
 func TestAssignedHomeAddress(t *testing.T) {
 	uml.Require(t)
 	interop.RunAssignedHome(t, func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *interop.Iked {
-		return startIked(t, topo, ns, yaml, "kernel")
+		return vm.StartIked(t, topo, ns, yaml, "kernel")
 	})
 }
 
@@ -42,7 +43,7 @@ func TestMobileIPv6WithStrongSwan(t *testing.T) {
 	for _, backend := range []string{"kernel", "userspace"} {
 		t.Run(backend, func(t *testing.T) {
 			interop.RunHomeWithStrongSwan(t, func(t *testing.T, topo *testnet.Topology, ns *testnet.Namespace, yaml string) *interop.Iked {
-				return startIked(t, topo, ns, yaml, backend)
+				return vm.StartIked(t, topo, ns, yaml, backend)
 			})
 		})
 	}
