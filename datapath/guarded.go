@@ -79,7 +79,8 @@ type passer interface{ SetPasses([]guard.Pass) }
 // passes tells the guard which clear text is to arrive, and which is not, in the
 // order of the policies: that of Bypass policies which none comes before whose
 // selectors are not told themselves, and that which is protected between hosts; then
-// the rest of what hosts say to each other. touched are the policies that came or went; most of them change nothing about it.
+// the rest of what hosts say to each other. touched are the policies that came or went;
+// most of them change nothing about it.
 func (d *Datapath) passes(touched ...[]spd.Policy) {
 	r, ok := d.io.Router.(passer)
 	if !ok {

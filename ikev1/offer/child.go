@@ -34,7 +34,7 @@ func ChildKeys(c *keyex.Child, derive func(proto suite.Protocol, spi uint32, n i
 			return err
 		}
 		if c.Config.SHA256_96 && t.ID == suite.IntegHMACSHA256 {
-			defer func() { t.ID = suite.IntegHMACSHA256_96 }()
+			t.ID = suite.IntegHMACSHA256_96 // of the same key
 		}
 		return split(proto, out, el, il, keys[2], keys[3])
 	}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +24,8 @@ type graves struct {
 // stone is the last answer, and how it is sent.
 type stone struct {
 	ikev2.Tombstone
-	dscp uint8
+	dscp  uint8
+	until time.Time
 }
 
 type grave struct {
@@ -42,7 +42,7 @@ func (s *shard) bequeath(x *ikeSA, t ikev2.Tombstone) {
 		t.Destroy()
 		return
 	}
-	s.e.gate.graves.dig(x.spi, stone{t, dscpOf(x.cfg)}, time.Now())
+	s.e.gate.graves.dig(x.spi, stone{Tombstone: t, dscp: dscpOf(x.cfg)}, time.Now())
 }
 
 // dig keeps an answer. One that was kept of the same SPI goes.
@@ -52,31 +52,36 @@ func (g *graves) dig(spi ikev2.SPI, t stone, now time.Time) {
 	if g.m == nil {
 		g.m = make(map[ikev2.SPI]stone)
 	}
-	g.fill(spi)
 	g.sweep(now)
 	if len(g.order) >= maxGraves {
-		g.fill(g.order[0].spi)
+		g.fill()
 	}
 	if len(g.order) == 0 {
 		time.AfterFunc(graveTime, g.expire)
 	}
+	if old, ok := g.m[spi]; ok {
+		old.Destroy()
+	}
+	t.until = now.Add(graveTime)
 	g.m[spi] = t
-	g.order = append(g.order, grave{spi, now.Add(graveTime)})
+	g.order = append(g.order, grave{spi, t.until})
 }
 
 // sweep forgets what is over.
 func (g *graves) sweep(now time.Time) {
 	for len(g.order) > 0 && !g.order[0].until.After(now) {
-		g.fill(g.order[0].spi)
+		g.fill()
 	}
 }
 
-// fill forgets an answer, if there is one, and wipes its keys.
-func (g *graves) fill(spi ikev2.SPI) {
-	if t, ok := g.m[spi]; ok {
+// fill forgets the oldest answer and wipes its keys, unless another one has taken its
+// place meanwhile.
+func (g *graves) fill() {
+	o := g.order[0]
+	g.order = g.order[1:]
+	if t, ok := g.m[o.spi]; ok && t.until.Equal(o.until) {
 		t.Destroy()
-		delete(g.m, spi)
-		g.order = slices.DeleteFunc(g.order, func(o grave) bool { return o.spi == spi })
+		delete(g.m, o.spi)
 	}
 }
 

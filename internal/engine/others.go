@@ -52,9 +52,9 @@ func (p *supervisor) reclaim() {
 }
 
 // claim answers a packet that met a policy of somebody else's, if it is that of a
-// child: by protocol, mode, request id and what it is bound to, and by the packet. The first child in the
-// order of the configuration has it. What no child claims may be answered by others
-// and is left alone. at is when it was asked.
+// child: by protocol, mode, request id and what it is bound to, and by the packet. The
+// first child in the order of the configuration has it. What no child claims may be
+// answered by others and is left alone. at is when it was asked.
 func (p *supervisor) claim(ev backend.Acquire, at time.Time) {
 	if p.stopped {
 		return
