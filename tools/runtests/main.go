@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -243,10 +244,12 @@ func (r *report) event(e event) {
 		case "pass":
 			r.passed++
 		case "fail":
-			r.fail(key)
+			what := key
 			if b := r.output[key]; b != nil {
 				fmt.Print(b)
+				what += said(b.String())
 			}
+			r.fail(what)
 		case "skip":
 			r.skipped++
 			why := ""
@@ -259,13 +262,34 @@ func (r *report) event(e event) {
 	}
 }
 
+// message begins what a test says; what it goes on with is indented more.
+var message = regexp.MustCompile(`^ +[A-Za-z0-9_]+\.go:[0-9]+: `)
+
+// messages are the first lines of what a test said, from its output, of reasonable length.
+func messages(out string) (list []string) {
+	for _, line := range strings.Split(out, "\n") {
+		if message.MatchString(line) {
+			line = strings.TrimSpace(line)
+			list = append(list, line[:min(len(line), 500)])
+		}
+	}
+	return list
+}
+
+// said is what a failed test said, for the summary: its output can be long, with the logs
+// of daemons.
+func said(out string) (s string) {
+	list := messages(out)
+	for _, line := range list[:min(len(list), 8)] {
+		s += "\n    " + line
+	}
+	return s
+}
+
 // reason is the message of a skipped test, from its output.
 func reason(out string) string {
-	for _, line := range strings.Split(out, "\n") {
-		line = strings.TrimSpace(line)
-		if i := strings.Index(line, "_test.go:"); i >= 0 {
-			return " (" + line + ")"
-		}
+	if list := messages(out); len(list) > 0 {
+		return " (" + list[0] + ")"
 	}
 	return ""
 }

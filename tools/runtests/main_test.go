@@ -10,8 +10,9 @@ func newReport() *report {
 	return &report{phase: "unit", results: map[string]bool{}, output: map[string]*strings.Builder{}, status: map[string]string{}}
 }
 
-// Each result of go test -json counts once; a skip keeps its reason, and a package
-// that fails without a failed test, as one that does not build, counts as failure.
+// Each result of go test -json counts once; a skip keeps its reason, a failure what the
+// test said, and a package that fails without a failed test, as one that does not
+// build, counts as failure.
 func TestCountsAreThoseOfGoTest(t *testing.T) {
 	r := newReport()
 	err := r.read(strings.NewReader(`{"Action":"run","Package":"p","Test":"TestA"}
@@ -20,6 +21,8 @@ func TestCountsAreThoseOfGoTest(t *testing.T) {
 {"Action":"output","Package":"p","Test":"TestB","Output":"    b_test.go:7: no root here\n"}
 {"Action":"skip","Package":"p","Test":"TestB"}
 {"Action":"pass","Package":"p"}
+{"Action":"output","Package":"q","Test":"TestC/sub","Output":"    c_test.go:9: two of three\n        and what follows\n"}
+{"Action":"output","Package":"q","Test":"TestC/sub","Output":"    guest.go:41: log of a daemon:\n        time=1 level=info\n"}
 {"Action":"fail","Package":"q","Test":"TestC/sub"}
 {"Action":"fail","Package":"q","Test":"TestC"}
 {"Action":"fail","Package":"q"}
@@ -31,6 +34,9 @@ func TestCountsAreThoseOfGoTest(t *testing.T) {
 	}
 	if r.passed != 1 || r.failed != 3 || r.skipped != 1 {
 		t.Errorf("got %d passed, %d failed, %d skipped, want 1, 3 and 1; failures %q", r.passed, r.failed, r.skipped, r.failures)
+	}
+	if want := "unit: q TestC/sub\n    c_test.go:9: two of three\n    guest.go:41: log of a daemon:"; len(r.failures) == 0 || r.failures[0] != want {
+		t.Errorf("a failure is listed with what the test said: %q, want %q first", r.failures, want)
 	}
 	if len(r.skips) != 1 || !strings.Contains(r.skips[0], "no root here") {
 		t.Errorf("a skip is listed with its reason: %q", r.skips)
