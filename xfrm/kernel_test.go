@@ -15,11 +15,12 @@ import (
 	"iked/xfrm/wire"
 )
 
-// kernel answers requests in place of the kernel of the machine: with SAs that it has,
-// and for each type of request with an error number or none.
+// kernel answers requests in place of the kernel of the machine: with SAs and policies
+// that it has, and for each type of request with an error number or none.
 type kernel struct {
 	t       *testing.T
 	sas     map[wire.SAID]*wire.SA
+	spd     map[policyKey]*wire.Policy
 	errnos  map[wire.Type]unix.Errno
 	heard   []wire.Raw
 	deleted func(*wire.SA) // tells of the last state
@@ -59,7 +60,7 @@ func (k *kernel) answer(raw wire.Raw) {
 	k.waiting = append(k.waiting, append(ack, make([]byte, 16)...))
 }
 
-// do is what it does with SAs.
+// do is what it does with SAs and policies.
 func (k *kernel) do(raw wire.Raw, msg wire.Message) unix.Errno {
 	switch m := msg.(type) {
 	case *wire.SA:
@@ -67,6 +68,18 @@ func (k *kernel) do(raw wire.Raw, msg wire.Message) unix.Errno {
 			return unix.EEXIST
 		}
 		k.sas[m.ByID()] = m
+	case *wire.Policy:
+		k.spd[keyOf(&m.PolicyInfo, &m.Attrs)] = m
+	case *wire.PolicyByID:
+		key := policyKey{sel: m.Sel, dir: m.Dir}
+		switch p := k.spd[key]; {
+		case p == nil:
+			return unix.ENOENT
+		case raw.Type == wire.DelPolicy:
+			delete(k.spd, key)
+		default:
+			k.waiting = append(k.waiting, wire.AppendMessage(nil, wire.Header{Type: wire.NewPolicy, Seq: raw.Seq, Port: raw.Port}, p))
+		}
 	case *wire.SAByID:
 		sa := k.sas[m.SAID]
 		switch {
@@ -121,12 +134,13 @@ func (k *kernel) types() (list []wire.Type) {
 // on is a backend that stands on it, with a journal.
 func on(t *testing.T, k *kernel, state string) *Backend {
 	t.Helper()
-	k.t, k.sas = t, map[wire.SAID]*wire.SA{}
+	k.t, k.sas, k.spd = t, map[wire.SAID]*wire.SA{}, map[policyKey]*wire.Policy{}
 	b := newBackend(Options{State: state, Log: func(r trace.Record) { t.Log(r.Msg) }})
 	b.req = &socket{ends: k, port: 77, in: make([]byte, maxDatagram)}
 	b.tables = b.req
 	b.events.Init()
 	b.asking.init()
+	b.addrs.policies = map[uint64]*policyRecord{} // of no virtual address
 	var err error
 	if b.journal, err = openJournal(state); err != nil {
 		t.Fatal(err)

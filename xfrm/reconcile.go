@@ -210,8 +210,9 @@ const (
 	sweepShare = 100
 	// resyncPause is the least time between two sweeps.
 	resyncPause = 200 * time.Millisecond
-	// missingTime is how long an SA must be missing before that is said: the event
-	// of its lifetime may be on the way.
+	// missingTime is how long an SA must be missing, or a policy be between other
+	// addresses, before something is done about it: the event of the lifetime of the one
+	// or the move of the other may be on the way.
 	missingTime = time.Second
 	// holdTime is how long after a MIGRATE nothing is put right: its events come for
 	// one direction of one policy after the other, and then what should be there is told
@@ -288,31 +289,46 @@ func (b *Backend) sweep() (again bool, err error) {
 	if b.findMoved(sas) {
 		return true, nil // policies that moved with them are no fault
 	}
-	if err := b.repairPolicies(policies); err != nil {
-		return false, err
+	again, err = b.repairPolicies(policies)
+	if err != nil {
+		return again, err
 	}
-	return b.missSAs(sas), nil
+	return b.missSAs(sas) || again, nil
 }
 
-func (b *Backend) repairPolicies(seen map[policyKey]kernelPolicy) error {
+// repairPolicies puts right what somebody else changed. A policy that is only between
+// other addresses has to stand like that for a while: a MIGRATE changes it before it is
+// heard. again: there is one.
+func (b *Backend) repairPolicies(seen map[policyKey]kernelPolicy) (again bool, err error) {
 	var keys []policyKey
 	for k, e := range b.entries {
 		if e.have == nil {
 			continue
 		}
 		if p, ok := seen[k]; ok && p.equal(e.have) {
+			e.astray = time.Time{}
 			continue
 		}
 		msg, err := b.req.one(wire.GetPolicy, 0, k.byID())
 		if err != nil && !gone(err) {
-			return err
+			return again, err
 		}
 		what := "is gone"
 		p, ok := msg.(*wire.Policy)
 		if ok {
 			now := &kernelPolicy{p.Action, p.Priority, p.Templates}
 			if now.equal(e.have) {
+				e.astray = time.Time{}
 				continue
+			}
+			if now.elsewhere(e.have) {
+				if !e.astray.After(b.holdUntil) {
+					e.astray = time.Now() // before, a MIGRATE was heard
+				}
+				if time.Since(e.astray) < missingTime {
+					again = true
+					continue
+				}
 			}
 			what = "is another one"
 			e.have = now
@@ -321,9 +337,10 @@ func (b *Backend) repairPolicies(seen map[policyKey]kernelPolicy) error {
 		}
 		b.counts[repaired]++
 		b.log(true, "policy %s of %s %s: put right", k, ownerOf(e), what)
+		e.astray = time.Time{}
 		keys = append(keys, k)
 	}
-	return b.settle(keys)
+	return again, b.settle(keys)
 }
 
 func ownerOf(e *entry) string {

@@ -45,6 +45,15 @@ func (p *kernelPolicy) equal(o *kernelPolicy) bool {
 	return p.action == o.action && p.priority == o.priority && slices.Equal(p.templates, o.templates)
 }
 
+// elsewhere tells whether it is o but for the outer addresses, which is what a MIGRATE
+// makes of it.
+func (p *kernelPolicy) elsewhere(o *kernelPolicy) bool {
+	return p.action == o.action && p.priority == o.priority && slices.EqualFunc(p.templates, o.templates, func(x, y wire.Template) bool {
+		x.Src, x.ID.Dst, x.Family = y.Src, y.ID.Dst, y.Family
+		return x == y
+	})
+}
+
 // clear tells whether it lets packets out or in without protection.
 func (p *kernelPolicy) clear() bool { return p.action == wire.Allow && len(p.templates) == 0 }
 
@@ -77,6 +86,7 @@ type entry struct {
 	// entry takes the key, or its time is over.
 	orphan *kernelPolicy
 	have   *kernelPolicy // what the kernel has; nil: nothing
+	astray time.Time     // since when it was seen between other addresses; zero: it was not
 }
 
 func (e *entry) add(k policyKey, r *policyRecord) {
