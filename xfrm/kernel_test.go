@@ -24,6 +24,7 @@ type kernel struct {
 	errnos  map[wire.Type]unix.Errno
 	heard   []wire.Raw
 	deleted func(*wire.SA) // tells of the last state
+	dumping func()         // is called before a table is read
 	waiting [][]byte
 }
 
@@ -46,7 +47,9 @@ func (k *kernel) send(b []byte) error {
 
 func (k *kernel) answer(raw wire.Raw) {
 	errno := k.errnos[raw.Type]
-	if msg, err := wire.Parse(raw.Type, raw.Body); err != nil {
+	if raw.Flags&wire.FlagDump == wire.FlagDump {
+		k.dump(raw)
+	} else if msg, err := wire.Parse(raw.Type, raw.Body); err != nil {
 		k.t.Errorf("request %v: %v", raw.Type, err)
 	} else if errno == 0 {
 		errno = k.do(raw, msg)
@@ -111,6 +114,26 @@ func (k *kernel) do(raw wire.Raw, msg wire.Message) unix.Errno {
 		k.sas[to] = sa
 	}
 	return 0
+}
+
+// dump tells one of its tables.
+func (k *kernel) dump(raw wire.Raw) {
+	if k.dumping != nil {
+		k.dumping()
+	}
+	tell := func(typ wire.Type, m wire.Message) {
+		k.waiting = append(k.waiting, wire.AppendMessage(nil, wire.Header{Type: typ, Seq: raw.Seq, Port: raw.Port}, m))
+	}
+	switch raw.Type {
+	case wire.GetSA:
+		for _, sa := range k.sas {
+			tell(wire.NewSA, sa)
+		}
+	case wire.GetPolicy:
+		for _, p := range k.spd {
+			tell(wire.NewPolicy, p)
+		}
+	}
 }
 
 func (k *kernel) receive(b []byte) (int, error) {

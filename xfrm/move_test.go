@@ -310,6 +310,7 @@ func TestMoveIsFound(t *testing.T) {
 	if ev, ok := b.told().(backend.MigrateSA); !ok || ev.Event.New != at || b.told() != nil || !b.holdUntil.After(time.Now()) {
 		t.Errorf("event %+v", ev)
 	}
+	b.holdUntil = time.Time{} // it is over
 	if !b.missSAs(k.seen()) {
 		t.Error("an SA that is not at its place is not looked for again")
 	}

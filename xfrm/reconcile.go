@@ -286,6 +286,9 @@ func (b *Backend) sweep() (again bool, err error) {
 	if b.closed {
 		return false, nil
 	}
+	if time.Now().Before(b.holdUntil) {
+		return true, nil // a MIGRATE was heard meanwhile
+	}
 	if b.findMoved(sas) {
 		return true, nil // policies that moved with them are no fault
 	}
@@ -369,7 +372,7 @@ func (b *Backend) missSAs(seen map[wire.SAID]seenSA) (again bool) {
 			continue
 		}
 		switch {
-		case r.missing.IsZero():
+		case !r.missing.After(b.holdUntil): // before, a MIGRATE was heard
 			r.missing, again = now, true
 		case now.Sub(r.missing) >= missingTime:
 			if r.main != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"iked/migrate"
+	"iked/sad"
 	"iked/spd"
 	"iked/xfrm/wire"
 )
@@ -110,6 +111,28 @@ func TestPolicyIsNotPutBackInAMove(t *testing.T) {
 				t.Errorf("%v from %v", key, s)
 			}
 		}
+	})
+	t.Run("heard while the tables are read", func(t *testing.T) {
+		k, b, _, look := start(t)
+		r := k.carry(b, sad.Out, spd.Tunnel, nil)
+		k.dumping = func() {
+			k.shift(at)
+			delete(k.sas, r.said())
+			b.migrated(&migrate.Event{}, nil)
+		}
+		if again, err := b.sweep(); !again || err != nil || b.counts[repaired] != 0 {
+			t.Errorf("again %t, %d put right, %v", again, b.counts[repaired], err)
+		}
+		k.dumping = nil
+		// An SA that was not there in one move and is not there in the next is not lost.
+		for range 2 {
+			b.holdUntil = time.Now()
+			if !b.missSAs(k.seen()) || r.dead {
+				t.Error("an SA in a move is taken for lost")
+			}
+			r.missing = r.missing.Add(-2 * missingTime)
+		}
+		look(true, 0)
 	})
 	for what, spoil := range map[string]func(*wire.Policy){
 		"in clear":      func(p *wire.Policy) { p.Templates = nil },

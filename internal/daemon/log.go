@@ -40,7 +40,7 @@ func newLogger(w io.Writer, level, format string) (*logger, error) {
 	case "json":
 		l.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
 	case "text":
-		l.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339, DisableColors: true})
+		l.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: "2006-01-02T15:04:05.000Z07:00", DisableColors: true})
 	default:
 		return nil, fmt.Errorf("log format %q is not known, expected text or json", format)
 	}
