@@ -8,7 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"iked/internal/testnet"
 )
@@ -34,9 +37,11 @@ type Flow struct {
 	hearing  sync.WaitGroup
 
 	mu      sync.Mutex
-	sent    uint32 // the last number
-	reached uint32 // the highest that arrived
+	sent    uint32      // the last number
+	at      []time.Time // when each was sent
+	reached uint32      // the highest that arrived
 	got     map[uint32]bool
+	unsent  map[uint32]error
 	windows []window
 	broken  error
 }
@@ -66,7 +71,7 @@ const flowPort = 7100
 // StartFlow starts sending. mh is the type of the mobility header when proto is that
 // one.
 func StartFlow(name string, from, to Station, proto, mh uint8, interval time.Duration) (*Flow, error) {
-	f := &Flow{Name: name, proto: proto, mh: mh, to: to.Addr, interval: interval, stop: make(chan struct{}), got: map[uint32]bool{}}
+	f := &Flow{Name: name, proto: proto, mh: mh, to: to.Addr, interval: interval, stop: make(chan struct{}), got: map[uint32]bool{}, unsent: map[uint32]error{}}
 	open := func(s Station, port int) (c net.PacketConn, err error) {
 		if proto == UDP {
 			return s.NS.ListenPacket("udp", netip.AddrPortFrom(s.Addr, uint16(port)).String())
@@ -77,6 +82,10 @@ func StartFlow(name string, from, to Station, proto, mh uint8, interval time.Dur
 	if f.in, err = open(to, flowPort); err != nil {
 		return nil, err
 	}
+	if err := patient(f.in); err != nil {
+		f.in.Close()
+		return nil, err
+	}
 	if f.out, err = open(from, 0); err != nil {
 		f.in.Close()
 		return nil, err
@@ -84,6 +93,18 @@ func StartFlow(name string, from, to Station, proto, mh uint8, interval time.Dur
 	f.hearing.Go(f.receive)
 	f.sending.Go(f.send)
 	return f, nil
+}
+
+// patient lets a socket keep what arrives while its reader waits for the processor: that
+// is not lost on its way.
+func patient(c net.PacketConn) error {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20) })
+	return errors.Join(err, failed)
 }
 
 func (f *Flow) send() {
@@ -101,10 +122,15 @@ func (f *Flow) send() {
 		}
 		f.mu.Lock()
 		f.sent++
+		f.at = append(f.at, time.Now())
 		n := f.sent
 		f.mu.Unlock()
 		// One that cannot be sent, for want of an SA or a route, is as lost as any.
-		_, _ = f.out.WriteTo(f.packet(n), to)
+		if _, err := f.out.WriteTo(f.packet(n), to); err != nil {
+			f.mu.Lock()
+			f.unsent[n] = err
+			f.mu.Unlock()
+		}
 	}
 }
 
@@ -277,7 +303,15 @@ func (f *Flow) account() (string, error) {
 		s += fmt.Sprintf("; %s: %d of %d lost", w.why, costs[i], w.to-w.from)
 	}
 	if len(lost) > 0 {
-		return s + "\n", fmt.Errorf("mip6: %s: %d of %d packets were lost beyond those on their way in a move, the first of them %v; %s", f.Name, len(lost), f.sent, lost[:min(len(lost), 10)], s)
+		first, last := f.at[lost[0]-1].UTC(), f.at[lost[len(lost)-1]-1]
+		err := fmt.Errorf("mip6: %s: %d of %d packets were lost beyond those on their way in a move, the first at %s and the last %v later, numbers %v", f.Name, len(lost), f.sent, first.Format("15:04:05.000"), last.Sub(first), lost[:min(len(lost), 10)])
+		for _, n := range lost {
+			if e := f.unsent[n]; e != nil {
+				err = fmt.Errorf("%w; number %d was not even sent: %w", err, n, e)
+				break
+			}
+		}
+		return s + "\n", err
 	}
 	return s + "\n", nil
 }

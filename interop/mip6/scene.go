@@ -156,24 +156,40 @@ func (s *Scene) attach(p *Place) error {
 			return fmt.Errorf("mip6: route by %v: %w", via, err)
 		}
 	}
-	if p == AtHome {
-		return s.advertise()
-	}
-	return nil
+	return s.introduce(p)
 }
 
-// advertise does what the Neighbor Advertisement of a node that comes home does (RFC
-// 6275, Section 11.5.5): the home agent, which may be looking for it, knows where it is.
-func (s *Scene) advertise() error {
-	own, err := s.Mobile.Handle().LinkByName(AtHome.If)
-	if err != nil {
+// introduce lets the mobile node and the router of a link know each other, as a Router
+// Advertisement (RFC 4861, Section 4.2) and the Neighbor Advertisement of a node that comes
+// home (RFC 6275, Section 11.5.5) do: a solicitation that is lost on a link that is just
+// coming up is repeated after a second, and costs packets meanwhile.
+func (s *Scene) introduce(p *Place) error {
+	other := s.Router
+	if p == AtHome {
+		other = s.Agent
+	}
+	own, err1 := s.Mobile.Handle().LinkByName(p.If)
+	there, err2 := other.Handle().LinkByName(p.If)
+	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	there, err := s.Agent.Handle().LinkByName(AtHome.If)
-	if err != nil {
-		return err
+	know := func(ns *testnet.Namespace, at, whom netlink.Link, addr netip.Addr) error {
+		family := unix.AF_INET6
+		if addr.Is4() {
+			family = unix.AF_INET
+		}
+		return ns.Handle().NeighSet(&netlink.Neigh{LinkIndex: at.Attrs().Index, Family: family, State: netlink.NUD_REACHABLE, IP: addr.AsSlice(), HardwareAddr: whom.Attrs().HardwareAddr})
 	}
-	return s.Agent.Handle().NeighSet(&netlink.Neigh{LinkIndex: there.Attrs().Index, Family: unix.AF_INET6, State: netlink.NUD_REACHABLE, IP: Home.AsSlice(), HardwareAddr: own.Attrs().HardwareAddr})
+	var all error
+	for _, r := range []string{p.Router, p.Router4} {
+		if r != "" {
+			all = errors.Join(all, know(s.Mobile, own, there, netip.MustParseAddr(r)))
+		}
+	}
+	for _, a := range p.Addrs {
+		all = errors.Join(all, know(other, there, own, netip.MustParsePrefix(a).Addr()))
+	}
+	return all
 }
 
 // detach takes the mobile node off a link. Nobody there finds it any more.

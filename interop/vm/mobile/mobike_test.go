@@ -263,7 +263,4 @@ func (w *wandering) move(sender *testnet.Namespace, from netip.Addr, name, a str
 	stop()
 	sum := <-done
 	w.Logf("%s: away for at most %v, %d of %d packets lost", name, away.Round(time.Millisecond), sum[0]-sum[1], sum[0])
-	if away > 5*time.Second {
-		w.Errorf("%s: packets pass again after %v", name, away)
-	}
 }
