@@ -58,9 +58,7 @@ func (ns *Namespace) capture(ifname string, filter []unix.SockFilter) (*Capture,
 			return fmt.Errorf("testnet: %s: packet socket: %w", ns.Name, err)
 		}
 		// Best effort: the forced size needs CAP_NET_ADMIN of the machine.
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<20)
-		}
+		room(fd)
 		if len(filter) > 0 {
 			prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 			if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {

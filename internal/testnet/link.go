@@ -204,5 +204,8 @@ func (ns *Namespace) Dial(network, address string) (c net.Conn, err error) {
 // ListenPacket opens a packet socket inside the namespace, see Listen.
 func (ns *Namespace) ListenPacket(network, address string) (c net.PacketConn, err error) {
 	err = ns.Do(func() error { c, err = net.ListenPacket(network, address); return err })
+	if err == nil {
+		err = roomy(c)
+	}
 	return c, err
 }

@@ -8,10 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"iked/internal/testnet"
 )
@@ -82,10 +79,6 @@ func StartFlow(name string, from, to Station, proto, mh uint8, interval time.Dur
 	if f.in, err = open(to, flowPort); err != nil {
 		return nil, err
 	}
-	if err := patient(f.in); err != nil {
-		f.in.Close()
-		return nil, err
-	}
 	if f.out, err = open(from, 0); err != nil {
 		f.in.Close()
 		return nil, err
@@ -93,18 +86,6 @@ func StartFlow(name string, from, to Station, proto, mh uint8, interval time.Dur
 	f.hearing.Go(f.receive)
 	f.sending.Go(f.send)
 	return f, nil
-}
-
-// patient lets a socket keep what arrives while its reader waits for the processor: that
-// is not lost on its way.
-func patient(c net.PacketConn) error {
-	raw, err := c.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20) })
-	return errors.Join(err, failed)
 }
 
 func (f *Flow) send() {
