@@ -108,9 +108,9 @@ func (r *rawSockets) TakeESP(local, remote netip.Addr, spi uint32) {
 }
 
 // LeaveESP implements taker.
-func (r *rawSockets) LeaveESP(local netip.Addr, spi uint32) {
+func (r *rawSockets) LeaveESP(local netip.Addr, spi uint32, after time.Duration) {
 	if r.ring != nil {
-		r.ring.Leave(local, spi)
+		r.ring.Leave(local, spi, after)
 	}
 }
 

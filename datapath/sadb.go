@@ -259,10 +259,9 @@ func (d *Datapath) UpdateSA(id sad.ID, m backend.Move) (sad.ID, error) {
 		x.SetPath(p)
 		x.id.Store(&to)
 	case *inSA:
-		d.leave(id)
 		x.SetPath(p)
 		x.id.Store(&to)
-		d.take(x, to)
+		d.follow(x, id, to)
 		x.mapped.Store(nil)
 	}
 	delete(d.sas, id)
@@ -297,7 +296,7 @@ func (d *Datapath) deleteSA(id sad.ID) bool {
 		d.space(id.Proto).remove(id)
 		d.freeCPI(x.SA().CPI)
 		d.leaveGroup(id.Dst)
-		d.leave(id)
+		d.leave(id, 0)
 	default:
 		return false
 	}

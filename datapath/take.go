@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"net/netip"
+	"time"
 
 	"iked/crypto/suite"
 	"iked/sad"
@@ -11,7 +12,7 @@ import (
 // the IP stack. It is a hint: what it cannot take arrives as ever.
 type taker interface {
 	TakeESP(local, remote netip.Addr, spi uint32)
-	LeaveESP(local netip.Addr, spi uint32)
+	LeaveESP(local netip.Addr, spi uint32, after time.Duration)
 	// Ring counts the packets that were taken, and those that came faster than
 	// they were read.
 	Ring() (taken, lost uint64)
@@ -27,9 +28,25 @@ func (d *Datapath) take(x *inSA, id sad.ID) {
 	}
 }
 
-// leave ends take.
-func (d *Datapath) leave(id sad.ID) {
+// leave ends take, at once or after a while.
+func (d *Datapath) leave(id sad.ID, after time.Duration) {
 	if t, ok := d.io.Raw.(taker); ok && id.Proto == suite.ProtoESP {
-		t.LeaveESP(id.Dst, id.SPI)
+		t.LeaveESP(id.Dst, id.SPI, after)
+	}
+}
+
+// lingerTime is how long the packets to the address of before are taken after a move. The
+// peer sends there until it hears of it, and what came by another way would overtake what
+// waits, whose sequence numbers would then be too old.
+const lingerTime = time.Second
+
+// follow is take after a move.
+func (d *Datapath) follow(x *inSA, from, to sad.ID) {
+	d.take(x, to)
+	switch {
+	case x.Path().Encap != nil:
+		d.leave(from, 0)
+	case from != to:
+		d.leave(from, lingerTime)
 	}
 }

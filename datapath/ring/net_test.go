@@ -208,7 +208,7 @@ func TestTwoInterfaces(t *testing.T) {
 	s.r.Take(netip.MustParseAddr("198.51.100.1"), other, 9)
 	s.until("another interface with a peer of its own", "w1", true)
 	mixed(200, 0)
-	s.r.Leave(netip.MustParseAddr("198.51.100.1"), 9)
+	s.r.Leave(netip.MustParseAddr("198.51.100.1"), 9, 0)
 	s.until("the other peer is gone", "w1", false)
 	mixed(100, 100)
 }
@@ -338,6 +338,68 @@ func TestInterfaceOfOthers(t *testing.T) {
 			s.until("after", "w0", true)
 		})
 	}
+}
+
+// An SA that moves is taken from its new peer, and at its new address of this host, from
+// the first packet on, and for a while at the address of before: what went through the
+// stack meanwhile would overtake what waits in the ring.
+func TestMovesLeaveNothingToTheStack(t *testing.T) {
+	s := newSite(t)
+	second, other := netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.3")
+	s.must(s.here.AddAddr("w0", second.String()+"/24"))
+	s.until("before", "w0", true)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		s.r.mu.Lock()
+		known := s.r.own[second]
+		s.r.mu.Unlock()
+		if known {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the second address is not seen")
+		}
+	}
+	frame := func(to netip.Addr) []byte { return s.to("w0", fixed(espFrame(peer4, to, 1000))) }
+	wants := func(what string, to netip.Addr, taken bool) {
+		t.Helper()
+		if ring, stack := s.send("w0", frame(to)); ring+stack != 1 || (ring == 1) != taken {
+			t.Errorf("%s: %d taken, %d through the stack", what, ring, stack)
+		}
+	}
+	for i := range 20 {
+		peer := []netip.Addr{other, peer4}[i%2]
+		s.r.Take(here4, peer, spi)
+		wants(fmt.Sprintf("from %v", peer), here4, true)
+	}
+	at, to := here4, second
+	for range 20 {
+		s.r.Take(to, peer4, spi)
+		s.r.Leave(at, spi, time.Hour)
+		wants("at the new address", to, true)
+		wants("at the address of before", at, true)
+		at, to = to, at
+	}
+	s.r.mu.Lock()
+	n := len(s.r.taken)
+	s.r.mu.Unlock()
+	if n != 3 {
+		t.Errorf("%d SAs are taken, expected one of IPv6, and the other one at two addresses", n)
+	}
+	s.r.Leave(to, spi, time.Millisecond)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if ring, stack := s.send("w0", frame(to)); ring == 0 && stack == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the address of before is taken for ever")
+		}
+	}
+	wants("in the end", at, true)
+	// One that is wanted again before its time is over stays.
+	s.r.Leave(at, spi, 50*time.Millisecond)
+	s.r.Take(at, peer4, spi)
+	time.Sleep(100 * time.Millisecond)
+	wants("after coming back", at, true)
 }
 
 // A firewall that comes while packets arrive sees each of them soon: in half a

@@ -146,7 +146,7 @@ func TestPacketsAreTaken(t *testing.T) {
 func TestOthersGoOn(t *testing.T) {
 	r := newRing(t, 64<<10)
 	r.Take(here4, peer4, 77)
-	r.Leave(here4, 77)
+	r.Leave(here4, 77, 0)
 	for name, change := range map[string]func(f4, f6 []byte) []byte{
 		"other SPI":              func(f4, _ []byte) []byte { f4[37]++; return f4 },
 		"other SPI, IPv6":        func(_, f6 []byte) []byte { f6[57]++; return f6 },

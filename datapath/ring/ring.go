@@ -73,11 +73,17 @@ type Ring struct {
 
 	mu    sync.Mutex
 	peers map[pair]int // SAs
-	taken map[key]pair
-	own   map[netip.Addr]bool // local ends that are addresses of this host; theirs are the keys in the map
+	taken map[key]taking
+	own   map[netip.Addr]bool // addresses of this host; the keys of these are in the map
 }
 
 type pair struct{ local, remote netip.Addr }
+
+// taking is an SA whose packets are taken.
+type taking struct {
+	pair
+	until time.Time // zero: until Leave
+}
 
 type key [keyLen]byte
 
@@ -95,7 +101,7 @@ func New(o Options) (*Ring, error) {
 		o.Size = DefaultSize
 	}
 	r := &Ring{opt: o, spis: -1, ring: -1, state: -1, prog: -1, wake: -1,
-		links: map[int]int{}, peers: map[pair]int{}, taken: map[key]pair{}}
+		links: map[int]int{}, peers: map[pair]int{}, taken: map[key]taking{}}
 	if err := r.open(); err != nil {
 		r.release()
 		return nil, fmt.Errorf("ring of received packets: %w", err)
@@ -143,45 +149,75 @@ func (r *Ring) open() error {
 }
 
 // Take begins to take the packets of an SA from remote to local, wherever the
-// route to remote leaves this host.
+// route to remote leaves this host. When they were taken from another peer, none is left
+// to the stack in between: it would overtake those that wait here.
 func (r *Ring) Take(local, remote netip.Addr, spi uint32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := keyOf(local, spi)
-	if _, there := r.taken[k]; there || len(r.taken) >= maxSPIs || r.closed.Load() {
+	k, p := keyOf(local, spi), pair{local, remote}
+	before, there := r.taken[k]
+	switch {
+	case there && before.pair == p:
+		r.taken[k] = taking{pair: p} // and does not end any more
 		return
-	}
-	p := pair{local, remote}
-	if r.peers[p] == 0 && len(r.peers) >= maxPeers {
+	case r.closed.Load() || r.peers[p] == 0 && len(r.peers) >= maxPeers:
 		return
-	}
-	// Otherwise the next look puts it there, should the address come.
-	if r.own[local] && mapPut(r.spis, k[:], make([]byte, 4)) != nil {
+	case !there && len(r.taken) >= maxSPIs:
+		return
+	case !there && r.own[local] && mapPut(r.spis, k[:], make([]byte, 4)) != nil:
 		return // the stack has it
 	}
-	r.taken[k] = p
+	// When the address is not there yet, the next look puts it into the map.
+	r.taken[k] = taking{pair: p}
 	if r.peers[p]++; r.peers[p] == 1 {
 		r.watch.Wake()
 	}
+	if there {
+		r.forget(before.pair)
+	}
 }
 
-// Leave ends what Take began.
-func (r *Ring) Leave(local netip.Addr, spi uint32) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	k := keyOf(local, spi)
-	p, there := r.taken[k]
-	if !there {
-		return
-	}
-	delete(r.taken, k)
-	if !r.closed.Load() {
-		_ = mapDelete(r.spis, k[:]) // what is not there any more needs no deletion
-	}
+// forget counts an SA of a peer out.
+func (r *Ring) forget(p pair) {
 	if r.peers[p]--; r.peers[p] == 0 {
 		delete(r.peers, p)
 		r.watch.Wake()
 	}
+}
+
+// Leave ends what Take began, at once or, unless Take comes again, after a while.
+func (r *Ring) Leave(local netip.Addr, spi uint32, after time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := keyOf(local, spi)
+	t, there := r.taken[k]
+	if !there {
+		return
+	}
+	if after > 0 {
+		t.until = time.Now().Add(after)
+		r.taken[k] = t
+		time.AfterFunc(after, func() { r.expire(k) })
+		return
+	}
+	r.leave(k, t)
+}
+
+// expire ends what is not wanted any more.
+func (r *Ring) expire(k key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t, there := r.taken[k]; there && !t.until.IsZero() && !time.Now().Before(t.until) {
+		r.leave(k, t)
+	}
+}
+
+func (r *Ring) leave(k key, t taking) {
+	delete(r.taken, k)
+	if !r.closed.Load() {
+		_ = mapDelete(r.spis, k[:]) // what is not there any more needs no deletion
+	}
+	r.forget(t.pair)
 }
 
 // Taken counts the packets that were read.
@@ -203,6 +239,9 @@ func (r *Ring) look() {
 	peers := make([]pair, 0, len(r.peers))
 	for p := range r.peers {
 		peers = append(peers, p)
+	}
+	if len(peers) == 0 {
+		r.own = nil // until somebody looks
 	}
 	r.mu.Unlock()
 	want := map[int]bool{}
@@ -251,12 +290,9 @@ func (r *Ring) keep(own map[netip.Addr]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before := r.own
-	r.own = map[netip.Addr]bool{}
+	r.own = own
 	changed := false
 	for p := range r.peers {
-		if own[p.local] {
-			r.own[p.local] = true
-		}
 		changed = changed || own[p.local] != before[p.local]
 	}
 	if !changed {
