@@ -1,5 +1,5 @@
-// iked negotiates IPsec keys with IKEv2 and carries the traffic with a datapath
-// of its own.
+// iked negotiates IPsec keys with IKEv2, IKEv1 and KINK, for the kernel's IPsec or a
+// datapath of its own.
 package main
 
 import (
@@ -30,10 +30,12 @@ func run(args []string) int {
 	var started bool
 	c := &cobra.Command{
 		Use:   "iked [flags]",
-		Short: "IPsec key exchange daemon: IKEv2 with a userspace ESP datapath",
-		Long: `iked brings IPsec tunnels up with IKEv2 (RFC 7296) and keeps them up. It runs in
-the foreground, logs to stderr and tells systemd when it is ready. It needs root,
-or CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE, and /dev/net/tun.
+		Short: "IPsec key exchange daemon: IKEv2, IKEv1 and KINK, over the kernel's IPsec or its own",
+		Long: `iked brings IPsec SAs up with IKEv2 (RFC 7296), IKEv1 (RFC 2409) or KINK (RFC
+4430) and keeps them up. ESP and AH are the kernel's, or those of its own datapath
+(--backend). It runs in the foreground, logs to stderr and tells systemd when it is
+ready. It needs root, or CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE, and
+with its own datapath /dev/net/tun.
 
 Signals:
   SIGTERM, SIGINT  delete all SAs, remove routes, policies and devices, end
