@@ -168,6 +168,9 @@ func (p *pair) moves(what func(), a, b string) {
 		back = time.Since(began)
 	})
 	p.Logf("the way was back after %v: %v", back.Round(time.Millisecond), r)
+	if back > 10*time.Second {
+		p.Errorf("the way was back after %v", back)
+	}
 	after := p.agree("net")
 	if after.ikeA.InitiatorSPI != before.ikeA.InitiatorSPI && !strings.Contains(p.Name(), "rekeyed") {
 		p.Error("the IKE SA is another one")

@@ -402,8 +402,8 @@ func TestMovesLeaveNothingToTheStack(t *testing.T) {
 	wants("after coming back", at, true)
 }
 
-// A firewall that comes while packets arrive sees each of them soon: in half a
-// second where the machine is not busy. None comes twice or is lost between.
+// A firewall that comes while packets arrive sees each of them after half a
+// second at most, and none comes twice or is lost between.
 func TestFirewallComes(t *testing.T) {
 	testnet.RequireCommand(t, "nft", "nftables")
 	s := newSite(t)
@@ -437,7 +437,7 @@ func TestFirewallComes(t *testing.T) {
 	s.run("nft add chain inet f i { type filter hook input priority 0 ; }")
 	s.run("nft add rule inet f i ip protocol esp counter drop")
 	ruled := time.Now()
-	time.Sleep(4 * time.Second)
+	time.Sleep(time.Second)
 	close(stop)
 	<-stopped
 	time.Sleep(100 * time.Millisecond)
@@ -447,7 +447,7 @@ func TestFirewallComes(t *testing.T) {
 	}
 	evaded := log[last-1].at.Sub(ruled)
 	t.Logf("the last packet that was taken was sent %v after the rule", evaded)
-	if evaded > 3*time.Second {
+	if evaded > 500*time.Millisecond {
 		t.Errorf("a packet that was sent %v after the rule passed by", evaded)
 	}
 	out, err := s.here.Run(context.Background(), "nft", "list", "chain", "inet", "f", "i")

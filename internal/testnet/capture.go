@@ -57,7 +57,6 @@ func (ns *Namespace) capture(ifname string, filter []unix.SockFilter) (*Capture,
 		if err != nil {
 			return fmt.Errorf("testnet: %s: packet socket: %w", ns.Name, err)
 		}
-		// Best effort: the forced size needs CAP_NET_ADMIN of the machine.
 		room(fd)
 		if len(filter) > 0 {
 			prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}

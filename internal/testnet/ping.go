@@ -22,7 +22,7 @@ type PingOptions struct {
 	From     netip.Addr    // source address; zero: the kernel chooses
 	Count    int           // requests; 0: 1
 	Interval time.Duration // between requests; 0: 10 ms
-	Timeout  time.Duration // for the replies, after the last request; 0: 1 s, and lateTime more when some have come
+	Timeout  time.Duration // for the replies, after the last request; 0: 1 s
 	Size     int           // bytes of ICMP payload; 0: 56
 	TOS      int           // DSCP and ECN of the requests
 	// DF forbids fragments: set on the packet (IPv4) and at the sender (both).
@@ -69,9 +69,8 @@ func (ns *Namespace) Ping(dst netip.Addr, o PingOptions) (PingResult, error) {
 	if o.Interval == 0 {
 		o.Interval = 10 * time.Millisecond
 	}
-	late := time.Duration(0)
 	if o.Timeout == 0 {
-		o.Timeout, late = time.Second, lateTime
+		o.Timeout = time.Second
 	}
 	if o.Size == 0 {
 		o.Size = 56
@@ -102,17 +101,8 @@ func (ns *Namespace) Ping(dst netip.Addr, o PingOptions) (PingResult, error) {
 			return r, fmt.Errorf("testnet: %s: ping %v: %w", ns.Name, dst, err)
 		}
 	}
-	if late > 0 && r.Received > 0 && r.Lost() > 0 && len(r.Errors) == 0 {
-		if err := p.receive(time.Now().Add(late), true); err != nil {
-			return r, fmt.Errorf("testnet: %s: ping %v: %w", ns.Name, dst, err)
-		}
-	}
 	return r, nil
 }
-
-// lateTime is how long replies may be late where others have come: the machine, or what is
-// between, may stand still for a while, and what it does then is not lost.
-const lateTime = 4 * time.Second
 
 // WaitPing pings until a reply comes, at most for the given time.
 func (ns *Namespace) WaitPing(dst netip.Addr, o PingOptions, within time.Duration) (PingResult, error) {

@@ -206,7 +206,7 @@ func TestDeadline(t *testing.T) {
 	a, b := serve(t, nil, nil), serve(t, nil, nil)
 	begin := time.Now()
 	_, err := network(t, "", a, b).Exchange(within(t, 500*time.Millisecond), "A", []byte("q"))
-	if d := time.Since(begin); d > 30*time.Second {
+	if d := time.Since(begin); d > 3*time.Second {
 		t.Errorf("it took %v", d)
 	}
 	var k *kink.KerberosError
@@ -218,7 +218,7 @@ func TestDeadline(t *testing.T) {
 	}
 	begin = time.Now()
 	_, err = network(t, "max_retries = 1", a, b).Exchange(context.Background(), "A", []byte("q"))
-	if d := time.Since(begin); err == nil || d > 30*time.Second {
+	if d := time.Since(begin); err == nil || d > 5*time.Second {
 		t.Errorf("%v after %v", err, d)
 	}
 	if !errors.As(err, &k) || len(k.Evidence) != 2 || !strings.Contains(k.Evidence[0], "127.0.0.1: ") || !strings.Contains(k.Evidence[0], "no answer") {
@@ -229,7 +229,7 @@ func TestDeadline(t *testing.T) {
 	begin = time.Now()
 	n := network(t, "", a)
 	n.conf.Timeout = time.Minute
-	if _, err := n.Exchange(done, "A", []byte("q")); err == nil || time.Since(begin) > 30*time.Second {
+	if _, err := n.Exchange(done, "A", []byte("q")); err == nil || time.Since(begin) > 10*time.Second {
 		t.Errorf("canceled: %v after %v", err, time.Since(begin))
 	}
 }

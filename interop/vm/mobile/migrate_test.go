@@ -1,7 +1,6 @@
 package mobile
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"strings"
@@ -46,24 +45,8 @@ func tells(topo *testnet.Topology, ofA bool, from, to, oldPeer, peer netip.Addr)
 // comes after is done at the new addresses.
 func TestMigrate(t *testing.T) {
 	uml.Require(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 80*time.Second)
-	defer cancel()
-	w := &wandering{T: t, Topology: testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router}), ctx: ctx}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(w.Connect(testnet.End{NS: w.GwA, If: "wan1"}, testnet.End{NS: w.Middle, If: "a1"}, 0))
-	must(w.Middle.AddAddr("a1", secondRouter+"/24"))
-	var d [2]*interop.Iked
-	for i, side := range []string{"A", "B"} {
-		c := w.config(side, false, "no")
-		d[i] = vm.StartIked(t, w.Topology, []*testnet.Namespace{w.GwA, w.GwB}[i], c.YAML(), "kernel")
-	}
-	w.a, w.b = &d[0].Control, &d[1].Control
-	must(w.a.Initiate(ctx, "net"))
+	w, d := twoKernels(t, 80*time.Second)
+	ctx, must := w.ctx, w.must
 	first := w.agree()
 	if _, err := w.HostA.WaitPing(w.HostB4, testnet.PingOptions{}, 10*time.Second); err != nil {
 		t.Fatal(err)

@@ -132,19 +132,40 @@ func wander(t *testing.T, backend, role string, vip bool) {
 	}
 }
 
-// newWandering starts both sides; keys are for the connection of iked alone.
-func newWandering(t *testing.T, backend, role string, vip bool, mobike string, keys ...interop.Entry) *wandering {
-	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Second)
+func (w *wandering) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// twoNetworks is where A has a second network to go to, with no daemon yet.
+func twoNetworks(t *testing.T, within time.Duration) *wandering {
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	t.Cleanup(cancel)
 	w := &wandering{T: t, Topology: testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router}), ctx: ctx}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	w.must(w.Connect(testnet.End{NS: w.GwA, If: "wan1"}, testnet.End{NS: w.Middle, If: "a1"}, 0))
+	w.must(w.Middle.AddAddr("a1", secondRouter+"/24"))
+	return w
+}
+
+// twoKernels has iked on both sides, with the kernel's IPsec and without MOBIKE, and a
+// tunnel between them.
+func twoKernels(t *testing.T, within time.Duration) (w *wandering, d [2]*interop.Iked) {
+	w = twoNetworks(t, within)
+	for i, side := range []string{"A", "B"} {
+		c := w.config(side, false, "no")
+		d[i] = vm.StartIked(t, w.Topology, []*testnet.Namespace{w.GwA, w.GwB}[i], c.YAML(), "kernel")
 	}
-	must(w.Connect(testnet.End{NS: w.GwA, If: "wan1"}, testnet.End{NS: w.Middle, If: "a1"}, 0))
-	must(w.Middle.AddAddr("a1", secondRouter+"/24"))
+	w.a, w.b = &d[0].Control, &d[1].Control
+	w.must(w.a.Initiate(w.ctx, "net"))
+	return w, d
+}
+
+// newWandering starts both sides; keys are for the connection of iked alone.
+func newWandering(t *testing.T, backend, role string, vip bool, mobike string, keys ...interop.Entry) *wandering {
+	w := twoNetworks(t, 45*time.Second)
+	ctx, must := w.ctx, w.must
 	must(w.GwA.DelAddr("wan0", w.WanA6.String()+"/64"))
 	var charonNS *testnet.Namespace
 	if role == "initiator" {
@@ -263,4 +284,7 @@ func (w *wandering) move(sender *testnet.Namespace, from netip.Addr, name, a str
 	stop()
 	sum := <-done
 	w.Logf("%s: away for at most %v, %d of %d packets lost", name, away.Round(time.Millisecond), sum[0]-sum[1], sum[0])
+	if away > 5*time.Second {
+		w.Errorf("%s: packets pass again after %v", name, away)
+	}
 }

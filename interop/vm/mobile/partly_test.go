@@ -11,7 +11,6 @@ import (
 
 	"iked/internal/testnet"
 	"iked/internal/uml"
-	"iked/interop"
 	"iked/interop/mip6"
 	"iked/interop/vm"
 	"iked/migrate"
@@ -47,25 +46,8 @@ func untilGone(t *testing.T, ctx context.Context, ns *testnet.Namespace, a netip
 // the SPIs of before, nothing was put right, and what is somebody else's is still there.
 func TestMigratePartly(t *testing.T) {
 	uml.Require(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	w := &wandering{T: t, Topology: testnet.ForTest(t, testnet.TopologyOptions{Between: testnet.Router}), ctx: ctx}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(w.Connect(testnet.End{NS: w.GwA, If: "wan1"}, testnet.End{NS: w.Middle, If: "a1"}, 0))
-	must(w.Middle.AddAddr("a1", secondRouter+"/24"))
-	sides := []*testnet.Namespace{w.GwA, w.GwB}
-	var d [2]*interop.Iked
-	for i, side := range []string{"A", "B"} {
-		c := w.config(side, false, "no")
-		d[i] = vm.StartIked(t, w.Topology, sides[i], c.YAML(), "kernel")
-	}
-	w.a, w.b = &d[0].Control, &d[1].Control
-	must(w.a.Initiate(ctx, "net"))
+	w, d := twoKernels(t, 3*time.Minute)
+	ctx, must, sides := w.ctx, w.must, []*testnet.Namespace{w.GwA, w.GwB}
 	first := w.agree()
 	second := netip.MustParseAddr(secondA)
 	arrives := func(when string, from netip.Addr) {
